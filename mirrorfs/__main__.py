@@ -1,0 +1,7 @@
+"""`python -m mirrorfs`."""
+
+import sys
+
+from mirrorfs.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,62 @@
+"""The mount table, read from /proc/self/mountinfo (proc(5))."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MIRRORFS_TYPE = "fuse.mirrorfs"
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the mount table."""
+
+    mount_id: int
+    path: bytes
+    fs_type: str
+    source: bytes
+    read_only: bool
+    device: str
+
+
+def mount_table() -> list[Mount]:
+    """All mounts of this mount namespace, in the order in which they were mounted."""
+    return [_parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+
+
+def mirror_mounts() -> list[Mount]:
+    """The mirrorfs mounts among them."""
+    return [mount for mount in mount_table() if mount.fs_type == MIRRORFS_TYPE]
+
+
+def mounted_at(path: bytes) -> Mount | None:
+    """The topmost mount whose root is `path` (absolute, without symbolic links), or None."""
+    found = [mount for mount in mount_table() if mount.path == path]
+    return found[-1] if found else None
+
+
+def mount_of(fd: int) -> Mount:
+    """The mount that `fd` lies in, found by mount id, which also holds for btrfs subvolumes."""
+    match = re.search(r"^mnt_id:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
+    wanted = int(match[1]) if match else -1
+    for mount in mount_table():
+        if mount.mount_id == wanted:
+            return mount
+    return Mount(wanted, b"", "unknown", b"", False, "")
+
+
+def _parse(line: bytes) -> Mount:
+    before, _, after = line.partition(b" - ")
+    left, right = before.split(b" "), after.split(b" ")
+    options = left[5].split(b",") + (right[2].split(b",") if len(right) > 2 else [])
+    return Mount(
+        int(left[0]), _unescape(left[4]), os.fsdecode(right[0]), _unescape(right[1]), b"ro" in options, os.fsdecode(left[2])
+    )
+
+
+def _unescape(text: bytes) -> bytes:
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), text)

@@ -1,0 +1,76 @@
+"""What the file system below can do, asked once for each device, with a real file where it can be written.
+
+The probe's file has no name (O_TMPFILE) where possible; elsewhere a crash between making and removing it
+leaves an empty-looking `.mirrorfs-probe-*` file of 128 KiB, which may be deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from dataclasses import dataclass
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing.mounts import mount_of
+
+# SEEK_DATA is right for data not yet written back on these; elsewhere (OpenZFS before 2.2.2, network file
+# systems) it is not taken as proof that there is nothing to read.
+TRUSTED_SEEK = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
+MIN_BLOCK_BYTES = 4096
+MAX_BLOCK_BYTES = 65536
+_PROBE_BYTES = 131072
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # open(2), "O_TMPFILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What one file system can do. `unit_bytes` is its allocation unit, held to 4 KiB … 64 KiB."""
+
+    file_system: str
+    unit_bytes: int
+    punch: bool
+    trusted_seek: bool
+    reason: str = ""
+
+
+def probe(folder_fd: int, writable: bool) -> Abilities:
+    """Ask the file system of the folder `folder_fd`; `writable` allows a short-lived file in it."""
+    mount = mount_of(folder_fd)
+    frsize = os.fstatvfs(folder_fd).f_frsize or MIN_BLOCK_BYTES
+    unit = min(max(1 << (frsize - 1).bit_length(), MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
+    trusted = mount.fs_type in TRUSTED_SEEK
+    if not writable:
+        return Abilities(mount.fs_type, unit, trusted, trusted, "not tried on a read-only mount")
+    punch, reason = _try_punch(folder_fd)
+    return Abilities(mount.fs_type, unit, punch, trusted and punch, reason)
+
+
+def _try_punch(folder_fd: int) -> tuple[bool, str]:
+    fd = _temporary_file(folder_fd)
+    try:
+        os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0)
+        syscalls.punch_hole(fd, 0, _PROBE_BYTES)
+        if os.pread(fd, _PROBE_BYTES, 0).strip(b"\0"):
+            return False, "a punched range did not read as zeros"
+        holes.next_data(fd, 0)
+    except OSError as exc:
+        if syscalls.is_unsupported(exc):
+            return False, "the file system does not know holes"
+        raise
+    finally:
+        os.close(fd)
+    return True, ""
+
+
+def _temporary_file(folder_fd: int) -> int:
+    folder = f"/proc/self/fd/{folder_fd}"
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno not in _NO_TMPFILE:
+            raise
+    name = f".mirrorfs-probe-{secrets.token_hex(6)}"
+    fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
+    os.unlink(name, dir_fd=folder_fd)
+    return fd

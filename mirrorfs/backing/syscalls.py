@@ -1,0 +1,183 @@
+"""System calls that Python's `os` does not offer, by ctypes. Each raises OSError as the `os` functions do.
+
+The calls release the interpreter lock, so a thread that waits in one stops nobody else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from dataclasses import dataclass
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
+MNT_DETACH = 2
+RESOLVE_CACHED = 0x20
+MAX_HANDLE_BYTES = 128
+
+_SYS_OPENAT2 = 437  # the same number on every architecture since Linux 5.6
+_STATX_BASIC_AND_BTIME = 0x0FFF
+_STATX_BTIME = 0x0800
+_STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII" + "Q")
+_TIMESPECS = struct.Struct("qqqq")
+_NS = 1_000_000_000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
+_libc.futimens.argtypes = [ctypes.c_int, ctypes.c_char_p]
+_libc.fchownat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_int]
+_libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
+_libc.name_to_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
+_libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+_libc.syscall.restype = ctypes.c_long
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What statx(2) says of one inode. Times in ns; `btime_ns` is 0 where the file system has no birth time.
+
+    `blocks` counts units of 512 bytes, whatever the block size is.
+    """
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    ino: int
+    size: int
+    blocks: int
+    blksize: int
+    atime_ns: int
+    btime_ns: int
+    ctime_ns: int
+    mtime_ns: int
+    rdev: int
+    dev: int
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Identity: device, inode number, birth time."""
+        return (self.dev, self.ino, self.btime_ns)
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def statx(fd: int, name: bytes = b"") -> Status:
+    """Status of `name` in the folder `fd` (a symbolic link is not followed), or of `fd` itself, which may be O_PATH."""
+    buffer = ctypes.create_string_buffer(256)
+    flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH
+    if _libc.statx(fd, name, flags, _STATX_BASIC_AND_BTIME, buffer) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    (
+        mask, blksize, _, nlink, uid, gid, mode, _, ino, size, blocks, _,
+        a_s, a_ns, _, b_s, b_ns, _, c_s, c_ns, _, m_s, m_ns, _,
+        rdev_major, rdev_minor, dev_major, dev_minor, _,
+    ) = _STATX.unpack_from(buffer)  # fmt: skip
+    return Status(
+        mode,
+        nlink,
+        uid,
+        gid,
+        ino,
+        size,
+        blocks,
+        blksize,
+        a_s * _NS + a_ns,
+        b_s * _NS + b_ns if mask & _STATX_BTIME else 0,
+        c_s * _NS + c_ns,
+        m_s * _NS + m_ns,
+        os.makedev(rdev_major, rdev_minor),
+        os.makedev(dev_major, dev_minor),
+    )
+
+
+def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
+    """openat2(2) with RESOLVE_CACHED: the descriptor, or BlockingIOError if finding the name might need the disk."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_CACHED)
+    return _check(_libc.syscall(_SYS_OPENAT2, parent_fd, name, how, len(how)))
+
+
+def punch_hole(fd: int, start: int, end: int) -> None:
+    """Make `[start, end)` read as zeros and free its whole blocks; the size stays (fallocate(2))."""
+    _check(_libc.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, end - start))
+
+
+def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """Set the times of `fd`, which may be O_PATH, to the nanosecond; None leaves one as it is (utimensat(2))."""
+    _check(_libc.utimensat(fd, b"", _pack(atime_ns) + _pack(mtime_ns), AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
+
+
+def set_times_now(fd: int) -> None:
+    """Both times to now, which needs only the right to write, not ownership (utimensat(2), "Permissions")."""
+    _check(_libc.utimensat(AT_FDCWD, b"/proc/self/fd/%d" % fd, None, 0))
+
+
+_TOUCH = _TIMESPECS.pack(0, UTIME_OMIT, 0, UTIME_NOW)
+
+
+def touch(fd: int) -> None:
+    """Move mtime and ctime to now, as a write does, without writing. `fd` is open for writing."""
+    try:
+        _check(_libc.futimens(fd, _TOUCH))
+    except PermissionError:
+        # OMIT with NOW needs ownership; NULL is granted to a mere writer and moves atime, too.
+        _check(_libc.futimens(fd, None))
+
+
+def _pack(time_ns: int | None) -> bytes:
+    if time_ns is None:
+        return struct.pack("qq", 0, UTIME_OMIT)
+    return struct.pack("qq", *divmod(time_ns, _NS))
+
+
+def chown(fd: int, uid: int, gid: int) -> None:
+    """Give the inode of `fd`, which may be O_PATH and a symbolic link, to `uid` and `gid`; -1 leaves one."""
+    _check(_libc.fchownat(fd, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, AT_EMPTY_PATH))
+
+
+def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None:
+    """renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in `flags`."""
+    _check(_libc.renameat2(src_fd, src, dst_fd, dst, flags))
+
+
+def file_handle(fd: int) -> bytes | None:
+    """The handle by which open_by_handle_at(2) finds the inode of `fd` again, or None where there are no handles."""
+    buffer = ctypes.create_string_buffer(struct.pack("Ii", MAX_HANDLE_BYTES, 0), 8 + MAX_HANDLE_BYTES)
+    mount_id = ctypes.create_string_buffer(4)
+    if _libc.name_to_handle_at(fd, b"", buffer, mount_id, AT_EMPTY_PATH) < 0:
+        return None
+    length, _ = struct.unpack_from("Ii", buffer)
+    return buffer.raw[: 8 + length]
+
+
+def open_by_handle(mount_fd: int, handle: bytes) -> int:
+    """An O_PATH descriptor of the inode; `mount_fd` is a real descriptor in the same file system. ESTALE if gone."""
+    return _check(_libc.open_by_handle_at(mount_fd, handle, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+
+def unmount(path: bytes, lazy: bool) -> None:
+    """umount2(2); with `lazy` the mount leaves the tree at once and ends when nobody uses it."""
+    _check(_libc.umount2(path, MNT_DETACH if lazy else 0))
+
+
+def is_unsupported(error: OSError) -> bool:
+    """Whether the file system below does not know the operation, as opposed to failing at it."""
+    return error.errno in {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}

@@ -1,0 +1,175 @@
+"""Operations on names, all relative to a folder's descriptor; no symbolic link is ever followed.
+
+New objects are made without permission for anyone else, then given to their owner, then given their mode. A crash in
+between leaves an empty object that only root, or the mounting user, can open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mirrorfs.backing import acl, syscalls
+
+_IS_ROOT = os.geteuid() == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a new object is given to."""
+
+    uid: int
+    gid: int
+
+
+def fd_path(fd: int) -> bytes:
+    """A path that leads to the inode of `fd`, also of an O_PATH one, and to nothing else."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def open_path(parent_fd: int, name: bytes) -> int:
+    """An O_PATH descriptor of `name`: opens neither a FIFO nor a device, follows no link."""
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+
+
+def create_file(parent_fd: int, name: bytes, mode: int, owner: Owner) -> int:
+    """Make a regular file; returns its O_PATH descriptor. FileExistsError if the name is taken."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+    def make() -> None:
+        os.close(os.open(name, flags, 0o600, dir_fd=parent_fd))
+
+    return _make(parent_fd, name, mode, owner, make)
+
+
+def make_folder(parent_fd: int, name: bytes, mode: int, owner: Owner) -> int:
+    """mkdir; returns an O_PATH descriptor."""
+    return _make(parent_fd, name, mode, owner, lambda: os.mkdir(name, 0o700, dir_fd=parent_fd))
+
+
+def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, owner: Owner) -> int:
+    """mknod of any kind that the file system below and our privileges allow; returns an O_PATH descriptor."""
+    kind = stat.S_IFMT(mode)
+    return _make(parent_fd, name, mode, owner, lambda: os.mknod(name, kind | 0o600, rdev, dir_fd=parent_fd))
+
+
+def make_symlink(parent_fd: int, name: bytes, target: bytes, owner: Owner) -> int:
+    """symlink; returns an O_PATH descriptor of the link itself."""
+    return _make(parent_fd, name, None, owner, lambda: os.symlink(target, name, dir_fd=parent_fd))
+
+
+def _make(parent_fd: int, name: bytes, mode: int | None, owner: Owner, make: Callable[[], None]) -> int:
+    """Make an object, then give it to its owner, then its mode; on an error it is removed again."""
+    make()
+    fd = -1
+    try:
+        fd = open_path(parent_fd, name)
+        made = syscalls.statx(fd)
+        _give(fd, made, parent_fd, owner)
+        if mode is not None:
+            _set_mode(fd, made, parent_fd, mode)
+    except BaseException:
+        if fd >= 0:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            remove(parent_fd, name)
+        raise
+    return fd
+
+
+def _give(fd: int, made: syscalls.Status, parent_fd: int, owner: Owner) -> None:
+    """To the caller; the group stays the folder's where the folder is setgid."""
+    inherits_group = syscalls.statx(parent_fd).mode & stat.S_ISGID
+    gid = made.gid if inherits_group else owner.gid
+    if (made.uid, made.gid) == (owner.uid, gid):
+        return
+    try:
+        syscalls.chown(fd, owner.uid, gid)
+    except PermissionError:
+        # An ordinary user's daemon can only make files of its own.
+        if _IS_ROOT:
+            raise
+
+
+def _set_mode(fd: int, made: syscalls.Status, parent_fd: int, mode: int) -> None:
+    inherited = get_xattr(parent_fd, acl.DEFAULT) if has_default_acl(parent_fd) else None
+    wanted = stat.S_IMODE(mode) | (made.mode & stat.S_ISGID if stat.S_ISDIR(made.mode) else 0)
+    os.chmod(fd_path(fd), wanted)
+    if inherited is not None:
+        # chmod made the group bits the mask; what the folder's default ACL grants is put back.
+        os.setxattr(fd_path(fd), acl.ACCESS, acl.inherit(inherited, mode))
+
+
+def has_default_acl(folder_fd: int) -> bool:
+    """Whether the folder hands an ACL down to what is made in it."""
+    try:
+        os.getxattr(fd_path(folder_fd), acl.DEFAULT)
+    except OSError:
+        return False
+    return True
+
+
+def get_xattr(fd: int, name: str | bytes) -> bytes:
+    """An extended attribute of the inode of `fd`."""
+    return os.getxattr(fd_path(fd), name)
+
+
+def remove(parent_fd: int, name: bytes) -> None:
+    """unlink, or rmdir if it is a folder."""
+    try:
+        os.unlink(name, dir_fd=parent_fd)
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=parent_fd)
+
+
+def link(fd: int, parent_fd: int, name: bytes) -> None:
+    """A further name for the inode of `fd`, which may be a symbolic link."""
+    os.link(fd_path(fd), name, dst_dir_fd=parent_fd, follow_symlinks=True)
+
+
+def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None:
+    """rename, with the flags of renameat2(2)."""
+    if flags:
+        syscalls.rename(src_fd, src, dst_fd, dst, flags)
+    else:
+        os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+
+
+def read_link(fd: int) -> bytes:
+    """The target of the symbolic link that the O_PATH descriptor `fd` stands for (readlinkat(2), empty path)."""
+    return os.readlink(b"", dir_fd=fd)
+
+
+def list_names(folder_fd: int) -> list[bytes]:
+    """The names in a folder, without `.` and `..`, in the order of the file system below."""
+    fd = os.open(fd_path(folder_fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return [os.fsencode(name) for name in os.listdir(fd)]
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder_fd: int, data_only: bool) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(fd_path(folder_fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if data_only:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """Times to the nanosecond; None leaves one. A mere writer, who may only set both to now, gets that."""
+    try:
+        syscalls.set_times(fd, atime_ns, mtime_ns)
+    except PermissionError as exc:
+        if exc.errno != errno.EPERM or atime_ns is None or mtime_ns is None:
+            raise
+        syscalls.set_times_now(fd)

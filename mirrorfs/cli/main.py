@@ -1,0 +1,110 @@
+"""Find the command, run it, and turn every expected failure into one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mirrorfs import __version__
+from mirrorfs.errors import ExitCode, MirrorfsError, UsageError
+
+COMMANDS = {
+    "mount": "mount a backing folder",
+    "umount": "unmount, and wait until the daemon has ended",
+    "stats": "show what was received, written, skipped and punched",
+    "demo": "the whole story on real files in half a minute",
+}
+
+_DESCRIPTION = """\
+Mount a folder over a folder. Whatever tool writes into the mount, the disk below receives only the blocks
+that changed, zeros become holes, and every byte is accounted for.
+"""
+
+_EPILOG = """\
+examples:
+  mirrorfs mount /srv/backup /mnt/mirror
+  rsync -a --inplace /var/lib/libvirt/images/ /mnt/mirror/
+  mirrorfs stats /mnt/mirror
+  mirrorfs umount /mnt/mirror
+  mirrorfs /srv/backup /mnt/mirror -o OPT,...     the form of mount(8) and fstab
+
+exit codes: 0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable, 5 FUSE not available,
+6 in use, 7 not a mirrorfs mount, 8 difference found, 11 busy, 12 no answer in time, 32 any failure in mount(8)'s form
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors as UsageError, so that there is one place that prints them."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    mount8 = _is_mount8(words)
+    try:
+        if mount8:
+            words.insert(0, "mount")
+        return int(_run(words))
+    except MirrorfsError as exc:
+        print(f"mirrorfs: {exc}", file=sys.stderr)
+        return int(ExitCode.MOUNT_FAILED if mount8 else exc.exit_code)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader has gone (`mirrorfs stats | head -1`); nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except OSError as exc:
+        where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
+        print(f"mirrorfs: {where}{exc.strerror or exc}", file=sys.stderr)
+        return int(ExitCode.MOUNT_FAILED if mount8 else ExitCode.FAILED)
+
+
+def _is_mount8(words: list[str]) -> bool:
+    """`mirrorfs BACKING MOUNTPOINT -o …`: two places instead of a command."""
+    if not words or words[0] in COMMANDS or words[0] in {"-h", "--help", "--version"}:
+        return False
+    return len(words) >= 2 and (words[0] == "-o" or not words[0].startswith("-"))
+
+
+def _run(words: list[str]) -> int:
+    parser = Parser(
+        prog="mirrorfs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mirrorfs {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"unknown command '{words[0]}'{hint}; see 'mirrorfs --help'")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if words and words[0] == name:
+            importlib.import_module(f"mirrorfs.cli.{name}").add_arguments(command)
+    if not words:
+        parser.print_help()
+        return ExitCode.USAGE
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as exc:  # --help and --version end this way
+        return int(exc.code or 0)
+    code: int = importlib.import_module(f"mirrorfs.cli.{arguments.command}").run(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""`mirrorfs mount`: check both places, then serve, in the background unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from mirrorfs.errors import BackingError, ExitCode, FuseError, NoAnswerError, UsageError
+from mirrorfs.options import OPTIONS, MountOptions, parse
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.probe import Abilities
+
+_ANSWER_SECONDS = 15
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    lines = "\n".join(
+        f"  {option.name + ('=' + option.values if option.values else ''):24}{option.help} [{option.default}]"
+        for option in OPTIONS
+    )
+    parser.epilog = (
+        f"options for -o:\n{lines}\n"
+        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec, nofail, _netdev, x-*) are"
+        " accepted.\n\nexamples:\n  mirrorfs mount /srv/backup /mnt/mirror\n"
+        "  mirrorfs mount /srv/backup /mnt/mirror -o block=64k,log=/var/log/mirrorfs.log\n"
+        "  mirrorfs mount /srv/backup /mnt/mirror -f -o ro"
+    )
+    parser.add_argument("backing", metavar="BACKING", help="the folder that holds the files")
+    parser.add_argument("mount_point", metavar="MOUNTPOINT", help="the empty folder through which they are written")
+    parser.add_argument("-o", dest="options", metavar="OPT,...", action="append", default=[], help="see below")
+    parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Mount; returns when the mount answers, or with -f when it has ended."""
+    options = parse(",".join(arguments.options))
+    backing = os.fsencode(arguments.backing)
+    mount_point = os.fsencode(arguments.mount_point)
+    from mirrorfs.backing import places
+    from mirrorfs.backing.probe import probe
+    from mirrorfs.mount import daemon
+    from mirrorfs.mount.job import Job
+
+    places.check_fuse(bool(options.allow_other))
+    # A mount over the backing folder itself may lie dead on it.
+    places.clear_dead_mount(os.path.realpath(mount_point))
+    backing_fd = places.open_backing(backing, options.ro)
+    real = places.prepare_mount_point(mount_point, backing_fd, options.nonempty)
+    places.check_control_name(backing_fd, backing, options.control)
+    try:
+        abilities = probe(backing_fd, writable=not options.ro)
+    except OSError as exc:
+        raise BackingError(f"{places.show(backing)}: cannot be written: {exc.strerror}") from None
+    _check_abilities(places.show(backing), options, abilities)
+    job = Job(os.path.realpath(backing), backing_fd, real, options, abilities)
+    _check_libraries()
+    if arguments.foreground:
+        daemon.run_foreground(job, lambda: None)
+        return ExitCode.DONE
+    note = daemon.run_background(job)
+    _wait_for_answer(real)
+    if note:
+        print(f"mirrorfs: {note}", file=sys.stderr)
+    return ExitCode.DONE
+
+
+def _check_abilities(backing: str, options: MountOptions, abilities: Abilities) -> None:
+    if options.block_bytes is not None and options.block_bytes < abilities.unit_bytes:
+        raise UsageError(
+            f"option block: {options.block_bytes} bytes is less than the {abilities.unit_bytes} that {backing} "
+            f"allocates at once; use block={abilities.unit_bytes} or more, or block=auto"
+        )
+    if options.zeros == "punch" and not abilities.punch and not options.allow_dense and not options.ro:
+        raise BackingError(
+            f"{backing}: the file system below ({abilities.file_system}) cannot make holes ({abilities.reason}); "
+            "images will grow to full size. Mount a folder on ext4, xfs or btrfs, or pass -o allow_dense to go on"
+        )
+
+
+def _check_libraries() -> None:
+    from importlib.util import find_spec
+
+    for name in ("pyfuse3", "trio"):
+        if find_spec(name) is None:
+            raise FuseError(f"the Python package {name} is not installed; run tools/bootstrap")
+
+
+def _wait_for_answer(mount_point: bytes) -> None:
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise NoAnswerError(f"{os.fsdecode(mount_point)}: mounted, but no answer within {_ANSWER_SECONDS} seconds")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(_ANSWER_SECONDS)
+    os.statvfs(mount_point)
+    signal.alarm(0)

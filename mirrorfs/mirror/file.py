@@ -1,0 +1,122 @@
+"""A backing file that is being written: its descriptor, its lock, and whether what it shows can be believed.
+
+One object for each inode with a writing handle, shared by its handles. A write request, a truncation and an fsync
+take the lock; reads by clients do not.
+
+Lock order: files before counters; of two files the one with the smaller (device, inode) first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from dataclasses import dataclass, field
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing.probe import Abilities
+from mirrorfs.mirror.counters import Account, Counters, FileKey
+from mirrorfs.mirror.plan import Rules, is_zero
+
+
+@dataclass(slots=True)
+class MirrorFile:
+    """`fd` is open for writing, and for reading if `readable`. `lock` guards every change of the content.
+
+    `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk and call it clean
+    (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until it was truncated to nothing.
+    """
+
+    fd: int
+    key: FileKey
+    abilities: Abilities
+    readable: bool
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    distrusted: bool = False
+    handles: int = 0
+
+
+@dataclass(slots=True)
+class PendingError:
+    """A write that failed and was not made good: reported again by fsync and close (DESIGN: durability)."""
+
+    code: int = 0
+    offset: int = 0
+
+    def settle(self, start: int, end: int) -> None:
+        """Forget the error if `[start, end)`, just written, covers the place where it happened."""
+        if self.code and start <= self.offset < end:
+            self.code = 0
+
+    def check(self) -> None:
+        """Raise the pending error, if there is one."""
+        if self.code:
+            raise OSError(self.code, os.strerror(self.code))
+
+
+def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities) -> MirrorFile:
+    """Open the inode of the O_PATH descriptor `path_fd` for the mirror.
+
+    For reading and writing where permitted, since comparing needs reading; without moving atime where permitted.
+    Raises OSError if it cannot be opened for writing at all.
+    """
+    path = b"/proc/self/fd/%d" % path_fd
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    attempts = (
+        (os.O_RDWR | os.O_NOATIME, True),
+        (os.O_RDWR, True),
+        (os.O_WRONLY, False),
+        (os.O_WRONLY | os.O_APPEND, False),
+    )
+    refused: OSError | None = None
+    for mode, readable in attempts:
+        try:
+            fd = os.open(path, mode | flags)
+        except PermissionError as exc:
+            refused = exc
+        else:
+            return MirrorFile(fd, key, abilities, readable)
+    raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def truncate(file: MirrorFile, size: int, rules: Rules, account: Account) -> None:
+    """Set the size, in bytes, and count what that frees below.
+
+    A last block that is cut down to zeros becomes a hole: it would otherwise stay stored until it is written again.
+    """
+    with file.lock:
+        before = os.fstat(file.fd)
+        os.ftruncate(file.fd, size)
+        if size == 0:
+            file.distrusted = False
+        if rules.punch and size < before.st_size:
+            _punch_zero_tail(file, size, rules.block_bytes)
+        freed = (before.st_blocks - os.fstat(file.fd).st_blocks) * 512
+        if freed > 0:
+            account.add(file.key, Counters(freed_bytes=freed))
+
+
+def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:
+    ragged = size % block_bytes
+    if not (ragged and file.readable and file.abilities.punch):
+        return
+    start = size - ragged
+    first = holes.next_data(file.fd, start)
+    if first is not None and first < size and is_zero(os.pread(file.fd, ragged, start)):
+        syscalls.punch_hole(file.fd, start, start + block_bytes)
+
+
+def sync(file: MirrorFile, data_only: bool) -> None:
+    """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed."""
+    with file.lock:
+        try:
+            if data_only:
+                os.fdatasync(file.fd)
+            else:
+                os.fsync(file.fd)
+        except OSError as exc:
+            if exc.errno != errno.EINTR:
+                file.distrusted = True
+                # Drops the pages that were marked clean without having been written.
+                os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            raise

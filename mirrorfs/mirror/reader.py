@@ -1,0 +1,43 @@
+"""Read for a client: holes are answered without reading below, everything else by pread."""
+
+from __future__ import annotations
+
+import os
+
+from mirrorfs.backing import holes
+
+_ZEROS = bytes(1 << 20)
+
+
+def read_cached(fd: int, offset: int, size: int) -> bytearray | None:
+    """The bytes at `offset` if the page cache holds them all, so that reading cannot wait; else None.
+
+    A file system without RWF_NOWAIT (preadv(2)) answers EOPNOTSUPP, which means None, too.
+    """
+    buffer = bytearray(size)
+    try:
+        got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError:
+        return None
+    return buffer if got == size else None
+
+
+def read(fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:
+    """Up to `size` bytes at `offset`; fewer only at the end of the file.
+
+    Where SEEK_DATA is trusted, a hole is not read: a buffered read of a hole fills the page cache with zeros.
+    """
+    if trusted_seek and size <= len(_ZEROS):
+        first = holes.next_data(fd, offset)
+        if first is None or first >= offset + size:
+            end = os.fstat(fd).st_size
+            return _ZEROS[: max(0, min(size, end - offset))]
+    pieces = []
+    while size:
+        piece = os.pread(fd, size, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,215 @@
+"""Carry out a write: complete its blocks, plan, act in ascending order, count what was done.
+
+Guarantees: after `write` returned n, the first n bytes of the request are in the file as a plain pwrite would have
+put them; an error is raised only if none are. A crash leaves what a plain pwrite interrupted at the same place leaves,
+because a range is only ever replaced by its new content, left alone if it holds that already, or punched if it is zero.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from dataclasses import dataclass
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.file import MirrorFile, PendingError
+from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
+
+_MAX_KEPT_BUFFERS = 4
+_kept = threading.local()
+
+
+@dataclass(slots=True)
+class _Request:
+    """One write on its way: `[offset, end)` is to become `data`; up to `done` it has."""
+
+    file: MirrorFile
+    offset: int
+    data: bytes
+    rules: Rules
+    before: os.stat_result
+    count: Counters
+    done: int
+    stored_end: int
+    changed: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether a hole that SEEK_DATA reports may be taken for one."""
+        return self.file.abilities.trusted_seek and not self.file.distrusted
+
+
+def write(file: MirrorFile, pending: PendingError, offset: int, data: bytes, rules: Rules, account: Account) -> int:
+    """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
+
+    Returns the number of bytes taken; raises the OSError of the failing step if that number is zero.
+    """
+    count = Counters(write_requests=1)
+    failure: OSError | None = None
+    with file.lock:
+        before = os.fstat(file.fd)
+        request = _Request(file, offset, data, rules, before, count, offset, before.st_size)
+        try:
+            for step in _decide(request):
+                _act(request, step)
+        except OSError as exc:
+            failure = exc
+        failure = _finish(request) or failure
+        count.received_bytes = request.done - offset
+        count.failed_bytes = request.end - request.done if failure else 0
+        account.add(file.key, count)
+    pending.settle(offset, request.done)
+    if failure is not None:
+        pending.code, pending.offset = failure.errno or errno.EIO, request.done
+        if request.done == offset:
+            raise failure
+    return request.done - offset
+
+
+def _decide(request: _Request) -> list[Step]:
+    """The steps for the whole blocks around the request; they may begin before it and end behind it."""
+    file, data, rules = request.file, request.data, request.rules
+    offset, end, size = request.offset, request.end, request.before.st_size
+    if not data:
+        return []
+    block = rules.block_bytes
+    start = offset - offset % block
+    stop = end + -end % block
+    whole = start == offset and (stop == end or end >= size)
+    if rules.punch and whole and is_zero(data):
+        return [Step(Kind.HOLE, offset, end)]
+    compare = rules.skip and file.readable and not file.distrusted
+    if not compare and (not rules.punch or not file.readable):
+        return [Step(Kind.WRITE, offset, end)]
+    if _nothing_below(request, start, stop):
+        return plan(bytes(offset - start) + data, None, start, rules)
+    if not compare:
+        head = os.pread(file.fd, offset - start, start).ljust(offset - start, b"\0")
+        return plan(head + data + os.pread(file.fd, stop - end, end), None, start, rules)
+    old = _read_old(file.fd, start, min(stop, size))
+    request.count.compared_bytes += len(old)
+    if whole:
+        return plan(data, old, start, rules)
+    head = bytes(old[: offset - start]).ljust(offset - start, b"\0")
+    return plan(head + data + bytes(old[end - start :]), old, start, rules)
+
+
+def _nothing_below(request: _Request, start: int, stop: int) -> bool:
+    """Whether `[start, stop)` lies beyond the end of the file, or in a hole that need not be read to be known."""
+    if request.before.st_size <= start:
+        return True
+    if not (request.rules.punch and request.trusted):
+        return False
+    first = holes.next_data(request.file.fd, start)
+    return first is None or first >= stop
+
+
+def _read_old(fd: int, start: int, stop: int) -> memoryview:
+    """What the file holds in `[start, stop)`, in a buffer that this thread uses again for its next request."""
+    buffers: dict[int, bytearray] = _kept.__dict__.setdefault("buffers", {})
+    size = stop - start
+    buffer = buffers.get(size)
+    if buffer is None:
+        if len(buffers) >= _MAX_KEPT_BUFFERS:
+            buffers.clear()
+        buffer = buffers[size] = bytearray(size)
+    view = memoryview(buffer)
+    filled = 0
+    while filled < size:
+        got = os.preadv(fd, [view[filled:]], start + filled)
+        if not got:
+            break
+        filled += got
+    return view[:filled]
+
+
+def _act(request: _Request, step: Step) -> None:
+    """Do one step. `request.done` and the counters follow what was really done, also if it raises OSError."""
+    start, stop = max(step.start, request.offset), min(step.end, request.end)
+    if step.kind is Kind.WRITE:
+        _store(request, start, stop)
+    elif step.kind is Kind.UNCHANGED:
+        request.count.unchanged_bytes += stop - start
+        request.done = stop
+    else:
+        _make_hole(request, step, start, stop)
+
+
+def _store(request: _Request, start: int, stop: int) -> None:
+    view = memoryview(request.data)
+    while start < stop:
+        taken = os.pwrite(request.file.fd, view[start - request.offset : stop - request.offset], start)
+        if not taken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        start += taken
+        request.changed = True
+        request.count.written_bytes += taken
+        request.done = start
+        request.stored_end = max(request.stored_end, start)
+
+
+def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
+    """Let the zero blocks of `step` be a hole; `[start, stop)` is the part that was received."""
+    file = request.file
+    limit = min(step.end, request.before.st_size)
+    data = [(step.start, limit)] if step.start < limit else []
+    if data and request.trusted:
+        data = list(holes.data_ranges(file.fd, step.start, limit))
+    if data and not file.abilities.punch:
+        _write_zeros(request, start, stop)
+        return
+    if data:
+        try:
+            syscalls.punch_hole(file.fd, step.start, step.end + -step.end % request.rules.block_bytes)
+        except OSError as exc:
+            if not syscalls.is_unsupported(exc):
+                raise
+            _write_zeros(request, start, stop)
+            return
+        request.changed = True
+    punched = sum(max(0, min(last, stop) - max(first, start)) for first, last in data)
+    request.count.punched_bytes += punched
+    request.count.hole_bytes += stop - start - punched
+    request.done = stop
+
+
+def _write_zeros(request: _Request, start: int, stop: int) -> None:
+    """Store zeros where the file system cannot punch, unless they are there."""
+    file = request.file
+    if request.rules.skip and file.readable and not file.distrusted:
+        old = os.pread(file.fd, stop - start, start)
+        request.count.compared_bytes += len(old)
+        if len(old) == stop - start and is_zero(old):
+            request.count.unchanged_bytes += len(old)
+            request.done = stop
+            return
+    _store(request, start, stop)
+
+
+def _finish(request: _Request) -> OSError | None:
+    """Bring size, times and the count of freed bytes up to what was done; returns the error if the size refuses."""
+    fd, count = request.file.fd, request.count
+    failure: OSError | None = None
+    if request.done > request.stored_end:
+        try:
+            os.ftruncate(fd, request.done)
+            request.changed = True
+        except OSError as exc:
+            failure = exc
+            reached = max(request.offset, request.stored_end)
+            count.hole_bytes -= request.done - reached
+            request.done = reached
+    if request.done > request.offset and not request.changed:
+        try:
+            syscalls.touch(fd)
+        except OSError as exc:
+            failure = exc
+    if count.punched_bytes:
+        count.freed_bytes = max(0, (request.before.st_blocks - os.fstat(fd).st_blocks) * 512)
+    return failure

@@ -1,0 +1,1 @@
+"""The FUSE boundary: the only place that imports pyfuse3 and trio."""

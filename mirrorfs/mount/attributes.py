@@ -1,0 +1,40 @@
+"""Attributes as FUSE wants them."""
+
+from __future__ import annotations
+
+import os
+
+import pyfuse3
+
+from mirrorfs.backing.syscalls import Status
+
+
+def entry(node_id: int, status: Status, timeout: float, birth_generation: int = 0) -> pyfuse3.EntryAttributes:
+    """The attributes of one inode; `timeout` in seconds holds for the name and for the attributes."""
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = pyfuse3.InodeT(node_id)
+    attr.generation = birth_generation
+    attr.entry_timeout = attr.attr_timeout = timeout
+    attr.st_mode = pyfuse3.ModeT(status.mode)
+    attr.st_nlink = status.nlink
+    attr.st_uid = status.uid
+    attr.st_gid = status.gid
+    attr.st_rdev = status.rdev
+    attr.st_size = status.size
+    attr.st_blksize = status.blksize
+    attr.st_blocks = status.blocks
+    attr.st_atime_ns = status.atime_ns
+    attr.st_mtime_ns = status.mtime_ns
+    attr.st_ctime_ns = status.ctime_ns
+    return attr
+
+
+def file_system(fd: int) -> pyfuse3.StatvfsData:
+    """statvfs(3) of the file system below."""
+    below = os.fstatvfs(fd)
+    data = pyfuse3.StatvfsData()
+    data.f_bsize, data.f_frsize = below.f_bsize, below.f_frsize
+    data.f_blocks, data.f_bfree, data.f_bavail = below.f_blocks, below.f_bfree, below.f_bavail
+    data.f_files, data.f_ffree, data.f_favail = below.f_files, below.f_ffree, below.f_favail
+    data.f_namemax = below.f_namemax
+    return data

@@ -1,0 +1,75 @@
+"""One guard around every handler: whatever goes wrong in one request, the mount lives and the caller gets an errno.
+
+pyfuse3 ends the mount at any exception that is not FUSEError, a plain OSError included.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import pyfuse3
+
+log = logging.getLogger(__name__)
+_C = TypeVar("_C", bound=type)
+_Handler = Callable[..., Awaitable[Any]]
+
+# Answers that say "there is no such thing" are everyday results of asking, not errors.
+_EVERYDAY = {
+    "lookup": {errno.ENOENT},
+    "getxattr": {errno.ENODATA, errno.EOPNOTSUPP, errno.ERANGE},
+    "listxattr": {errno.EOPNOTSUPP},
+}
+_SILENT = frozenset({"forget", "release", "releasedir"})
+
+
+def guarded(operations: _C) -> _C:
+    """Class decorator: wrap every handler that the class defines. Instances have a method `count_error(code)`."""
+    for name, handler in list(vars(operations).items()):
+        if inspect.iscoroutinefunction(handler) and not name.startswith("_"):
+            setattr(operations, name, _silent(name, handler) if name in _SILENT else _guard(name, handler))
+    return operations
+
+
+def _guard(name: str, handler: _Handler) -> _Handler:
+    everyday = _EVERYDAY.get(name, set())
+
+    @functools.wraps(handler)
+    async def call(self: Any, *args: Any) -> Any:  # noqa: ANN401 - passed through as it is
+        try:
+            return await handler(self, *args)
+        except pyfuse3.FUSEError as exc:
+            code = exc.errno
+        except OSError as exc:
+            code = exc.errno or errno.EIO
+            if code not in everyday:
+                log.debug("%s: %s", name, exc)
+        except MemoryError:
+            code = errno.ENOMEM
+        except Exception:
+            log.exception("%s failed unexpectedly; answered with EIO", name)
+            code = errno.EIO
+        if code not in everyday:
+            self.count_error(code)
+        raise pyfuse3.FUSEError(code)
+
+    return call
+
+
+def _silent(name: str, handler: _Handler) -> _Handler:
+    @functools.wraps(handler)
+    async def call(self: Any, *args: Any) -> None:  # noqa: ANN401 - passed through as it is
+        try:
+            await handler(self, *args)
+        except OSError as exc:
+            self.count_error(exc.errno or errno.EIO)
+            log.warning("%s: %s", name, exc)
+        except Exception:
+            self.count_error(errno.EIO)
+            log.exception("%s failed unexpectedly", name)
+
+    return call

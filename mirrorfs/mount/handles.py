@@ -1,0 +1,79 @@
+"""Open files, folders and control files, by the number that the kernel passes back."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mirrorfs.mirror.file import MirrorFile, PendingError
+from mirrorfs.mount.inodes import Inode
+
+_H = TypeVar("_H")
+
+
+@dataclass(slots=True)
+class FileHandle:
+    """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for its writes."""
+
+    inode: Inode
+    fd: int = -1
+    mirror: MirrorFile | None = None
+    synchronous: bool = False
+    data_only: bool = False
+    pending: PendingError = field(default_factory=PendingError)
+
+
+@dataclass(slots=True)
+class FolderHandle:
+    """One open of a folder: the names as they were when reading began."""
+
+    inode: Inode
+    names: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ControlHandle:
+    """One open of a control file, with its text as it was at the read at offset 0."""
+
+    name: str
+    writing: bool
+    text: bytes = b""
+
+
+Handle = FileHandle | FolderHandle | ControlHandle
+
+
+class HandleTable:
+    """Numbers are never used twice in a mount."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, Handle] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def add(self, handle: Handle) -> int:
+        number = next(self._numbers)
+        self._handles[number] = handle
+        return number
+
+    def get(self, number: int, kind: type[_H]) -> _H:
+        """The handle with this number; EBADF if it is not open or of another kind."""
+        handle = self._handles.get(number)
+        if not isinstance(handle, kind):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return handle
+
+    def any(self, number: int) -> Handle | None:
+        return self._handles.get(number)
+
+    def pop(self, number: int) -> Handle | None:
+        return self._handles.pop(number, None)
+
+    def files(self) -> list[FileHandle]:
+        """The open files."""
+        return [handle for handle in self._handles.values() if isinstance(handle, FileHandle)]

@@ -1,0 +1,19 @@
+"""What a daemon is asked to serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirrorfs.backing.probe import Abilities
+from mirrorfs.options import MountOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked and locked backing folder, and a checked mount point. Paths are absolute, without symbolic links."""
+
+    backing: bytes
+    backing_fd: int
+    mount_point: bytes
+    options: MountOptions
+    abilities: Abilities

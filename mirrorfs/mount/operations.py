@@ -1,0 +1,217 @@
+"""Handlers that deal with a file's content: open, create, read, write, truncate, sync, close."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pyfuse3
+
+from mirrorfs.backing import syscalls, tree
+from mirrorfs.backing.syscalls import Status
+from mirrorfs.mirror import file as mirror_file
+from mirrorfs.mirror import reader, writer
+from mirrorfs.mirror.file import MirrorFile
+from mirrorfs.mount import steps
+from mirrorfs.mount.control import ControlFolder, refuse
+from mirrorfs.mount.guard import guarded
+from mirrorfs.mount.handles import ControlHandle, FileHandle
+from mirrorfs.mount.inodes import Inode
+from mirrorfs.mount.names import NameOperations
+
+
+@guarded
+class Operations(NameOperations):
+    """All handlers of a mount."""
+
+    async def open(self, node_id: int, flags: int, _ctx: object) -> pyfuse3.FileInfo:
+        if ControlFolder.owns(node_id):
+            handle = self.state.control.open(node_id, flags)
+            return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(self.handles.add(handle)), direct_io=True)
+        inode = self.inodes.get(node_id)
+        self.inodes.hold(inode)
+        try:
+            fh = await self._open_held(inode, flags)
+        except BaseException:
+            self.inodes.release(inode)
+            raise
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh))
+
+    async def _open_held(self, inode: Inode, flags: int) -> int:
+        """Open an inode that is held; the hold becomes the handle's."""
+        known = self.state.mirrors.get(inode.node_id)
+        abilities = self.inodes.abilities(inode)
+        fd, mirror = await self.workers.run(steps.open_file, inode.fd, flags, known, inode.key, abilities)
+        if mirror is not None:
+            mirror = self._share(inode, mirror)
+        handle = FileHandle(inode, fd, mirror, bool(flags & os.O_DSYNC), not flags & (os.O_SYNC & ~os.O_DSYNC))
+        fh = self.handles.add(handle)
+        if flags & os.O_TRUNC and mirror is not None:
+            try:
+                await self._truncate(mirror, 0)
+            except BaseException:
+                await self._close(fh)
+                raise
+        return fh
+
+    def _share(self, inode: Inode, mirror: MirrorFile) -> MirrorFile:
+        """The one mirror file of an inode: the given one, or one that another open made meanwhile."""
+        shared = self.state.mirrors.setdefault(inode.node_id, mirror)
+        if shared is not mirror:
+            os.close(mirror.fd)
+        elif not shared.handles:
+            shared.distrusted = inode.key in self.state.distrusted
+            self.state.last_paths[inode.key] = inode.path()
+        shared.handles += 1
+        return shared
+
+    async def create(
+        self, parent_id: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        if self._is_control(parent_id, name):
+            raise refuse(errno.EEXIST)
+        owner = tree.Owner(ctx.uid, ctx.gid)
+        async with self._held(parent_id) as (parent_fd,):
+            try:
+                fd, status = await self.workers.run(steps.make, tree.create_file, parent_fd, name, mode, owner)
+                flags &= ~os.O_TRUNC
+            except FileExistsError:
+                # It was made beside the mount since the kernel looked.
+                if flags & os.O_EXCL:
+                    raise
+                fd, status = await self._existing(parent_fd, name)
+            entry = await self._adopt(parent_id, name, fd, status)
+        try:
+            return await self.open(entry.st_ino, flags, ctx), entry
+        except BaseException:
+            await self.forget([(entry.st_ino, 1)])
+            raise
+
+    async def _existing(self, parent_fd: int, name: bytes) -> tuple[int, Status]:
+        fd, status = await self.workers.run(steps.look_up, parent_fd, name)
+        if not stat.S_ISREG(status.mode):
+            os.close(fd)
+            raise refuse(errno.ESTALE)
+        return fd, status
+
+    async def read(self, fh: int, off: int, size: int) -> bytes | bytearray:
+        handle = self.handles.any(fh)
+        if isinstance(handle, ControlHandle):
+            return self.state.control.read(handle, off, size)
+        handle = self.handles.get(fh, FileHandle)
+        fd = handle.fd if handle.fd >= 0 or handle.mirror is None else handle.mirror.fd
+        data = reader.read_cached(fd, off, size)
+        if data is None:
+            trusted = self.inodes.abilities(handle.inode).trusted_seek
+            data = await self.workers.run(reader.read, fd, off, size, trusted)
+        self.state.account.add_read(handle.inode.key, len(data))
+        return data
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        handle = self.handles.any(fh)
+        if isinstance(handle, ControlHandle):
+            return self.state.control.write(handle, buf)
+        handle = self.handles.get(fh, FileHandle)
+        mirror = handle.mirror
+        if mirror is None:
+            raise refuse(errno.EBADF)
+        rules = self.state.rules(mirror.abilities)
+        taken = await self.workers.run(writer.write, mirror, handle.pending, off, buf, rules, self.state.account)
+        if handle.synchronous:
+            await self._sync(mirror, handle.data_only)
+        return taken
+
+    async def setattr(
+        self,
+        node_id: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        _ctx: object,
+    ) -> pyfuse3.EntryAttributes:
+        if ControlFolder.owns(node_id):
+            return self._set_control(node_id, fields)
+        async with self._held(node_id) as (fd,):
+            inode = self.inodes.get(node_id)
+            if fields.update_size:
+                await self._set_size(inode, fh, attr.st_size)
+            await self.workers.run(steps.set_attributes, fd, fields, attr)
+            return self._entry(inode, syscalls.statx(fd))
+
+    def _set_control(self, node_id: int, fields: pyfuse3.SetattrFields) -> pyfuse3.EntryAttributes:
+        """`echo 1 > reset` truncates first; nothing else of a control file can be set."""
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            raise refuse(errno.EPERM)
+        return self.state.control.entry(node_id)
+
+    async def _set_size(self, inode: Inode, fh: int | None, size: int) -> None:
+        handle = self.handles.any(fh) if fh is not None else None
+        if isinstance(handle, FileHandle) and handle.mirror is not None:
+            await self._truncate(handle.mirror, size)
+            return
+        known = self.state.mirrors.get(inode.node_id)
+        abilities = self.inodes.abilities(inode)
+        _, mirror = await self.workers.run(steps.open_file, inode.fd, os.O_WRONLY, known, inode.key, abilities)
+        mirror = self._share(inode, mirror)
+        try:
+            await self._truncate(mirror, size)
+        finally:
+            await self._unshare(inode, mirror)
+
+    async def _truncate(self, mirror: MirrorFile, size: int) -> None:
+        rules = self.state.rules(mirror.abilities)
+        await self.workers.run(mirror_file.truncate, mirror, size, rules, self.state.account)
+        if size == 0:
+            self.state.distrusted.discard(mirror.key)
+
+    async def flush(self, fh: int) -> None:
+        handle = self.handles.any(fh)
+        if isinstance(handle, FileHandle) and handle.mirror is not None:
+            await self.workers.run(steps.flush, handle.mirror.fd)
+            handle.pending.check()
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        handle = self.handles.any(fh)
+        if not isinstance(handle, FileHandle):
+            return
+        if handle.mirror is None:
+            await self.workers.run(steps.sync_reader, handle.fd, datasync)
+        else:
+            await self._sync(handle.mirror, datasync)
+        handle.pending.check()
+
+    async def _sync(self, mirror: MirrorFile, data_only: bool) -> None:
+        """Make a file durable. A failure is kept for every handle that is open for writing now."""
+        try:
+            await self.workers.run(mirror_file.sync, mirror, data_only)
+        except OSError as exc:
+            self.state.distrusted.add(mirror.key)
+            for handle in self.handles.files():
+                if handle.mirror is mirror:
+                    handle.pending.code, handle.pending.offset = exc.errno or errno.EIO, -1
+            raise
+
+    async def release(self, fh: int) -> None:
+        if isinstance(self.handles.any(fh), ControlHandle):
+            self.handles.pop(fh)
+        else:
+            await self._close(fh)
+
+    async def _close(self, fh: int) -> None:
+        handle = self.handles.pop(fh)
+        if not isinstance(handle, FileHandle):
+            return
+        try:
+            if handle.fd >= 0:
+                await self.workers.run(os.close, handle.fd)
+            if handle.mirror is not None:
+                await self._unshare(handle.inode, handle.mirror)
+        finally:
+            self.inodes.release(handle.inode)
+
+    async def _unshare(self, inode: Inode, mirror: MirrorFile) -> None:
+        mirror.handles -= 1
+        if not mirror.handles:
+            self.state.mirrors.pop(inode.node_id, None)
+            await self.workers.run(os.close, mirror.fd)

@@ -1,0 +1,114 @@
+"""The texts of the control files. The formats are contracts: see the page on control files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from urllib.parse import quote_from_bytes
+
+from mirrorfs import __version__
+from mirrorfs.mirror.counters import Account, Snapshot
+
+SCHEMA = 1
+_HELP = {
+    "received_bytes": "Bytes received from clients",
+    "written_bytes": "Received bytes handed to the file system below",
+    "unchanged_bytes": "Received bytes that were there already",
+    "punched_bytes": "Received zero bytes over data, made part of a hole",
+    "hole_bytes": "Received zero bytes over a hole or beyond the end",
+    "shared_bytes": "Received bytes that share a block with another file",
+    "failed_bytes": "Bytes of requests that failed",
+    "discarded_bytes": "Bytes that clients asked to be a hole",
+    "write_requests": "Write requests",
+    "read_bytes": "Bytes read by clients",
+    "compared_bytes": "Bytes read below in order to compare",
+    "freed_bytes": "Bytes freed below by punching and truncating",
+}
+
+
+def stats_text(snapshot: Snapshot) -> bytes:
+    """`name value`, one a line: since mount, then since reset with a prefix; last the errors by name."""
+    lines = [f"{name} {value}" for name, value in snapshot.since_mount.items()]
+    lines += [f"errors.{name} {count}" for name, count in sorted(snapshot.errors.items())]
+    lines += [f"since_reset.{name} {value}" for name, value in snapshot.since_reset.items()]
+    lines += [f"since_reset.errors.{name} {count}" for name, count in sorted(snapshot.errors_since_reset.items())]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def stats_json(snapshot: Snapshot, backing: bytes, mounted_at: float, file_system: dict[str, object]) -> bytes:
+    """The same as one JSON object, with the mount's description."""
+    return _json(
+        {
+            "schema": SCHEMA,
+            "pid": os.getpid(),
+            "version": __version__,
+            "backing": path_text(backing),
+            "mounted_at": mounted_at,
+            "file_system": file_system,
+            "counters": {**snapshot.since_mount, "errors": snapshot.errors},
+            "since_reset": {**snapshot.since_reset, "errors": snapshot.errors_since_reset},
+        }
+    )
+
+
+def files_json(files: dict[str, dict[str, int]]) -> bytes:
+    return _json({"schema": SCHEMA, "files": files})
+
+
+def config_json(options: dict[str, dict[str, object]], file_system: dict[str, object], extras: dict[str, object]) -> bytes:
+    return _json({"schema": SCHEMA, "options": options, "file_system": file_system, "extras": extras})
+
+
+def file_json(counters: dict[str, int]) -> bytes:
+    """The value of the attribute `user.mirrorfs.stats`."""
+    return json.dumps(counters, separators=(",", ":")).encode()
+
+
+def metrics(snapshot: Snapshot, gauges: dict[str, int], mounted_at: float) -> bytes:
+    """The counters of the mount in the Prometheus text format."""
+    # Imported here: 90 ms that a mount which nobody scrapes does not pay.
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+    class Collector:
+        def collect(self) -> list[Metric]:
+            families: list[Metric] = []
+            for name, value in snapshot.since_mount.items():
+                counter = CounterMetricFamily(f"mirrorfs_{name}", _HELP[name])
+                counter.add_metric([], value)
+                families.append(counter)
+            errors = CounterMetricFamily("mirrorfs_errors", "Requests answered with an error", labels=["errno"])
+            for code, count in sorted(snapshot.errors.items()):
+                errors.add_metric([code], count)
+            families.append(errors)
+            for name, value in gauges.items():
+                families.append(GaugeMetricFamily(f"mirrorfs_{name}", name.replace("_", " ").capitalize(), value))
+            families.append(
+                GaugeMetricFamily("mirrorfs_uptime_seconds", "Seconds since mount", time.time() - mounted_at)
+            )
+            return families
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    return generate_latest(registry)
+
+
+def _json(content: dict[str, object]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def path_text(path: bytes) -> str:
+    """A path for JSON: as it is where it is UTF-8, else with the odd bytes percent-encoded."""
+    try:
+        return path.decode()
+    except UnicodeDecodeError:
+        return quote_from_bytes(path, safe="/ ")
+
+
+def parse_reset(account: Account, data: bytes) -> None:
+    """`1` starts `since_reset` anew; anything else is EINVAL."""
+    if data.strip() != b"1":
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    account.reset()

@@ -1,0 +1,186 @@
+"""The main loop of one mount, from FUSE's init to the last answer.
+
+TERM and INT: the mount leaves the tree at once, so nobody new comes in; requests that have arrived are answered; files
+that are still open then are cut off. A second signal does not wait. USR1 logs one line, USR2 the stacks of all threads,
+from a thread of its own that answers even while the main loop is stuck.
+
+What a crash leaves: plain files with all that was acknowledged, and a dead mount that the next `mount` replaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+import pyfuse3
+import trio
+
+from mirrorfs.backing import places
+from mirrorfs.errors import FuseError
+from mirrorfs.mount.job import Job
+from mirrorfs.mount.inodes import InodeTable
+from mirrorfs.mount.operations import Operations
+from mirrorfs.mount.state import State
+from mirrorfs.mount.workers import Workers
+from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
+
+log = logging.getLogger(__name__)
+
+_THREADS = 48
+_TASKS = 96
+_QUIET_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+_LOG_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
+
+
+def serve(job: Job, ready: Callable[[], None]) -> None:
+    """Mount and serve until unmounted; `ready` is called when requests are answered.
+
+    Raises FuseError if the mount is refused.
+    """
+    os.umask(0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _LOG_SIGNALS)
+    _raise_limits()
+    trio.run(_serve, job, ready)
+
+
+def _raise_limits() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def descriptor_limit(options: MountOptions) -> int:
+    """How many descriptors may be kept for files that are merely known."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    quarter = max(MIN_DESCRIPTORS, soft // 4)
+    return min(options.descriptors or quarter, max(MIN_DESCRIPTORS, soft // 2))
+
+
+async def _serve(job: Job, ready: Callable[[], None]) -> None:
+    workers = Workers(_THREADS)
+    writable = not job.options.ro
+    limit = descriptor_limit(job.options)
+    inodes = InodeTable(
+        job.backing_fd, job.abilities, limit, writable, lambda fd: workers.start(os.close, fd)
+    )
+    state = State(job.backing, job.options, inodes, workers)
+    _start_log_thread(state)
+    try:
+        pyfuse3.init(Operations(state), os.fsdecode(job.mount_point), _fuse_options(job))
+    except RuntimeError as exc:
+        raise FuseError(f"{places.show(job.mount_point)}: FUSE refused the mount: {exc}") from None
+    log.info("mounted %s on %s", places.show(job.backing), places.show(job.mount_point))
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_watch_signals, job.mount_point, state)
+            nursery.start_soon(_announce, ready)
+            await pyfuse3.main(max_tasks=_TASKS)
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=True)
+        await _close_all(state)
+        log.info("unmounted %s: %s", places.show(job.mount_point), state.status_line())
+
+
+def _fuse_options(job: Job) -> set[str]:
+    options = job.options
+    words = {"default_permissions", "subtype=mirrorfs", f"fsname={_fs_name(job.backing)}", *options.fuse_words}
+    allow_other = options.allow_other if options.allow_other is not None else os.geteuid() == 0
+    if allow_other:
+        words.add("allow_other")
+    if options.ro:
+        words.add("ro")
+    return words
+
+
+def _fs_name(backing: bytes) -> str:
+    """The backing path as the source in the mount table; libfuse takes ASCII, and reads a comma as a separator."""
+    text = backing.decode("ascii", "backslashreplace")
+    return text.replace("\\", "\\\\").replace(",", "\\,")
+
+
+async def _announce(ready: Callable[[], None]) -> None:
+    ready()
+
+
+async def _watch_signals(
+    mount_point: bytes, state: State, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        stopping = False
+        async for number in signals:
+            log.info("got %s, unmounting", signal.Signals(number).name)
+            if stopping:
+                pyfuse3.terminate()
+                return
+            stopping = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop, mount_point, state, nursery.cancel_scope)
+                async for _ in signals:
+                    break
+                nursery.cancel_scope.cancel()
+            pyfuse3.terminate()
+            return
+
+
+async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> None:
+    """Take the mount out of the tree, then wait until what has arrived is answered."""
+    try:
+        await trio.to_thread.run_sync(_detach, mount_point)
+    except Exception:
+        log.exception("%s could not be detached", places.show(mount_point))
+    with trio.move_on_after(_GRACE_SECONDS):
+        quiet = 0
+        while quiet < 2:
+            before = state.account.snapshot().since_mount["write_requests"]
+            await trio.sleep(_QUIET_SECONDS)
+            idle = not state.workers.busy and before == state.account.snapshot().since_mount["write_requests"]
+            quiet = quiet + 1 if idle else 0
+    if len(state.handles):
+        log.warning("%d files were still open; their next use will fail", len(state.handles))
+    done.cancel()
+
+
+def _detach(mount_point: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        places.detach(mount_point, lazy=True)
+
+
+async def _close_all(state: State) -> None:
+    """Close what clients left open, then the tables, then the threads."""
+    for mirror in state.mirrors.values():
+        os.close(mirror.fd)
+    for handle in state.handles.files():
+        if handle.fd >= 0:
+            os.close(handle.fd)
+    state.inodes.close()
+    await trio.to_thread.run_sync(state.workers.close)
+
+
+def _start_log_thread(state: State) -> None:
+    def answer() -> None:
+        while True:
+            number = signal.sigwait(_LOG_SIGNALS)
+            if number == signal.SIGUSR1:
+                log.info("%s", state.status_line())
+            else:
+                _log_stacks()
+
+    threading.Thread(target=answer, name="signals", daemon=True).start()
+
+
+def _log_stacks() -> None:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        stack = "".join(traceback.format_stack(frame))
+        log.info("stack of %s:\n%s", names.get(ident, ident), stack)

@@ -1,0 +1,103 @@
+"""What the handlers of one mount share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mirrorfs.backing.probe import Abilities
+from mirrorfs.mirror.counters import Account, FileKey
+from mirrorfs.mirror.file import MirrorFile
+from mirrorfs.mirror.plan import Rules
+from mirrorfs.mount import reports
+from mirrorfs.mount.control import ControlFile, ControlFolder
+from mirrorfs.mount.handles import HandleTable
+from mirrorfs.mount.inodes import Inode, InodeTable
+from mirrorfs.mount.workers import Workers
+from mirrorfs.options import MountOptions, describe
+
+
+@dataclass(slots=True)
+class State:
+    """One mount. Only the account and the mirror files are touched by worker threads."""
+
+    backing: bytes
+    options: MountOptions
+    inodes: InodeTable
+    workers: Workers
+    account: Account = field(default_factory=Account)
+    handles: HandleTable = field(default_factory=HandleTable)
+    mirrors: dict[int, MirrorFile] = field(default_factory=dict)
+    distrusted: set[FileKey] = field(default_factory=set)
+    last_paths: dict[FileKey, bytes] = field(default_factory=dict)
+    mounted_at: float = field(default_factory=time.time)
+    control: ControlFolder = field(init=False)
+
+    def __post_init__(self) -> None:
+        account = self.account
+        self.control = ControlFolder(
+            self.options.control,
+            {
+                "stats": ControlFile(0o444, lambda: reports.stats_text(account.snapshot())),
+                "stats.json": ControlFile(0o444, self.stats_json),
+                "files.json": ControlFile(0o400, self._files_json),
+                "metrics": ControlFile(0o444, self._metrics),
+                "config.json": ControlFile(0o400, self._config_json),
+                "reset": ControlFile(0o200, accept=lambda data: reports.parse_reset(account, data)),
+            },
+        )
+
+    def rules(self, abilities: Abilities) -> Rules:
+        """What is done with zeros and unchanged blocks on a file system with these abilities."""
+        block = max(self.options.block_bytes or 0, abilities.unit_bytes)
+        return Rules(self.options.zeros == "punch", self.options.unchanged == "skip", block)
+
+    def left(self, inode: Inode) -> None:
+        """The kernel no longer knows `inode`: keep its path for reports, or drop its counters if it is no more."""
+        if inode.nameless:
+            self.account.drop(inode.key)
+            self.last_paths.pop(inode.key, None)
+            self.distrusted.discard(inode.key)
+        elif inode.key in self.last_paths:
+            self.last_paths[inode.key] = inode.path()
+
+    def status_line(self) -> str:
+        """One line for the log."""
+        now = self.account.snapshot().since_mount
+        return (
+            f"{len(self.inodes)} inodes known, {self.inodes.descriptors} descriptors kept, {len(self.handles)} open, "
+            f"{self.workers.busy} calls running; received {now['received_bytes']} bytes, written "
+            f"{now['written_bytes']}, unchanged {now['unchanged_bytes']}, punched {now['punched_bytes']}, "
+            f"hole {now['hole_bytes']}, failed {now['failed_bytes']}"
+        )
+
+    def _file_system(self) -> dict[str, object]:
+        abilities = self.inodes.abilities(self.inodes.root)
+        return {
+            "type": abilities.file_system,
+            "allocation_unit_bytes": abilities.unit_bytes,
+            "block_bytes": self.rules(abilities).block_bytes,
+            "can_punch": abilities.punch,
+            "seek_data_trusted": abilities.trusted_seek,
+        }
+
+    def stats_json(self) -> bytes:
+        """The content of the control file of that name."""
+        return reports.stats_json(self.account.snapshot(), self.backing, self.mounted_at, self._file_system())
+
+    def _files_json(self) -> bytes:
+        known = {inode.key: inode for inode in self.inodes.known_files(set(self.last_paths))}
+
+        def name_of(key: FileKey) -> str:
+            inode = known.get(key)
+            return reports.path_text(inode.path() if inode else self.last_paths.get(key, b"inode %d" % key[1]))
+
+        return reports.files_json(self.account.files(name_of))
+
+    def _metrics(self) -> bytes:
+        gauges = {"known_inodes": len(self.inodes), "open_files": len(self.handles)}
+        return reports.metrics(self.account.snapshot(), gauges, self.mounted_at)
+
+    def _config_json(self) -> bytes:
+        extras: dict[str, object] = {"sparse_operations": {"on": False, "reason": "not part of this version"}}
+        return reports.config_json(describe(self.options), self._file_system(), extras)

@@ -1,0 +1,199 @@
+"""Real file systems on loop devices, and real mounts on them. Nothing here is simulated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+MIRRORFS = [sys.executable, "-m", "mirrorfs"]
+MKFS = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+}
+CLASSES = ("written_bytes", "unchanged_bytes", "punched_bytes", "hole_bytes", "shared_bytes")
+# What the log of a mount may say in a test that expects no trouble.
+_QUIET_LEVELS = ("INFO", "DEBUG")
+
+
+def run(*command: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """A command with its output as text; fails the test with that output."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **kwargs)
+    if check and done.returncode:
+        pytest.fail(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def mirrorfs(*words: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The command of the user."""
+    return run(*MIRRORFS, *words, check=check, timeout=60, **kwargs)
+
+
+@contextlib.contextmanager
+def loop_mounted(kind: str, folder: Path, size_mib: int) -> Iterator[Path]:
+    """A new file system of this kind on a loop device, mounted."""
+    image = folder / f"{kind}.img"
+    with image.open("wb") as file:
+        file.truncate(size_mib << 20)
+    run(*MKFS[kind], image)
+    point = folder / kind
+    point.mkdir()
+    run("mount", "-o", "loop", image, point)
+    try:
+        yield point
+    finally:
+        run("umount", "--lazy", point)
+        image.unlink()
+
+
+@dataclass
+class Mirror:
+    """A mount as a user has it: a backing folder, a mount point, and a daemon in another process."""
+
+    backing: Path
+    path: Path
+    log: Path
+    options: str = ""
+    noisy: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def mount(self, *words: str) -> Mirror:
+        options = ",".join(filter(None, [f"log={self.log}", self.options]))
+        mirrorfs("mount", self.backing, self.path, "-o", options, *words, env={**os.environ, **self.environment})
+        return self
+
+    def umount(self) -> None:
+        mirrorfs("umount", self.path)
+
+    @property
+    def pid(self) -> int:
+        return int(self.stats()["pid"])
+
+    def kill(self) -> None:
+        """What a crash does: the daemon is gone, the dead mount stays."""
+        pid = self.pid
+        watch = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        import select
+
+        select.select([watch], [], [], 10)
+        os.close(watch)
+
+    def stats(self) -> dict[str, Any]:
+        return json.loads((self.path / ".mirrorfs/stats.json").read_bytes())
+
+    def counters(self) -> SimpleNamespace:
+        return SimpleNamespace(**self.stats()["counters"])
+
+    def account(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(**json.loads(os.getxattr(self.path / name, "user.mirrorfs.stats")))
+
+    def write(self, name: str, offset: int, data: bytes) -> int:
+        """One write through the mount, which makes the file if it is not there."""
+        fd = os.open(self.path / name, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            return os.pwrite(fd, data, offset)
+        finally:
+            os.close(fd)
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def holes(self, name: str) -> list[tuple[int, int]]:
+        """The holes of the backing file."""
+        fd = os.open(self.backing / name, os.O_RDONLY)
+        try:
+            size, place, found = os.fstat(fd).st_size, 0, []
+            while place < size:
+                hole = os.lseek(fd, place, os.SEEK_HOLE)
+                if hole >= size:
+                    break
+                try:
+                    place = os.lseek(fd, hole, os.SEEK_DATA)
+                except OSError:
+                    place = size
+                found.append((hole, place))
+            return found
+        finally:
+            os.close(fd)
+
+    def troubles(self) -> list[str]:
+        """Lines of the log that are worse than information."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if " WARNING " in line or " ERROR " in line]
+
+    def end(self) -> None:
+        run("umount", "--lazy", self.path, check=False)
+        for _ in range(100):
+            if not self.path.is_mount():
+                break
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Gives the root of the session's file system of a kind; made when it is first asked for."""
+    made: dict[str, Path] = {}
+    with contextlib.ExitStack() as stack:
+
+        def get(kind: str) -> Path:
+            if kind not in made:
+                folder = tmp_path_factory.mktemp(f"loop-{kind}")
+                made[kind] = stack.enter_context(loop_mounted(kind, folder, 2048))
+            return made[kind]
+
+        yield get
+
+
+@pytest.fixture(params=list(MKFS))
+def loop_fs(request: pytest.FixtureRequest, file_systems: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A fresh empty folder on each of the three file systems."""
+    folder = file_systems(request.param) / tmp_path.name
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def ext4_folder(file_systems: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A fresh empty folder on ext4 alone, for what does not depend on the file system."""
+    folder = file_systems("ext4") / tmp_path.name
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def mount_mirror(tmp_path: Path) -> Iterator[Callable[..., Mirror]]:
+    """Mounts a backing folder; everything is unmounted at the end, and a warning in the log fails the test."""
+    mirrors: list[Mirror] = []
+
+    def mount(backing: Path, options: str = "", noisy: bool = False, **environment: str) -> Mirror:
+        number = len(mirrors)
+        point = tmp_path / f"mirror-{number}"
+        point.mkdir()
+        mirror = Mirror(backing, point, tmp_path / f"mirror-{number}.log", options, noisy, environment)
+        mirrors.append(mirror)
+        return mirror.mount()
+
+    yield mount
+    for mirror in mirrors:
+        mirror.end()
+    troubles = [line for mirror in mirrors if not mirror.noisy for line in mirror.troubles()]
+    assert not troubles
+
+
+@pytest.fixture
+def mirror(loop_fs: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
+    """A mount with the default options on each of the three file systems."""
+    return mount_mirror(loop_fs)
