@@ -1,10 +1,12 @@
-"""Every mount option, declared once: the command line, `-o`, `--help`, config.json and the docs read this list."""
+"""Every mount option, declared once: the command line, `-o`, `--help`, config.json and the docs
+read this list.
+"""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, fields
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 from mirrorfs.errors import UsageError
 
@@ -19,7 +21,8 @@ _T = TypeVar("_T")
 class Option:
     """One option as the user spells it.
 
-    `values` is what may follow the `=` (empty for a flag); `help` is one sentence for `--help` and the docs.
+    `values` is what may follow the `=` (empty for a flag); `help` is one sentence for `--help` and
+    the docs.
     """
 
     name: str
@@ -27,20 +30,45 @@ class Option:
     default: str
     help: str
 
+    @property
+    def spelled(self) -> str:
+        """`name=values`, or the name alone for a flag."""
+        return f"{self.name}={self.values}" if self.values else self.name
+
 
 OPTIONS = (
-    Option("zeros", "punch|keep", "punch", "what to do with zero blocks: make them holes, or store them"),
+    Option(
+        "zeros",
+        "punch|keep",
+        "punch",
+        "what to do with zero blocks: make them holes, or store them",
+    ),
     Option("unchanged", "skip|write", "skip", "what to do with a block the disk already holds"),
-    Option("block", "auto|SIZE", "auto", "unit of decision: a power of two, not below the allocation unit (4k, 64k)"),
+    Option(
+        "block",
+        "auto|SIZE",
+        "auto",
+        "unit of decision: a power of two, not below the allocation unit (4k, 64k)",
+    ),
     Option("ro", "", "off", "mount read-only"),
-    Option("allow_other", "", "root: on", "let other users in (on for root; noallow_other turns it off)"),
+    Option(
+        "allow_other",
+        "",
+        "root: on",
+        "let other users in (on for root; noallow_other turns it off)",
+    ),
     Option("allow_dense", "", "off", "mount even where the file system below cannot hold holes"),
     Option("nonempty", "", "off", "mount over a folder that is not empty"),
     Option("control", "NAME", ".mirrorfs", "name of the folder of control files in the mount"),
     Option("log", "FILE", "syslog", "append log lines to FILE (stderr with -f)"),
     Option("debug", "", "off", "log each request that fails and each file that is closed"),
     Option("attr_timeout", "SECONDS", "1", "how long the kernel may keep names and attributes"),
-    Option("descriptors", "auto|N", "auto", "descriptors kept for known files (auto: a quarter of the limit)"),
+    Option(
+        "descriptors",
+        "auto|N",
+        "auto",
+        "descriptors kept for known files (auto: a quarter of the limit)",
+    ),
 )
 
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
@@ -74,7 +102,8 @@ class MountOptions:
 def parse(text: str) -> MountOptions:
     """Read a comma-separated `-o` string.
 
-    Raises UsageError naming the option, what is wrong with it and, for an unknown one, the nearest known name.
+    Raises UsageError naming the option, what is wrong with it and, for an unknown one, the nearest
+    known name.
     """
     values: dict[str, object] = {}
     fuse_words: list[str] = []
@@ -125,11 +154,16 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
     elif name == "descriptors":
         values[name] = _descriptors(_need(name, value))
     else:
-        raise UsageError(f"unknown option '{name}'{_nearest(name)}; 'mirrorfs mount --help' lists them all")
+        raise UsageError(
+            f"unknown option '{name}'{_nearest(name)}; 'mirrorfs mount --help' lists them all"
+        )
 
 
 def _nearest(name: str) -> str:
-    known = [option.name for option in OPTIONS] + ["noallow_other", *sorted(ACCEPTED_WORDS | FUSE_WORDS)]
+    known = [option.name for option in OPTIONS] + [
+        "noallow_other",
+        *sorted(ACCEPTED_WORDS | FUSE_WORDS),
+    ]
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 
@@ -150,7 +184,7 @@ def _choice(name: str, value: str | None, choices: tuple[_T, ...]) -> _T:
     if value not in choices:
         wanted = " or ".join(f"{name}={choice}" for choice in choices)
         raise UsageError(f"option {name}: '{value or ''}' is not possible; use {wanted}")
-    return cast("_T", value)
+    return value
 
 
 def _block(text: str) -> int | None:
@@ -183,7 +217,9 @@ def _descriptors(text: str) -> int | None:
     if text == "auto":
         return None
     if not (text.isascii() and text.isdigit()) or int(text) < MIN_DESCRIPTORS:
-        raise UsageError(f"option descriptors: '{text}' is not a whole number of at least {MIN_DESCRIPTORS}")
+        raise UsageError(
+            f"option descriptors: '{text}' is not a whole number of at least {MIN_DESCRIPTORS}"
+        )
     return int(text)
 
 

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 MIRRORFS = [sys.executable, "-m", "mirrorfs"]
 MKFS = {
@@ -28,15 +30,21 @@ CLASSES = ("written_bytes", "unchanged_bytes", "punched_bytes", "hole_bytes", "s
 _QUIET_LEVELS = ("INFO", "DEBUG")
 
 
-def run(*command: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, check: bool = True, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
     """A command with its output as text; fails the test with that output."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **kwargs)
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False, **kwargs
+    )
     if check and done.returncode:
         pytest.fail(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 
-def mirrorfs(*words: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+def mirrorfs(
+    *words: str | Path, check: bool = True, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
     """The command of the user."""
     return run(*MIRRORFS, *words, check=check, timeout=60, **kwargs)
 
@@ -71,7 +79,15 @@ class Mirror:
 
     def mount(self, *words: str) -> Mirror:
         options = ",".join(filter(None, [f"log={self.log}", self.options]))
-        mirrorfs("mount", self.backing, self.path, "-o", options, *words, env={**os.environ, **self.environment})
+        mirrorfs(
+            "mount",
+            self.backing,
+            self.path,
+            "-o",
+            options,
+            *words,
+            env={**os.environ, **self.environment},
+        )
         return self
 
     def umount(self) -> None:
@@ -158,7 +174,9 @@ def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 @pytest.fixture(params=list(MKFS))
-def loop_fs(request: pytest.FixtureRequest, file_systems: Callable[[str], Path], tmp_path: Path) -> Path:
+def loop_fs(
+    request: pytest.FixtureRequest, file_systems: Callable[[str], Path], tmp_path: Path
+) -> Path:
     """A fresh empty folder on each of the three file systems."""
     folder = file_systems(request.param) / tmp_path.name
     folder.mkdir()
@@ -175,14 +193,18 @@ def ext4_folder(file_systems: Callable[[str], Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mount_mirror(tmp_path: Path) -> Iterator[Callable[..., Mirror]]:
-    """Mounts a backing folder; everything is unmounted at the end, and a warning in the log fails the test."""
+    """Mounts a backing folder; everything is unmounted at the end, and a warning in the log fails
+    the test.
+    """
     mirrors: list[Mirror] = []
 
     def mount(backing: Path, options: str = "", noisy: bool = False, **environment: str) -> Mirror:
         number = len(mirrors)
         point = tmp_path / f"mirror-{number}"
         point.mkdir()
-        mirror = Mirror(backing, point, tmp_path / f"mirror-{number}.log", options, noisy, environment)
+        mirror = Mirror(
+            backing, point, tmp_path / f"mirror-{number}.log", options, noisy, environment
+        )
         mirrors.append(mirror)
         return mirror.mount()
 

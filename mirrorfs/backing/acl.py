@@ -1,6 +1,7 @@
 """POSIX ACLs as extended attributes: what a new object inherits from its folder's default ACL.
 
-The layout is that of linux/posix_acl_xattr.h: a version word, then entries of tag, permissions and id.
+The layout is that of linux/posix_acl_xattr.h: a version word, then entries of tag, permissions and
+id.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ _USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
 
 def inherit(default_acl: bytes, mode: int) -> bytes:
-    """The access ACL of an object made with `mode` in a folder with `default_acl` (acl(5), "OBJECT CREATION").
+    """The access ACL of an object made with `mode` in a folder with `default_acl` (acl(5), "OBJECT
+    CREATION").
 
-    Permissions that `mode` does not have are taken from the owner's, the mask's (or, without a mask, the group's) and
-    the others' entry.
+    Permissions that `mode` does not have are taken from the owner's, the mask's (or, without a
+    mask, the group's) and the others' entry.
     """
     entries = list(_ENTRY.iter_unpack(default_acl[_HEADER.size :]))
     group_class = _MASK if any(tag == _MASK for tag, _, _ in entries) else _GROUP_OBJ
     allowed = {_USER_OBJ: mode >> 6 & 7, group_class: mode >> 3 & 7, _OTHER: mode & 7}
-    packed = [_ENTRY.pack(tag, permissions & allowed.get(tag, 7), who) for tag, permissions, who in entries]
+    packed = [
+        _ENTRY.pack(tag, permissions & allowed.get(tag, 7), who)
+        for tag, permissions, who in entries
+    ]
     return default_acl[: _HEADER.size] + b"".join(packed)

@@ -1,17 +1,23 @@
 """Where a backing file has data and where it has holes.
 
-Uses pread, pwrite and lseek only in ways that do not depend on the descriptor's position, which lseek moves.
+Uses pread, pwrite and lseek only in ways that do not depend on the descriptor's position, which
+lseek moves.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def next_data(fd: int, start: int) -> int | None:
-    """The first offset at or after `start` that holds data, or None if only holes or the end follow (lseek(2))."""
+    """The first offset at or after `start` that holds data, or None if only holes or the end follow
+    (lseek(2)).
+    """
     try:
         return os.lseek(fd, start, os.SEEK_DATA)
     except OSError as exc:
@@ -21,7 +27,9 @@ def next_data(fd: int, start: int) -> int | None:
 
 
 def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of `[start, end)` that hold data, in ascending order. Unwritten (preallocated) extents are holes."""
+    """The parts of `[start, end)` that hold data, in ascending order. Unwritten (preallocated)
+    extents are holes.
+    """
     while start < end:
         first = next_data(fd, start)
         if first is None or first >= end:

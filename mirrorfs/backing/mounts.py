@@ -41,7 +41,9 @@ def mounted_at(path: bytes) -> Mount | None:
 
 def mount_of(fd: int) -> Mount:
     """The mount that `fd` lies in, found by mount id, which also holds for btrfs subvolumes."""
-    match = re.search(r"^mnt_id:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
+    match = re.search(
+        r"^mnt_id:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE
+    )
     wanted = int(match[1]) if match else -1
     for mount in mount_table():
         if mount.mount_id == wanted:
@@ -54,7 +56,12 @@ def _parse(line: bytes) -> Mount:
     left, right = before.split(b" "), after.split(b" ")
     options = left[5].split(b",") + (right[2].split(b",") if len(right) > 2 else [])
     return Mount(
-        int(left[0]), _unescape(left[4]), os.fsdecode(right[0]), _unescape(right[1]), b"ro" in options, os.fsdecode(left[2])
+        int(left[0]),
+        _unescape(left[4]),
+        os.fsdecode(right[0]),
+        _unescape(right[1]),
+        b"ro" in options,
+        os.fsdecode(left[2]),
     )
 
 

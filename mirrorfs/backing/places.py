@@ -1,4 +1,5 @@
-"""Whether a backing folder and a mount point can be used together. Compared by (device, inode), never by text.
+"""Whether a backing folder and a mount point can be used together. Compared by (device, inode),
+never by text.
 
 Every refusal is an error of `mirrorfs.errors` that names the place and what to do.
 """
@@ -28,14 +29,19 @@ def show(path: bytes) -> str:
 def open_backing(path: bytes, read_only: bool) -> int:
     """Open the backing folder and lock it against a second daemon.
 
-    Returns a real descriptor whose lock (flock(2)) lives as long as it or a copy in a child is open.
+    Returns a real descriptor whose lock (flock(2)) lives as long as it or a copy in a child is
+    open.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise BackingError(f"{show(path)}: no such folder; make it first, or correct the path") from None
+        raise BackingError(
+            f"{show(path)}: no such folder; make it first, or correct the path"
+        ) from None
     except NotADirectoryError:
-        raise BackingError(f"{show(path)}: not a folder; name the folder that shall hold the files") from None
+        raise BackingError(
+            f"{show(path)}: not a folder; name the folder that shall hold the files"
+        ) from None
     except OSError as exc:
         raise BackingError(f"{show(path)}: cannot be opened: {exc.strerror}") from None
     try:
@@ -43,7 +49,9 @@ def open_backing(path: bytes, read_only: bool) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise InUseError(f"{show(path)}: another mirrorfs serves this folder already; unmount that one first") from None
+        raise InUseError(
+            f"{show(path)}: another mirrorfs serves this folder already; unmount that one first"
+        ) from None
     except BaseException:
         os.close(fd)
         raise
@@ -53,15 +61,23 @@ def open_backing(path: bytes, read_only: bool) -> int:
 def _check_backing(fd: int, path: bytes, read_only: bool) -> None:
     mount = mounts.mount_of(fd)
     if mount.fs_type == mounts.MIRRORFS_TYPE:
-        raise BackingError(f"{show(path)}: is inside a mirrorfs mount itself; name the folder below it")
+        raise BackingError(
+            f"{show(path)}: is inside a mirrorfs mount itself; name the folder below it"
+        )
     if not read_only and os.fstatvfs(fd).f_flag & os.ST_RDONLY:
-        raise BackingError(f"{show(path)}: the file system is read-only; mount it writable, or pass -o ro")
+        raise BackingError(
+            f"{show(path)}: the file system is read-only; mount it writable, or pass -o ro"
+        )
     if not read_only and not os.access(path, os.W_OK | os.X_OK):
-        raise BackingError(f"{show(path)}: you may not write there; run as its owner or as root, or pass -o ro")
+        raise BackingError(
+            f"{show(path)}: you may not write there; run as its owner or as root, or pass -o ro"
+        )
 
 
 def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
-    """Refuse a backing folder that holds something of the user's under the name of the control folder."""
+    """Refuse a backing folder that holds something of the user's under the name of the control
+    folder.
+    """
     try:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=backing_fd)
     except FileNotFoundError:
@@ -78,7 +94,9 @@ def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
 
 
 def prepare_mount_point(path: bytes, backing_fd: int, nonempty: bool) -> bytes:
-    """The mount point without symbolic links, checked. A dead mount of ours that lies on it is removed."""
+    """The mount point without symbolic links, checked. A dead mount of ours that lies on it is
+    removed.
+    """
     if path.startswith(b"-"):
         path = b"./" + path
     real = os.path.realpath(path)
@@ -88,17 +106,23 @@ def prepare_mount_point(path: bytes, backing_fd: int, nonempty: bool) -> bytes:
     except FileNotFoundError:
         raise MountPointError(f"{show(path)}: no such folder; make the mount point first") from None
     except OSError as exc:
-        raise MountPointError(f"{show(path)}: cannot be used as mount point: {exc.strerror}") from None
+        raise MountPointError(
+            f"{show(path)}: cannot be used as mount point: {exc.strerror}"
+        ) from None
     if not stat.S_ISDIR(status.st_mode):
         raise MountPointError(f"{show(path)}: not a folder; name an empty folder as mount point")
     mount = mounts.mounted_at(real)
     if mount is not None and mount.fs_type == mounts.MIRRORFS_TYPE:
-        raise InUseError(f"{show(path)}: a mirrorfs is mounted here already; see 'mirrorfs stats {show(path)}'")
+        raise InUseError(
+            f"{show(path)}: a mirrorfs is mounted here already; see 'mirrorfs stats {show(path)}'"
+        )
     backing = os.fstat(backing_fd)
     if not os.path.samestat(status, backing):
         _refuse_inside(real, path, backing)
         if not nonempty and _has_entries(real, path):
-            raise MountPointError(f"{show(path)}: the mount point is not empty; empty it, or pass -o nonempty")
+            raise MountPointError(
+                f"{show(path)}: the mount point is not empty; empty it, or pass -o nonempty"
+            )
     if os.geteuid() != 0 and not os.access(real, os.W_OK):
         raise MountPointError(f"{show(path)}: you may only mount on a folder that you can write to")
     return real
@@ -110,7 +134,8 @@ def _refuse_inside(real: bytes, path: bytes, backing: os.stat_result) -> None:
         folder = os.path.dirname(folder)
         if os.path.samestat(os.stat(folder), backing):
             raise MountPointError(
-                f"{show(path)}: the mount point lies inside the backing folder; choose one outside of it"
+                f"{show(path)}: the mount point lies inside the backing folder; "
+                "choose one outside of it"
             )
 
 
@@ -145,7 +170,7 @@ def detach(path: bytes, lazy: bool) -> None:
     helper = shutil.which("fusermount3")
     if helper is None:
         raise FuseError("fusermount3 is not installed; install the package fuse3")
-    command = [helper, "-u", "-z", path] if lazy else [helper, "-u", path]
+    command: list[str | bytes] = [helper, "-u", *(["-z"] if lazy else []), path]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         message = done.stderr.decode(errors="replace").strip()
@@ -157,9 +182,14 @@ def detach(path: bytes, lazy: bool) -> None:
 def check_fuse(allow_other: bool) -> None:
     """Refuse, with the reason, where FUSE cannot work."""
     if not Path("/dev/fuse").exists():
-        raise FuseError("/dev/fuse is missing; load the module (modprobe fuse), or let the container have the device")
+        raise FuseError(
+            "/dev/fuse is missing; load the module (modprobe fuse), "
+            "or let the container have the device"
+        )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        raise FuseError("/dev/fuse may not be opened by you; become root, or join the group that owns it")
+        raise FuseError(
+            "/dev/fuse may not be opened by you; become root, or join the group that owns it"
+        )
     if os.geteuid() == 0:
         return
     if shutil.which("fusermount3") is None:
@@ -169,4 +199,6 @@ def check_fuse(allow_other: bool) -> None:
         with contextlib.suppress(OSError):
             config = Path("/etc/fuse.conf").read_text(encoding="utf-8", errors="replace")
         if "user_allow_other" not in (line.strip() for line in config.splitlines()):
-            raise FuseError("allow_other is only allowed to root, unless /etc/fuse.conf says user_allow_other")
+            raise FuseError(
+                "allow_other is only allowed to root, unless /etc/fuse.conf says user_allow_other"
+            )

@@ -1,7 +1,8 @@
-"""What the file system below can do, asked once for each device, with a real file where it can be written.
+"""What the file system below can do, asked once for each device, with a real file where it can be
+written.
 
-The probe's file has no name (O_TMPFILE) where possible; elsewhere a crash between making and removing it
-leaves an empty-looking `.mirrorfs-probe-*` file of 128 KiB, which may be deleted.
+The probe's file has no name (O_TMPFILE) where possible; elsewhere a crash between making and
+removing it leaves an empty-looking `.mirrorfs-probe-*` file of 128 KiB, which may be deleted.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.backing.mounts import mount_of
 
-# SEEK_DATA is right for data not yet written back on these; elsewhere (OpenZFS before 2.2.2, network file
-# systems) it is not taken as proof that there is nothing to read.
+# SEEK_DATA is right for data not yet written back on these; elsewhere (OpenZFS before 2.2.2,
+# network file systems) it is not taken as proof that there is nothing to read.
 TRUSTED_SEEK = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 65536
 _PROBE_BYTES = 131072
-_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # open(2), "O_TMPFILE"
+_NO_TMPFILE = frozenset(
+    {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+)  # open(2), "O_TMPFILE"
 
 
 @dataclass(frozen=True, slots=True)

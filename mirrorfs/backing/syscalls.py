@@ -1,4 +1,5 @@
-"""System calls that Python's `os` does not offer, by ctypes. Each raises OSError as the `os` functions do.
+"""System calls that Python's `os` does not offer, by ctypes. Each raises OSError as the `os`
+functions do.
 
 The calls release the interpreter lock, so a thread that waits in one stops nobody else.
 """
@@ -34,19 +35,44 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
 _libc.futimens.argtypes = [ctypes.c_int, ctypes.c_char_p]
-_libc.fchownat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_int]
-_libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.fchownat.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_int,
+]
+_libc.renameat2.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+]
 _libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
-_libc.name_to_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
+_libc.name_to_handle_at.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_int,
+]
 _libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
-_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+_libc.syscall.argtypes = [
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+]
 _libc.syscall.restype = ctypes.c_long
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What statx(2) says of one inode. Times in ns; `btime_ns` is 0 where the file system has no birth time.
+    """What statx(2) says of one inode. Times in ns; `btime_ns` is 0 where the file system has no
+    birth time.
 
     `blocks` counts units of 512 bytes, whatever the block size is.
     """
@@ -80,7 +106,9 @@ def _check(result: int) -> int:
 
 
 def statx(fd: int, name: bytes = b"") -> Status:
-    """Status of `name` in the folder `fd` (a symbolic link is not followed), or of `fd` itself, which may be O_PATH."""
+    """Status of `name` in the folder `fd` (a symbolic link is not followed), or of `fd` itself,
+    which may be O_PATH.
+    """
     buffer = ctypes.create_string_buffer(256)
     flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH
     if _libc.statx(fd, name, flags, _STATX_BASIC_AND_BTIME, buffer) < 0:
@@ -110,7 +138,9 @@ def statx(fd: int, name: bytes = b"") -> Status:
 
 
 def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
-    """openat2(2) with RESOLVE_CACHED: the descriptor, or BlockingIOError if finding the name might need the disk."""
+    """openat2(2) with RESOLVE_CACHED: the descriptor, or BlockingIOError if finding the name might
+    need the disk.
+    """
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_CACHED)
     return _check(_libc.syscall(_SYS_OPENAT2, parent_fd, name, how, len(how)))
 
@@ -121,12 +151,20 @@ def punch_hole(fd: int, start: int, end: int) -> None:
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Set the times of `fd`, which may be O_PATH, to the nanosecond; None leaves one as it is (utimensat(2))."""
-    _check(_libc.utimensat(fd, b"", _pack(atime_ns) + _pack(mtime_ns), AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
+    """Set the times of `fd`, which may be O_PATH, to the nanosecond; None leaves one as it is
+    (utimensat(2)).
+    """
+    _check(
+        _libc.utimensat(
+            fd, b"", _pack(atime_ns) + _pack(mtime_ns), AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW
+        )
+    )
 
 
 def set_times_now(fd: int) -> None:
-    """Both times to now, which needs only the right to write, not ownership (utimensat(2), "Permissions")."""
+    """Both times to now, which needs only the right to write, not ownership (utimensat(2),
+    "Permissions").
+    """
     _check(_libc.utimensat(AT_FDCWD, b"/proc/self/fd/%d" % fd, None, 0))
 
 
@@ -149,7 +187,9 @@ def _pack(time_ns: int | None) -> bytes:
 
 
 def chown(fd: int, uid: int, gid: int) -> None:
-    """Give the inode of `fd`, which may be O_PATH and a symbolic link, to `uid` and `gid`; -1 leaves one."""
+    """Give the inode of `fd`, which may be O_PATH and a symbolic link, to `uid` and `gid`; -1
+    leaves one.
+    """
     _check(_libc.fchownat(fd, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, AT_EMPTY_PATH))
 
 
@@ -159,8 +199,12 @@ def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None
 
 
 def file_handle(fd: int) -> bytes | None:
-    """The handle by which open_by_handle_at(2) finds the inode of `fd` again, or None where there are no handles."""
-    buffer = ctypes.create_string_buffer(struct.pack("Ii", MAX_HANDLE_BYTES, 0), 8 + MAX_HANDLE_BYTES)
+    """The handle by which open_by_handle_at(2) finds the inode of `fd` again, or None where there
+    are no handles.
+    """
+    buffer = ctypes.create_string_buffer(
+        struct.pack("Ii", MAX_HANDLE_BYTES, 0), 8 + MAX_HANDLE_BYTES
+    )
     mount_id = ctypes.create_string_buffer(4)
     if _libc.name_to_handle_at(fd, b"", buffer, mount_id, AT_EMPTY_PATH) < 0:
         return None
@@ -169,8 +213,12 @@ def file_handle(fd: int) -> bytes | None:
 
 
 def open_by_handle(mount_fd: int, handle: bytes) -> int:
-    """An O_PATH descriptor of the inode; `mount_fd` is a real descriptor in the same file system. ESTALE if gone."""
-    return _check(_libc.open_by_handle_at(mount_fd, handle, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+    """An O_PATH descriptor of the inode; `mount_fd` is a real descriptor in the same file system.
+    ESTALE if gone.
+    """
+    return _check(
+        _libc.open_by_handle_at(mount_fd, handle, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    )
 
 
 def unmount(path: bytes, lazy: bool) -> None:

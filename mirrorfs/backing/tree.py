@@ -1,7 +1,7 @@
 """Operations on names, all relative to a folder's descriptor; no symbolic link is ever followed.
 
-New objects are made without permission for anyone else, then given to their owner, then given their mode. A crash in
-between leaves an empty object that only root, or the mounting user, can open.
+New objects are made without permission for anyone else, then given to their owner, then given their
+mode. A crash in between leaves an empty object that only root, or the mounting user, can open.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing import acl, syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _IS_ROOT = os.geteuid() == 0
 
@@ -52,9 +55,13 @@ def make_folder(parent_fd: int, name: bytes, mode: int, owner: Owner) -> int:
 
 
 def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, owner: Owner) -> int:
-    """mknod of any kind that the file system below and our privileges allow; returns an O_PATH descriptor."""
+    """mknod of any kind that the file system below and our privileges allow; returns an O_PATH
+    descriptor.
+    """
     kind = stat.S_IFMT(mode)
-    return _make(parent_fd, name, mode, owner, lambda: os.mknod(name, kind | 0o600, rdev, dir_fd=parent_fd))
+    return _make(
+        parent_fd, name, mode, owner, lambda: os.mknod(name, kind | 0o600, rdev, dir_fd=parent_fd)
+    )
 
 
 def make_symlink(parent_fd: int, name: bytes, target: bytes, owner: Owner) -> int:
@@ -62,7 +69,9 @@ def make_symlink(parent_fd: int, name: bytes, target: bytes, owner: Owner) -> in
     return _make(parent_fd, name, None, owner, lambda: os.symlink(target, name, dir_fd=parent_fd))
 
 
-def _make(parent_fd: int, name: bytes, mode: int | None, owner: Owner, make: Callable[[], None]) -> int:
+def _make(
+    parent_fd: int, name: bytes, mode: int | None, owner: Owner, make: Callable[[], None]
+) -> int:
     """Make an object, then give it to its owner, then its mode; on an error it is removed again."""
     make()
     fd = -1
@@ -140,7 +149,9 @@ def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None
 
 
 def read_link(fd: int) -> bytes:
-    """The target of the symbolic link that the O_PATH descriptor `fd` stands for (readlinkat(2), empty path)."""
+    """The target of the symbolic link that the O_PATH descriptor `fd` stands for (readlinkat(2),
+    empty path).
+    """
     return os.readlink(b"", dir_fd=fd)
 
 
@@ -166,7 +177,9 @@ def sync_folder(folder_fd: int, data_only: bool) -> None:
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Times to the nanosecond; None leaves one. A mere writer, who may only set both to now, gets that."""
+    """Times to the nanosecond; None leaves one. A mere writer, who may only set both to now, gets
+    that.
+    """
     try:
         syscalls.set_times(fd, atime_ns, mtime_ns)
     except PermissionError as exc:

@@ -1,1 +1,3 @@
-"""The commands, one file each. The only place that prints; what is heavy is imported when it is needed."""
+"""The commands, one file each. The only place that prints; what is heavy is imported when it is
+needed.
+"""

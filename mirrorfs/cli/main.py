@@ -1,4 +1,6 @@
-"""Find the command, run it, and turn every expected failure into one line on stderr and an exit code."""
+"""Find the command, run it, and turn every expected failure into one line on stderr and an exit
+code.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,13 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mirrorfs import __version__
 from mirrorfs.errors import ExitCode, MirrorfsError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = {
     "mount": "mount a backing folder",
@@ -22,8 +26,8 @@ COMMANDS = {
 }
 
 _DESCRIPTION = """\
-Mount a folder over a folder. Whatever tool writes into the mount, the disk below receives only the blocks
-that changed, zeros become holes, and every byte is accounted for.
+Mount a folder over a folder. Whatever tool writes into the mount, the disk below receives only the
+blocks that changed, zeros become holes, and every byte is accounted for.
 """
 
 _EPILOG = """\
@@ -34,8 +38,9 @@ examples:
   mirrorfs umount /mnt/mirror
   mirrorfs /srv/backup /mnt/mirror -o OPT,...     the form of mount(8) and fstab
 
-exit codes: 0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable, 5 FUSE not available,
-6 in use, 7 not a mirrorfs mount, 8 difference found, 11 busy, 12 no answer in time, 32 any failure in mount(8)'s form
+exit codes: 0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable, 5 FUSE not
+available, 6 in use, 7 not a mirrorfs mount, 8 difference found, 11 busy, 12 no answer in time, 32
+any failure in mount(8)'s form
 """
 
 
@@ -91,7 +96,10 @@ def _run(words: list[str]) -> int:
         raise UsageError(f"unknown command '{words[0]}'{hint}; see 'mirrorfs --help'")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if words and words[0] == name:
             importlib.import_module(f"mirrorfs.cli.{name}").add_arguments(command)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from mirrorfs.errors import BackingError, ExitCode, FuseError, NoAnswerError, UsageError
 from mirrorfs.options import OPTIONS, MountOptions, parse
 
 if TYPE_CHECKING:
+    import argparse
+    from types import FrameType
+
     from mirrorfs.backing.probe import Abilities
 
 _ANSWER_SECONDS = 15
@@ -20,19 +21,22 @@ _ANSWER_SECONDS = 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     lines = "\n".join(
-        f"  {option.name + ('=' + option.values if option.values else ''):24}{option.help} [{option.default}]"
-        for option in OPTIONS
+        f"  {option.spelled:24}{option.help} [{option.default}]" for option in OPTIONS
     )
     parser.epilog = (
         f"options for -o:\n{lines}\n"
-        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec, nofail, _netdev, x-*) are"
-        " accepted.\n\nexamples:\n  mirrorfs mount /srv/backup /mnt/mirror\n"
+        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec, nofail,\n"
+        "_netdev, x-*) are accepted.\n\nexamples:\n  mirrorfs mount /srv/backup /mnt/mirror\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -o block=64k,log=/var/log/mirrorfs.log\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -f -o ro"
     )
     parser.add_argument("backing", metavar="BACKING", help="the folder that holds the files")
-    parser.add_argument("mount_point", metavar="MOUNTPOINT", help="the empty folder through which they are written")
-    parser.add_argument("-o", dest="options", metavar="OPT,...", action="append", default=[], help="see below")
+    parser.add_argument(
+        "mount_point", metavar="MOUNTPOINT", help="the empty folder through which they are written"
+    )
+    parser.add_argument(
+        "-o", dest="options", metavar="OPT,...", action="append", default=[], help="see below"
+    )
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
 
 
@@ -72,13 +76,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_abilities(backing: str, options: MountOptions, abilities: Abilities) -> None:
     if options.block_bytes is not None and options.block_bytes < abilities.unit_bytes:
         raise UsageError(
-            f"option block: {options.block_bytes} bytes is less than the {abilities.unit_bytes} that {backing} "
-            f"allocates at once; use block={abilities.unit_bytes} or more, or block=auto"
+            f"option block: {options.block_bytes} bytes is less than the {abilities.unit_bytes} that "
+            f"{backing} allocates at once; use block={abilities.unit_bytes} or more, or block=auto"
         )
-    if options.zeros == "punch" and not abilities.punch and not options.allow_dense and not options.ro:
+    if (
+        options.zeros == "punch"
+        and not abilities.punch
+        and not options.allow_dense
+        and not options.ro
+    ):
         raise BackingError(
-            f"{backing}: the file system below ({abilities.file_system}) cannot make holes ({abilities.reason}); "
-            "images will grow to full size. Mount a folder on ext4, xfs or btrfs, or pass -o allow_dense to go on"
+            f"{backing}: the file system below ({abilities.file_system}) cannot make holes "
+            f"({abilities.reason}); images will grow to full size. Mount a folder on ext4, xfs or "
+            "btrfs, or pass -o allow_dense to go on"
         )
 
 
@@ -92,7 +102,9 @@ def _check_libraries() -> None:
 
 def _wait_for_answer(mount_point: bytes) -> None:
     def give_up(_number: int, _frame: FrameType | None) -> None:
-        raise NoAnswerError(f"{os.fsdecode(mount_point)}: mounted, but no answer within {_ANSWER_SECONDS} seconds")
+        raise NoAnswerError(
+            f"{os.fsdecode(mount_point)}: mounted, but no answer within {_ANSWER_SECONDS} seconds"
+        )
 
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_ANSWER_SECONDS)

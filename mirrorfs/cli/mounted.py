@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirrorfs.backing import mounts
 from mirrorfs.errors import NoAnswerError, NotAMountError
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 ANSWER_SECONDS = 10
-# On the root of a mount: the content of stats.json, which is thus found whatever the control folder is called.
+# On the root of a mount: the content of stats.json, which is thus found whatever the control folder
+# is called.
 STATS_ATTRIBUTE = "user.mirrorfs.stats"
 
 
@@ -20,7 +23,9 @@ def require(path: bytes) -> mounts.Mount:
     """The mirrorfs mount at `path`; NotAMountError if there is none."""
     mount = mounts.mounted_at(path)
     if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
-        raise NotAMountError(f"{os.fsdecode(path)}: not a mirrorfs mount; 'mirrorfs stats' lists those there are")
+        raise NotAMountError(
+            f"{os.fsdecode(path)}: not a mirrorfs mount; 'mirrorfs stats' lists those there are"
+        )
     return mount
 
 
@@ -64,4 +69,6 @@ class _Alarm:
         signal.alarm(0)
 
     def _give_up(self, _number: int, _frame: FrameType | None) -> None:
-        raise NoAnswerError(f"{os.fsdecode(self._mount_point)}: no answer within {ANSWER_SECONDS} seconds")
+        raise NoAnswerError(
+            f"{os.fsdecode(self._mount_point)}: no answer within {ANSWER_SECONDS} seconds"
+        )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirrorfs.cli import mounted
 from mirrorfs.errors import ExitCode, NotAMountError
 
+if TYPE_CHECKING:
+    import argparse
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="MOUNTPOINT | FILE", nargs="?", help="default: every mirrorfs mount")
+    parser.add_argument(
+        "path", metavar="MOUNTPOINT | FILE", nargs="?", help="default: every mirrorfs mount"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
@@ -30,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     except FileNotFoundError:
         raise NotAMountError(f"{os.fsdecode(path)}: no such file") from None
     except OSError:
-        raise NotAMountError(f"{os.fsdecode(path)}: only files and mount points have counters") from None
+        raise NotAMountError(
+            f"{os.fsdecode(path)}: only files and mount points have counters"
+        ) from None
     if arguments.json:
         print(json.dumps({"schema": 1, "file": os.fsdecode(path), "counters": counters}))
     else:
@@ -43,7 +49,9 @@ def _all(as_json: bool) -> int:
 
     points = sorted({mount.path for mount in mounts.mirror_mounts()})
     if not points:
-        raise NotAMountError("no mirrorfs is mounted here; 'mirrorfs mount BACKING MOUNTPOINT' mounts one")
+        raise NotAMountError(
+            "no mirrorfs is mounted here; 'mirrorfs mount BACKING MOUNTPOINT' mounts one"
+        )
     for point in points:
         _print_mount(point, mounted.read_stats(point), as_json)
     return ExitCode.DONE

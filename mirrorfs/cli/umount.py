@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import select
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirrorfs.cli import mounted
 from mirrorfs.errors import BusyError, ExitCode, NoAnswerError
+
+if TYPE_CHECKING:
+    import argparse
 
 _END_SECONDS = 30
 _LAZY_SECONDS = 2
@@ -19,7 +22,9 @@ _MAX_NAMED = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mount_point", metavar="MOUNTPOINT")
-    parser.add_argument("--lazy", action="store_true", help="take it out of the tree now; it ends when unused")
+    parser.add_argument(
+        "--lazy", action="store_true", help="take it out of the tree now; it ends when unused"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     path = os.path.realpath(os.fsencode(arguments.mount_point))
     if places.clear_dead_mount(path):
-        print(f"mirrorfs: {places.show(path)}: the daemon was dead; removed what it left", file=sys.stderr)
+        print(
+            f"mirrorfs: {places.show(path)}: the daemon was dead; removed what it left",
+            file=sys.stderr,
+        )
         return ExitCode.DONE
     mounted.require(path)
     pid = mounted.daemon_pid(path)
@@ -38,12 +46,19 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as exc:
         if exc.errno != errno.EBUSY:
             raise
-        raise BusyError(f"{places.show(path)}: in use by {_holders(path)}; close them, or pass --lazy") from None
+        raise BusyError(
+            f"{places.show(path)}: in use by {_holders(path)}; close them, or pass --lazy"
+        ) from None
     if watch is not None and not _ended(watch, _LAZY_SECONDS if arguments.lazy else _END_SECONDS):
         if arguments.lazy:
-            print(f"mirrorfs: files are still open; process {pid} ends when they are closed", file=sys.stderr)
+            print(
+                f"mirrorfs: files are still open; process {pid} ends when they are closed",
+                file=sys.stderr,
+            )
         else:
-            raise NoAnswerError(f"{places.show(path)}: unmounted, but process {pid} has not ended; see its log")
+            raise NoAnswerError(
+                f"{places.show(path)}: unmounted, but process {pid} has not ended; see its log"
+            )
     return ExitCode.DONE
 
 
@@ -71,7 +86,9 @@ def _holders(path: bytes) -> str:
             name = (process / "comm").read_text(errors="replace").strip()
             found.append(f"{name} ({process.name})")
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    return ", ".join(found[:_MAX_NAMED]) + more if found else "a process that cannot be seen from here"
+    return (
+        ", ".join(found[:_MAX_NAMED]) + more if found else "a process that cannot be seen from here"
+    )
 
 
 def _holds(process: Path, device: int) -> bool:

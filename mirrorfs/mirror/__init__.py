@@ -1,1 +1,3 @@
-"""The heart: what is to be done with these bytes at this offset? Synchronous, thread-safe, testable without a mount."""
+"""The heart: what is to be done with these bytes at this offset? Synchronous, thread-safe, testable
+without a mount.
+"""

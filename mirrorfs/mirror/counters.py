@@ -2,8 +2,9 @@
 
     received_bytes = written_bytes + unchanged_bytes + punched_bytes + hole_bytes + shared_bytes
 
-`received_bytes` is counted where a request is answered, the others where a step is done; both reach the totals in one
-locked update, so the equation holds at every instant a reader can look. Nothing here survives the mount.
+`received_bytes` is counted where a request is answered, the others where a step is done; both reach
+the totals in one locked update, so the equation holds at every instant a reader can look. Nothing
+here survives the mount.
 
 Lock order: the lock here is the innermost; nothing is called while it is held.
 """
@@ -13,8 +14,11 @@ from __future__ import annotations
 import errno as errno_names
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FileKey = tuple[int, int, int]
 MAX_FILES = 10_000
@@ -22,7 +26,9 @@ MAX_FILES = 10_000
 
 @dataclass(slots=True)
 class Counters:
-    """Counts in bytes (and requests), since a common start. See the account page of the documentation."""
+    """Counts in bytes (and requests), since a common start. See the account page of the
+    documentation.
+    """
 
     received_bytes: int = 0
     written_bytes: int = 0
@@ -137,7 +143,9 @@ class Account:
             return self._files.get(key, Counters()).as_dict()
 
     def files(self, name_of: Callable[[FileKey], str]) -> dict[str, dict[str, int]]:
-        """The counters of each file by the name that `name_of` gives, the most recently written last."""
+        """The counters of each file by the name that `name_of` gives, the most recently written
+        last.
+        """
         with self._lock:
             copies = [(key, counters.as_dict()) for key, counters in self._files.items()]
         return {name_of(key): counters for key, counters in copies}

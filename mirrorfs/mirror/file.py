@@ -1,7 +1,8 @@
-"""A backing file that is being written: its descriptor, its lock, and whether what it shows can be believed.
+"""A backing file that is being written: its descriptor, its lock, and whether what it shows can be
+believed.
 
-One object for each inode with a writing handle, shared by its handles. A write request, a truncation and an fsync
-take the lock; reads by clients do not.
+One object for each inode with a writing handle, shared by its handles. A write request, a
+truncation and an fsync take the lock; reads by clients do not.
 
 Lock order: files before counters; of two files the one with the smaller (device, inode) first.
 """
@@ -12,19 +13,24 @@ import errno
 import os
 import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.backing.probe import Abilities
 from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.plan import Rules, is_zero
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.probe import Abilities
 
 
 @dataclass(slots=True)
 class MirrorFile:
-    """`fd` is open for writing, and for reading if `readable`. `lock` guards every change of the content.
+    """`fd` is open for writing, and for reading if `readable`. `lock` guards every change of the
+    content.
 
-    `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk and call it clean
-    (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until it was truncated to nothing.
+    `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
+    and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
+    it was truncated to nothing.
     """
 
     fd: int
@@ -38,7 +44,9 @@ class MirrorFile:
 
 @dataclass(slots=True)
 class PendingError:
-    """A write that failed and was not made good: reported again by fsync and close (DESIGN: durability)."""
+    """A write that failed and was not made good: reported again by fsync and close (DESIGN:
+    durability).
+    """
 
     code: int = 0
     offset: int = 0
@@ -57,8 +65,8 @@ class PendingError:
 def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities) -> MirrorFile:
     """Open the inode of the O_PATH descriptor `path_fd` for the mirror.
 
-    For reading and writing where permitted, since comparing needs reading; without moving atime where permitted.
-    Raises OSError if it cannot be opened for writing at all.
+    For reading and writing where permitted, since comparing needs reading; without moving atime
+    where permitted. Raises OSError if it cannot be opened for writing at all.
     """
     path = b"/proc/self/fd/%d" % path_fd
     flags = os.O_CLOEXEC | os.O_NONBLOCK
@@ -82,7 +90,8 @@ def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities) -> Mirror
 def truncate(file: MirrorFile, size: int, rules: Rules, account: Account) -> None:
     """Set the size, in bytes, and count what that frees below.
 
-    A last block that is cut down to zeros becomes a hole: it would otherwise stay stored until it is written again.
+    A last block that is cut down to zeros becomes a hole: it would otherwise stay stored until it
+    is written again.
     """
     with file.lock:
         before = os.fstat(file.fd)

@@ -1,7 +1,8 @@
 """What each block of a write needs. Pure: bytes in, steps out.
 
-The cost is kept near that of one memcmp. A block can only be zero, or equal, if a few sample bytes of it are; a
-strided slice fetches one sample of every block in a single call, and only candidates are compared whole.
+The cost is kept near that of one memcmp. A block can only be zero, or equal, if a few sample bytes
+of it are; a strided slice fetches one sample of every block in a single call, and only candidates
+are compared whole.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ def is_zero(data: bytes) -> bool:
 def plan(new: bytes, old: memoryview | None, start: int, rules: Rules) -> list[Step]:
     """Say what each block of `new` needs so that the file holds it at `start`.
 
-    `start` is a multiple of the block; `new` is whole blocks, except that its last one may be short at the end of the
-    file. `old` is what the file holds there now, possibly shorter than `new` at the end of the file; None means that
-    there is nothing to compare with. Returns steps in ascending order, neighbours of one kind joined.
+    `start` is a multiple of the block; `new` is whole blocks, except that its last one may be short
+    at the end of the file. `old` is what the file holds there now, possibly shorter than `new` at
+    the end of the file; None means that there is nothing to compare with. Returns steps in
+    ascending order, neighbours of one kind joined.
     """
     size, end = len(new), start + len(new)
     zero = _zero_blocks(new, rules.block_bytes) if rules.punch else frozenset()
@@ -61,7 +63,10 @@ def plan(new: bytes, old: memoryview | None, start: int, rules: Rules) -> list[S
         return [Step(Kind.HOLE, start, end)]
     if not zero and len(equal) in {0, blocks}:
         return [Step(Kind.UNCHANGED if equal else Kind.WRITE, start, end)]
-    kinds = [Kind.HOLE if i in zero else Kind.UNCHANGED if i in equal else Kind.WRITE for i in range(blocks)]
+    kinds = [
+        Kind.HOLE if i in zero else Kind.UNCHANGED if i in equal else Kind.WRITE
+        for i in range(blocks)
+    ]
     return _join(kinds, start, end, rules.block_bytes)
 
 
@@ -92,7 +97,9 @@ def _zero_blocks(new: bytes, block: int) -> frozenset[int] | set[int]:
 
 
 def _equal_blocks(new: bytes, old: memoryview, block: int) -> set[int] | range:
-    """Indices of the blocks of `new` that `old` holds, too; bytes beyond the end of `old` are not held."""
+    """Indices of the blocks of `new` that `old` holds, too; bytes beyond the end of `old` are not
+    held.
+    """
     size = len(new)
     if len(old) == size and new.startswith(old):
         return range(-(-size // block))

@@ -9,8 +9,9 @@ from mirrorfs.backing import holes
 _ZEROS = bytes(1 << 20)
 
 
-def read_cached(fd: int, offset: int, size: int) -> bytearray | None:
-    """The bytes at `offset` if the page cache holds them all, so that reading cannot wait; else None.
+def read_cached(fd: int, offset: int, size: int) -> bytes | None:
+    """The bytes at `offset` if the page cache holds them all, so that reading cannot wait; else
+    None.
 
     A file system without RWF_NOWAIT (preadv(2)) answers EOPNOTSUPP, which means None, too.
     """
@@ -19,13 +20,14 @@ def read_cached(fd: int, offset: int, size: int) -> bytearray | None:
         got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
     except OSError:
         return None
-    return buffer if got == size else None
+    return bytes(buffer) if got == size else None
 
 
 def read(fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:
     """Up to `size` bytes at `offset`; fewer only at the end of the file.
 
-    Where SEEK_DATA is trusted, a hole is not read: a buffered read of a hole fills the page cache with zeros.
+    Where SEEK_DATA is trusted, a hole is not read: a buffered read of a hole fills the page cache
+    with zeros.
     """
     if trusted_seek and size <= len(_ZEROS):
         first = holes.next_data(fd, offset)

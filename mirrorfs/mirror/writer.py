@@ -1,8 +1,9 @@
 """Carry out a write: complete its blocks, plan, act in ascending order, count what was done.
 
-Guarantees: after `write` returned n, the first n bytes of the request are in the file as a plain pwrite would have
-put them; an error is raised only if none are. A crash leaves what a plain pwrite interrupted at the same place leaves,
-because a range is only ever replaced by its new content, left alone if it holds that already, or punched if it is zero.
+Guarantees: after `write` returned n, the first n bytes of the request are in the file as a plain
+pwrite would have put them; an error is raised only if none are. A crash leaves what a plain pwrite
+interrupted at the same place leaves, because a range is only ever replaced by its new content, left
+alone if it holds that already, or punched if it is zero.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import errno
 import os
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.file import MirrorFile, PendingError
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.file import MirrorFile, PendingError
 
 _MAX_KEPT_BUFFERS = 4
 _kept = threading.local()
@@ -45,10 +49,18 @@ class _Request:
         return self.file.abilities.trusted_seek and not self.file.distrusted
 
 
-def write(file: MirrorFile, pending: PendingError, offset: int, data: bytes, rules: Rules, account: Account) -> int:
+def write(
+    file: MirrorFile,
+    pending: PendingError,
+    offset: int,
+    data: bytes,
+    rules: Rules,
+    account: Account,
+) -> int:
     """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
 
-    Returns the number of bytes taken; raises the OSError of the failing step if that number is zero.
+    Returns the number of bytes taken; raises the OSError of the failing step if that number is
+    zero.
     """
     count = Counters(write_requests=1)
     failure: OSError | None = None
@@ -73,7 +85,9 @@ def write(file: MirrorFile, pending: PendingError, offset: int, data: bytes, rul
 
 
 def _decide(request: _Request) -> list[Step]:
-    """The steps for the whole blocks around the request; they may begin before it and end behind it."""
+    """The steps for the whole blocks around the request; they may begin before it and end behind
+    it.
+    """
     file, data, rules = request.file, request.data, request.rules
     offset, end, size = request.offset, request.end, request.before.st_size
     if not data:
@@ -101,7 +115,9 @@ def _decide(request: _Request) -> list[Step]:
 
 
 def _nothing_below(request: _Request, start: int, stop: int) -> bool:
-    """Whether `[start, stop)` lies beyond the end of the file, or in a hole that need not be read to be known."""
+    """Whether `[start, stop)` lies beyond the end of the file, or in a hole that need not be read
+    to be known.
+    """
     if request.before.st_size <= start:
         return True
     if not (request.rules.punch and request.trusted):
@@ -111,7 +127,9 @@ def _nothing_below(request: _Request, start: int, stop: int) -> bool:
 
 
 def _read_old(fd: int, start: int, stop: int) -> memoryview:
-    """What the file holds in `[start, stop)`, in a buffer that this thread uses again for its next request."""
+    """What the file holds in `[start, stop)`, in a buffer that this thread uses again for its next
+    request.
+    """
     buffers: dict[int, bytearray] = _kept.__dict__.setdefault("buffers", {})
     size = stop - start
     buffer = buffers.get(size)
@@ -130,7 +148,9 @@ def _read_old(fd: int, start: int, stop: int) -> memoryview:
 
 
 def _act(request: _Request, step: Step) -> None:
-    """Do one step. `request.done` and the counters follow what was really done, also if it raises OSError."""
+    """Do one step. `request.done` and the counters follow what was really done, also if it raises
+    OSError.
+    """
     start, stop = max(step.start, request.offset), min(step.end, request.end)
     if step.kind is Kind.WRITE:
         _store(request, start, stop)
@@ -144,7 +164,9 @@ def _act(request: _Request, step: Step) -> None:
 def _store(request: _Request, start: int, stop: int) -> None:
     view = memoryview(request.data)
     while start < stop:
-        taken = os.pwrite(request.file.fd, view[start - request.offset : stop - request.offset], start)
+        taken = os.pwrite(
+            request.file.fd, view[start - request.offset : stop - request.offset], start
+        )
         if not taken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         start += taken
@@ -166,7 +188,9 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
         return
     if data:
         try:
-            syscalls.punch_hole(file.fd, step.start, step.end + -step.end % request.rules.block_bytes)
+            syscalls.punch_hole(
+                file.fd, step.start, step.end + -step.end % request.rules.block_bytes
+            )
         except OSError as exc:
             if not syscalls.is_unsupported(exc):
                 raise
@@ -193,7 +217,9 @@ def _write_zeros(request: _Request, start: int, stop: int) -> None:
 
 
 def _finish(request: _Request) -> OSError | None:
-    """Bring size, times and the count of freed bytes up to what was done; returns the error if the size refuses."""
+    """Bring size, times and the count of freed bytes up to what was done; returns the error if the
+    size refuses.
+    """
     fd, count = request.file.fd, request.count
     failure: OSError | None = None
     if request.done > request.stored_end:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from mirrorfs.backing.syscalls import Status
+if TYPE_CHECKING:
+    from mirrorfs.backing.syscalls import Status
 
 
-def entry(node_id: int, status: Status, timeout: float, birth_generation: int = 0) -> pyfuse3.EntryAttributes:
+def entry(
+    node_id: int, status: Status, timeout: float, birth_generation: int = 0
+) -> pyfuse3.EntryAttributes:
     """The attributes of one inode; `timeout` in seconds holds for the name and for the attributes."""
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = pyfuse3.InodeT(node_id)

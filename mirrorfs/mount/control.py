@@ -1,7 +1,7 @@
 """The control folder: files that are read and written, but lie on no disk.
 
-It can be opened by name and is never listed, so that copies and `rsync --delete` leave it alone. Texts are made at the
-read at offset 0 and then stay, so one reading shows one instant.
+It can be opened by name and is never listed, so that copies and `rsync --delete` leave it alone.
+Texts are made at the read at offset 0 and then stay, so one reading shows one instant.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
@@ -19,6 +19,9 @@ from mirrorfs.backing.syscalls import Status
 from mirrorfs.mount import attributes
 from mirrorfs.mount.handles import ControlHandle
 from mirrorfs.mount.inodes import FIRST_CONTROL_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,9 @@ def refuse(code: int) -> OSError:
 
 
 class ControlFolder:
-    """`files` by name. Node ids are FIRST_CONTROL_ID for the folder, then one for each file in order."""
+    """`files` by name. Node ids are FIRST_CONTROL_ID for the folder, then one for each file in
+    order.
+    """
 
     def __init__(self, name: bytes, files: dict[str, ControlFile]) -> None:
         self.name = name
@@ -53,7 +58,9 @@ class ControlFolder:
         text = os.fsdecode(name)
         if name != b"." and text not in self._files:
             raise refuse(errno.ENOENT)
-        return self.entry(FIRST_CONTROL_ID + 1 + self._names.index(text) if name != b"." else parent_id)
+        return self.entry(
+            FIRST_CONTROL_ID + 1 + self._names.index(text) if name != b"." else parent_id
+        )
 
     def entry(self, node_id: int = FIRST_CONTROL_ID) -> pyfuse3.EntryAttributes:
         now = time.time_ns()
@@ -61,22 +68,30 @@ class ControlFolder:
             mode, nlink = stat.S_IFDIR | 0o555, 2
         else:
             mode, nlink = stat.S_IFREG | self._file(node_id).mode, 1
-        status = Status(mode, nlink, os.geteuid(), os.getegid(), node_id, 0, 0, 4096, now, 0, now, now, 0, 0)
+        status = Status(
+            mode, nlink, os.geteuid(), os.getegid(), node_id, 0, 0, 4096, now, 0, now, now, 0, 0
+        )
         return attributes.entry(node_id, status, 0)
 
     def list(self, start: int, token: pyfuse3.ReaddirToken) -> None:
-        """Answer a listing of the folder from entry number `start` on. Its ids take no part in lookup counts."""
+        """Answer a listing of the folder from entry number `start` on. Its ids take no part in
+        lookup counts.
+        """
         ids = [FIRST_CONTROL_ID + 1 + index for index in range(len(self._names))]
         entries = [(b".", FIRST_CONTROL_ID), *zip(map(os.fsencode, self._names), ids, strict=True)]
         for index, (name, node_id) in enumerate(entries[start:], start + 1):
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), self.entry(node_id), index):
+            if not pyfuse3.readdir_reply(
+                token, pyfuse3.FileNameT(name), self.entry(node_id), index
+            ):
                 return
 
     def open(self, node_id: int, flags: int) -> ControlHandle:
         """EACCES for reading what can only be written, and the other way round, also for root."""
         file = self._file(node_id)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
-        if (writing and file.accept is None) or (flags & os.O_ACCMODE != os.O_WRONLY and file.text is None):
+        if (writing and file.accept is None) or (
+            flags & os.O_ACCMODE != os.O_WRONLY and file.text is None
+        ):
             raise refuse(errno.EACCES)
         return ControlHandle(self._names[node_id - FIRST_CONTROL_ID - 1], writing)
 

@@ -1,7 +1,7 @@
 """Run a mount in the foreground, or in a child that outlives the command.
 
-The child is forked before there is any thread, closes its standard streams, and tells its parent through a pipe that
-the mount answers, or why not. The parent returns only then.
+The child is forked before there is any thread, closes its standard streams, and tells its parent
+through a pipe that the mount answers, or why not. The parent returns only then.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mirrorfs.errors import ExitCode, MirrorfsError
 from mirrorfs.mount import journal
-from mirrorfs.mount.job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorfs.mount.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,9 @@ def run_background(job: Job) -> str | None:
 
 def _reason(answer: bytes) -> MirrorfsError:
     if not answer:
-        return MirrorfsError("the daemon died before the mount answered; run again with -f to see why")
+        return MirrorfsError(
+            "the daemon died before the mount answered; run again with -f to see why"
+        )
     told = json.loads(answer)
     error = MirrorfsError(told["message"])
     error.exit_code = ExitCode(told["exit_code"])
@@ -80,7 +86,9 @@ def _child(job: Job, pipe: int) -> None:
             log.exception("the daemon failed")
         if not told:
             code = exc.exit_code if isinstance(exc, MirrorfsError) else ExitCode.FAILED
-            os.write(pipe, json.dumps({"message": str(exc) or repr(exc), "exit_code": code}).encode())
+            os.write(
+                pipe, json.dumps({"message": str(exc) or repr(exc), "exit_code": code}).encode()
+            )
     finally:
         logging.shutdown()
         os._exit(code)

@@ -1,4 +1,5 @@
-"""One guard around every handler: whatever goes wrong in one request, the mount lives and the caller gets an errno.
+"""One guard around every handler: whatever goes wrong in one request, the mount lives and the
+caller gets an errno.
 
 pyfuse3 ends the mount at any exception that is not FUSEError, a plain OSError included.
 """
@@ -28,10 +29,16 @@ _SILENT = frozenset({"forget", "release", "releasedir"})
 
 
 def guarded(operations: _C) -> _C:
-    """Class decorator: wrap every handler that the class defines. Instances have a method `count_error(code)`."""
+    """Class decorator: wrap every handler that the class defines. Instances have a method
+    `count_error(code)`.
+    """
     for name, handler in list(vars(operations).items()):
         if inspect.iscoroutinefunction(handler) and not name.startswith("_"):
-            setattr(operations, name, _silent(name, handler) if name in _SILENT else _guard(name, handler))
+            setattr(
+                operations,
+                name,
+                _silent(name, handler) if name in _SILENT else _guard(name, handler),
+            )
     return operations
 
 

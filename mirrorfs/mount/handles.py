@@ -6,17 +6,21 @@ import errno
 import itertools
 import os
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mirrorfs.mirror.file import MirrorFile, PendingError
-from mirrorfs.mount.inodes import Inode
+
+if TYPE_CHECKING:
+    from mirrorfs.mount.inodes import Inode
 
 _H = TypeVar("_H")
 
 
 @dataclass(slots=True)
 class FileHandle:
-    """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for its writes."""
+    """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for
+    its writes.
+    """
 
     inode: Inode
     fd: int = -1

@@ -1,11 +1,13 @@
 """The table of inodes that the kernel knows, and the descriptors that stand for them.
 
-An inode is (device, inode number, birth time), never a path. Its O_PATH descriptor is kept in an LRU of bounded size;
-one that was given up is opened again by file handle (root) or by parent and name, and must then be the same inode,
-else ESTALE. An inode that is in use by a request (`hold`), open, or nameless keeps its descriptor.
+An inode is (device, inode number, birth time), never a path. Its O_PATH descriptor is kept in an
+LRU of bounded size; one that was given up is opened again by file handle (root) or by parent and
+name, and must then be the same inode, else ESTALE. An inode that is in use by a request (`hold`),
+open, or nameless keeps its descriptor.
 
-Everything here runs in the main loop's thread, so no lock is needed; what may block is done by the callers' workers.
-Lookup counts follow FUSE: each entry handed to the kernel adds one, `forget` takes them away.
+Everything here runs in the main loop's thread, so no lock is needed; what may block is done by the
+callers' workers. Lookup counts follow FUSE: each entry handed to the kernel adds one, `forget`
+takes them away.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
 from mirrorfs.backing.probe import Abilities, probe
-from mirrorfs.backing.syscalls import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorfs.backing.syscalls import Status
 
 ROOT_ID = 1
 FIRST_OTHER_ID = 1 << 62
@@ -29,8 +35,19 @@ class Inode:
     """One inode known to the kernel. `fd` is -1 while its descriptor is given up."""
 
     __slots__ = (
-        "birth_ns", "dev", "fd", "handle", "ino", "kind", "lookups", "name", "nameless", "node_id", "parent", "pins",
-    )  # fmt: skip
+        "birth_ns",
+        "dev",
+        "fd",
+        "handle",
+        "ino",
+        "kind",
+        "lookups",
+        "name",
+        "nameless",
+        "node_id",
+        "parent",
+        "pins",
+    )
 
     def __init__(self, node_id: int, status: Status, parent: Inode | None, name: bytes) -> None:
         self.node_id = node_id
@@ -62,7 +79,9 @@ class Inode:
 
 
 class Device:
-    """One file system in the backing tree: what it can do, and a descriptor by which handles are opened."""
+    """One file system in the backing tree: what it can do, and a descriptor by which handles are
+    opened.
+    """
 
     __slots__ = ("abilities", "anchor_fd")
 
@@ -78,16 +97,24 @@ def stale() -> OSError:
 class InodeTable:
     """All inodes of one mount.
 
-    `root_fd` is a real (not O_PATH) descriptor of the backing folder; `limit` bounds the descriptors of inodes that
-    are merely known; `dispose` closes a descriptor where that may block (the last one of an unlinked file).
+    `root_fd` is a real (not O_PATH) descriptor of the backing folder; `limit` bounds the
+    descriptors of inodes that are merely known; `dispose` closes a descriptor where that may block
+    (the last one of an unlinked file).
     """
 
     def __init__(
-        self, root_fd: int, abilities: Abilities, limit: int, writable: bool, dispose: Callable[[int], None]
+        self,
+        root_fd: int,
+        abilities: Abilities,
+        limit: int,
+        writable: bool,
+        dispose: Callable[[int], None],
     ) -> None:
         status = syscalls.statx(root_fd)
         self._by_id: dict[int, Inode] = {}
-        self._other: dict[tuple[int, int], int] = {}  # (device, number) -> node id, where the two differ
+        self._other: dict[
+            tuple[int, int], int
+        ] = {}  # (device, number) -> node id, where the two differ
         self._lru: OrderedDict[int, Inode] = OrderedDict()
         self._limit = limit
         self._writable = writable
@@ -162,7 +189,9 @@ class InodeTable:
         return inode
 
     def hold(self, inode: Inode) -> int:
-        """The descriptor of `inode`, kept until `release`; opened again if it was given up. Raises ESTALE."""
+        """The descriptor of `inode`, kept until `release`; opened again if it was given up. Raises
+        ESTALE.
+        """
         if inode.fd < 0:
             inode.fd = self._reopen(inode)
         inode.pins += 1
@@ -229,9 +258,15 @@ class InodeTable:
             inode.fd = -1
 
     def _new_id(self, status: Status) -> int:
-        """The backing inode number where it is free on the root's device; else the next number from 2^62 up."""
+        """The backing inode number where it is free on the root's device; else the next number from
+        2^62 up.
+        """
         number = status.ino
-        if status.dev == self.root_dev and ROOT_ID < number < FIRST_OTHER_ID and number not in self._by_id:
+        if (
+            status.dev == self.root_dev
+            and ROOT_ID < number < FIRST_OTHER_ID
+            and number not in self._by_id
+        ):
             self._other.pop((status.dev, number), None)
             return number
         node_id = self._next_other
@@ -268,11 +303,17 @@ class InodeTable:
             self.release(inode.parent)
 
     def meet_device(self, status: Status, fd: int) -> None:
-        """Probe a file system the first time something on it is met; `fd` is O_PATH, in that file system."""
+        """Probe a file system the first time something on it is met; `fd` is O_PATH, in that file
+        system.
+        """
         if status.dev in self.devices:
             return
         is_folder = stat.S_ISDIR(status.mode)
-        anchor = os.open(tree.fd_path(fd), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY) if is_folder else -1
+        anchor = (
+            os.open(tree.fd_path(fd), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            if is_folder
+            else -1
+        )
         if anchor >= 0:
             try:
                 abilities = probe(anchor, self._writable)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mirrorfs.backing.probe import Abilities
-from mirrorfs.options import MountOptions
+if TYPE_CHECKING:
+    from mirrorfs.backing.probe import Abilities
+    from mirrorfs.options import MountOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked and locked backing folder, and a checked mount point. Paths are absolute, without symbolic links."""
+    """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
+    symbolic links.
+    """
 
     backing: bytes
     backing_fd: int

@@ -1,4 +1,6 @@
-"""Where log lines go: stderr in the foreground, a file, or syslog (which the journal reads, where it runs)."""
+"""Where log lines go: stderr in the foreground, a file, or syslog (which the journal reads, where
+it runs).
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,26 @@ _SYSLOG_SOCKET = "/dev/log"
 
 
 def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
-    """Configure logging; returns a note for the user if messages will be lost. UsageError if the file is refused."""
+    """Configure logging; returns a note for the user if messages will be lost. UsageError if the
+    file is refused.
+    """
     note = None
     handler: logging.Handler
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     if log_file is not None:
         try:
-            handler = logging.FileHandler(Path(log_file).absolute(), encoding="utf-8", errors="backslashreplace")
+            handler = logging.FileHandler(
+                Path(log_file).absolute(), encoding="utf-8", errors="backslashreplace"
+            )
         except OSError as exc:
             raise UsageError(f"option log: {log_file}: {exc.strerror}") from None
     elif foreground:
         handler = logging.StreamHandler(sys.stderr)
         form = "mirrorfs: %(message)s"
     elif Path(_SYSLOG_SOCKET).exists():
-        handler = logging.handlers.SysLogHandler(_SYSLOG_SOCKET, facility=logging.handlers.SysLogHandler.LOG_DAEMON)
+        handler = logging.handlers.SysLogHandler(
+            _SYSLOG_SOCKET, facility=logging.handlers.SysLogHandler.LOG_DAEMON
+        )
         handler.ident = "mirrorfs: "
         form = "%(levelname)s %(message)s"
     else:

@@ -1,7 +1,8 @@
-"""Handlers that deal with names and attributes: lookup, listing, making, removing, renaming, extended attributes.
+"""Handlers that deal with names and attributes: lookup, listing, making, removing, renaming,
+extended attributes.
 
-Lookup counts: lookup, mknod, mkdir, symlink, link and create each add one to the inode they return; readdir adds one
-for every entry whose reply was taken, except `.` and `..`; forget takes them away.
+Lookup counts: lookup, mknod, mkdir, symlink, link and create each add one to the inode they return;
+readdir adds one for every entry whose reply was taken, except `.` and `..`; forget takes them away.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.backing.syscalls import Status
 from mirrorfs.mount import attributes, reports, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FolderHandle
 from mirrorfs.mount.inodes import ROOT_ID, Inode
-from mirrorfs.mount.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mount.state import State
 
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
 _LISTED_AT_ONCE = 32
@@ -68,7 +73,9 @@ class NameOperations(pyfuse3.Operations):
             for inode in held:
                 self.inodes.release(inode)
 
-    async def _adopt(self, parent_id: int, name: bytes, fd: int, status: Status) -> pyfuse3.EntryAttributes:
+    async def _adopt(
+        self, parent_id: int, name: bytes, fd: int, status: Status
+    ) -> pyfuse3.EntryAttributes:
         if status.dev not in self.inodes.devices:
             self.inodes.meet_device(status, fd)
         inode = self.inodes.adopt(status, self.inodes.get(parent_id), name, fd)
@@ -81,7 +88,9 @@ class NameOperations(pyfuse3.Operations):
             return self.state.control.entry()
         async with self._held(parent_id) as (parent_fd,):
             try:
-                fd, status = steps.with_status(syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW))
+                fd, status = steps.with_status(
+                    syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
+                )
             except OSError as exc:
                 if exc.errno == errno.ENOENT:
                     raise
@@ -142,7 +151,11 @@ class NameOperations(pyfuse3.Operations):
         """One entry of a listing; False if the reply is full."""
         if name in {b".", b".."}:
             # The kernel takes no lookup for these two, and asks for nothing but the number.
-            known = self.inodes.find(status) if name == b".." and folder is not self.inodes.root else folder
+            known = (
+                self.inodes.find(status)
+                if name == b".." and folder is not self.inodes.root
+                else folder
+            )
             entry = self._entry(known or folder, status)
             return pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, index)
         if status.dev not in self.inodes.devices:
@@ -166,7 +179,9 @@ class NameOperations(pyfuse3.Operations):
         handle = self.handles.get(fh, FolderHandle)
         await self.workers.run(tree.sync_folder, handle.inode.fd, datasync)
 
-    async def _make(self, parent_id: int, name: bytes, function: object, *args: object) -> pyfuse3.EntryAttributes:
+    async def _make(
+        self, parent_id: int, name: bytes, function: object, *args: object
+    ) -> pyfuse3.EntryAttributes:
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id) as (parent_fd,):
@@ -176,17 +191,23 @@ class NameOperations(pyfuse3.Operations):
     async def mknod(
         self, parent_id: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return await self._make(parent_id, name, tree.make_node, mode, rdev, tree.Owner(ctx.uid, ctx.gid))
+        return await self._make(
+            parent_id, name, tree.make_node, mode, rdev, tree.Owner(ctx.uid, ctx.gid)
+        )
 
     async def mkdir(
         self, parent_id: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return await self._make(parent_id, name, tree.make_folder, mode, tree.Owner(ctx.uid, ctx.gid))
+        return await self._make(
+            parent_id, name, tree.make_folder, mode, tree.Owner(ctx.uid, ctx.gid)
+        )
 
     async def symlink(
         self, parent_id: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return await self._make(parent_id, name, tree.make_symlink, target, tree.Owner(ctx.uid, ctx.gid))
+        return await self._make(
+            parent_id, name, tree.make_symlink, target, tree.Owner(ctx.uid, ctx.gid)
+        )
 
     async def link(
         self, node_id: int, new_parent_id: int, new_name: bytes, _ctx: object
@@ -210,7 +231,9 @@ class NameOperations(pyfuse3.Operations):
             self._lost_name(*await self.workers.run(steps.remove, parent_fd, name, folder))
 
     def _lost_name(self, fd: int, status: Status) -> None:
-        """One name of the inode with `status` (as it was before) is gone; `fd` is a descriptor of it."""
+        """One name of the inode with `status` (as it was before) is gone; `fd` is a descriptor of
+        it.
+        """
         last = status.nlink <= 1 or stat.S_ISDIR(status.mode)
         inode = self.inodes.find(status)
         if inode is None:
@@ -223,7 +246,13 @@ class NameOperations(pyfuse3.Operations):
             self.inodes.lose_name(inode)
 
     async def rename(
-        self, parent_id: int, name: bytes, new_parent_id: int, new_name: bytes, flags: int, _ctx: object
+        self,
+        parent_id: int,
+        name: bytes,
+        new_parent_id: int,
+        new_name: bytes,
+        flags: int,
+        _ctx: object,
     ) -> None:
         if self._is_control(parent_id, name):
             raise refuse(errno.EPERM)

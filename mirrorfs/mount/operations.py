@@ -5,20 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING, cast
 
 import pyfuse3
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.backing.syscalls import Status
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mirror import reader, writer
-from mirrorfs.mirror.file import MirrorFile
 from mirrorfs.mount import steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FileHandle
-from mirrorfs.mount.inodes import Inode
 from mirrorfs.mount.names import NameOperations
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mount.inodes import Inode
 
 
 @guarded
@@ -28,7 +31,9 @@ class Operations(NameOperations):
     async def open(self, node_id: int, flags: int, _ctx: object) -> pyfuse3.FileInfo:
         if ControlFolder.owns(node_id):
             handle = self.state.control.open(node_id, flags)
-            return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(self.handles.add(handle)), direct_io=True)
+            return pyfuse3.FileInfo(
+                fh=pyfuse3.FileHandleT(self.handles.add(handle)), direct_io=True
+            )
         inode = self.inodes.get(node_id)
         self.inodes.hold(inode)
         try:
@@ -42,10 +47,14 @@ class Operations(NameOperations):
         """Open an inode that is held; the hold becomes the handle's."""
         known = self.state.mirrors.get(inode.node_id)
         abilities = self.inodes.abilities(inode)
-        fd, mirror = await self.workers.run(steps.open_file, inode.fd, flags, known, inode.key, abilities)
+        fd, mirror = await self.workers.run(
+            steps.open_file, inode.fd, flags, known, inode.key, abilities
+        )
         if mirror is not None:
             mirror = self._share(inode, mirror)
-        handle = FileHandle(inode, fd, mirror, bool(flags & os.O_DSYNC), not flags & (os.O_SYNC & ~os.O_DSYNC))
+        handle = FileHandle(
+            inode, fd, mirror, bool(flags & os.O_DSYNC), not flags & (os.O_SYNC & ~os.O_DSYNC)
+        )
         fh = self.handles.add(handle)
         if flags & os.O_TRUNC and mirror is not None:
             try:
@@ -74,7 +83,9 @@ class Operations(NameOperations):
         owner = tree.Owner(ctx.uid, ctx.gid)
         async with self._held(parent_id) as (parent_fd,):
             try:
-                fd, status = await self.workers.run(steps.make, tree.create_file, parent_fd, name, mode, owner)
+                fd, status = await self.workers.run(
+                    steps.make, tree.create_file, parent_fd, name, mode, owner
+                )
                 flags &= ~os.O_TRUNC
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
@@ -95,13 +106,13 @@ class Operations(NameOperations):
             raise refuse(errno.ESTALE)
         return fd, status
 
-    async def read(self, fh: int, off: int, size: int) -> bytes | bytearray:
+    async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self.handles.any(fh)
         if isinstance(handle, ControlHandle):
             return self.state.control.read(handle, off, size)
         handle = self.handles.get(fh, FileHandle)
         fd = handle.fd if handle.fd >= 0 or handle.mirror is None else handle.mirror.fd
-        data = reader.read_cached(fd, off, size)
+        data: bytes | None = reader.read_cached(fd, off, size)
         if data is None:
             trusted = self.inodes.abilities(handle.inode).trusted_seek
             data = await self.workers.run(reader.read, fd, off, size, trusted)
@@ -117,7 +128,9 @@ class Operations(NameOperations):
         if mirror is None:
             raise refuse(errno.EBADF)
         rules = self.state.rules(mirror.abilities)
-        taken = await self.workers.run(writer.write, mirror, handle.pending, off, buf, rules, self.state.account)
+        taken = await self.workers.run(
+            writer.write, mirror, handle.pending, off, buf, rules, self.state.account
+        )
         if handle.synchronous:
             await self._sync(mirror, handle.data_only)
         return taken
@@ -152,8 +165,10 @@ class Operations(NameOperations):
             return
         known = self.state.mirrors.get(inode.node_id)
         abilities = self.inodes.abilities(inode)
-        _, mirror = await self.workers.run(steps.open_file, inode.fd, os.O_WRONLY, known, inode.key, abilities)
-        mirror = self._share(inode, mirror)
+        opened = await self.workers.run(
+            steps.open_file, inode.fd, os.O_WRONLY, known, inode.key, abilities
+        )
+        mirror = self._share(inode, cast("MirrorFile", opened[1]))
         try:
             await self._truncate(mirror, size)
         finally:

@@ -6,10 +6,13 @@ import errno
 import json
 import os
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
 from mirrorfs import __version__
-from mirrorfs.mirror.counters import Account, Snapshot
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.counters import Account, Snapshot
 
 SCHEMA = 1
 _HELP = {
@@ -29,15 +32,22 @@ _HELP = {
 
 
 def stats_text(snapshot: Snapshot) -> bytes:
-    """`name value`, one a line: since mount, then since reset with a prefix; last the errors by name."""
+    """`name value`, one a line: since mount, then since reset with a prefix; last the errors by
+    name.
+    """
     lines = [f"{name} {value}" for name, value in snapshot.since_mount.items()]
     lines += [f"errors.{name} {count}" for name, count in sorted(snapshot.errors.items())]
     lines += [f"since_reset.{name} {value}" for name, value in snapshot.since_reset.items()]
-    lines += [f"since_reset.errors.{name} {count}" for name, count in sorted(snapshot.errors_since_reset.items())]
+    lines += [
+        f"since_reset.errors.{name} {count}"
+        for name, count in sorted(snapshot.errors_since_reset.items())
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 
-def stats_json(snapshot: Snapshot, backing: bytes, mounted_at: float, file_system: dict[str, object]) -> bytes:
+def stats_json(
+    snapshot: Snapshot, backing: bytes, mounted_at: float, file_system: dict[str, object]
+) -> bytes:
     """The same as one JSON object, with the mount's description."""
     return _json(
         {
@@ -57,8 +67,12 @@ def files_json(files: dict[str, dict[str, int]]) -> bytes:
     return _json({"schema": SCHEMA, "files": files})
 
 
-def config_json(options: dict[str, dict[str, object]], file_system: dict[str, object], extras: dict[str, object]) -> bytes:
-    return _json({"schema": SCHEMA, "options": options, "file_system": file_system, "extras": extras})
+def config_json(
+    options: dict[str, dict[str, object]], file_system: dict[str, object], extras: dict[str, object]
+) -> bytes:
+    return _json(
+        {"schema": SCHEMA, "options": options, "file_system": file_system, "extras": extras}
+    )
 
 
 def file_json(counters: dict[str, int]) -> bytes:
@@ -79,14 +93,22 @@ def metrics(snapshot: Snapshot, gauges: dict[str, int], mounted_at: float) -> by
                 counter = CounterMetricFamily(f"mirrorfs_{name}", _HELP[name])
                 counter.add_metric([], value)
                 families.append(counter)
-            errors = CounterMetricFamily("mirrorfs_errors", "Requests answered with an error", labels=["errno"])
+            errors = CounterMetricFamily(
+                "mirrorfs_errors", "Requests answered with an error", labels=["errno"]
+            )
             for code, count in sorted(snapshot.errors.items()):
                 errors.add_metric([code], count)
             families.append(errors)
             for name, value in gauges.items():
-                families.append(GaugeMetricFamily(f"mirrorfs_{name}", name.replace("_", " ").capitalize(), value))
+                families.append(
+                    GaugeMetricFamily(
+                        f"mirrorfs_{name}", name.replace("_", " ").capitalize(), value
+                    )
+                )
             families.append(
-                GaugeMetricFamily("mirrorfs_uptime_seconds", "Seconds since mount", time.time() - mounted_at)
+                GaugeMetricFamily(
+                    "mirrorfs_uptime_seconds", "Seconds since mount", time.time() - mounted_at
+                )
             )
             return families
 

@@ -1,10 +1,12 @@
 """The main loop of one mount, from FUSE's init to the last answer.
 
-TERM and INT: the mount leaves the tree at once, so nobody new comes in; requests that have arrived are answered; files
-that are still open then are cut off. A second signal does not wait. USR1 logs one line, USR2 the stacks of all threads,
-from a thread of its own that answers even while the main loop is stuck.
+TERM and INT: the mount leaves the tree at once, so nobody new comes in; requests that have arrived
+are answered; files that are still open then are cut off. A second signal does not wait. USR1 logs
+one line, USR2 the stacks of all threads, from a thread of its own that answers even while the main
+loop is stuck.
 
-What a crash leaves: plain files with all that was acknowledged, and a dead mount that the next `mount` replaces.
+What a crash leaves: plain files with all that was acknowledged, and a dead mount that the next
+`mount` replaces.
 """
 
 from __future__ import annotations
@@ -17,19 +19,23 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pyfuse3
 import trio
 
 from mirrorfs.backing import places
 from mirrorfs.errors import FuseError
-from mirrorfs.mount.job import Job
 from mirrorfs.mount.inodes import InodeTable
 from mirrorfs.mount.operations import Operations
 from mirrorfs.mount.state import State
 from mirrorfs.mount.workers import Workers
 from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorfs.mount.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +99,12 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
 
 def _fuse_options(job: Job) -> set[str]:
     options = job.options
-    words = {"default_permissions", "subtype=mirrorfs", f"fsname={_fs_name(job.backing)}", *options.fuse_words}
+    words = {
+        "default_permissions",
+        "subtype=mirrorfs",
+        f"fsname={_fs_name(job.backing)}",
+        *options.fuse_words,
+    }
     allow_other = options.allow_other if options.allow_other is not None else os.geteuid() == 0
     if allow_other:
         words.add("allow_other")
@@ -103,7 +114,9 @@ def _fuse_options(job: Job) -> set[str]:
 
 
 def _fs_name(backing: bytes) -> str:
-    """The backing path as the source in the mount table; libfuse takes ASCII, and reads a comma as a separator."""
+    """The backing path as the source in the mount table; libfuse takes ASCII, and reads a comma as
+    a separator.
+    """
     text = backing.decode("ascii", "backslashreplace")
     return text.replace("\\", "\\\\").replace(",", "\\,")
 
@@ -144,7 +157,10 @@ async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> Non
         while quiet < 2:
             before = state.account.snapshot().since_mount["write_requests"]
             await trio.sleep(_QUIET_SECONDS)
-            idle = not state.workers.busy and before == state.account.snapshot().since_mount["write_requests"]
+            idle = (
+                not state.workers.busy
+                and before == state.account.snapshot().since_mount["write_requests"]
+            )
             quiet = quiet + 1 if idle else 0
     if len(state.handles):
         log.warning("%d files were still open; their next use will fail", len(state.handles))

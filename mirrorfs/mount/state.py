@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mirrorfs.backing.probe import Abilities
 from mirrorfs.mirror.counters import Account, FileKey
-from mirrorfs.mirror.file import MirrorFile
 from mirrorfs.mirror.plan import Rules
 from mirrorfs.mount import reports
 from mirrorfs.mount.control import ControlFile, ControlFolder
 from mirrorfs.mount.handles import HandleTable
-from mirrorfs.mount.inodes import Inode, InodeTable
-from mirrorfs.mount.workers import Workers
 from mirrorfs.options import MountOptions, describe
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.probe import Abilities
+    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mount.inodes import Inode, InodeTable
+    from mirrorfs.mount.workers import Workers
 
 
 @dataclass(slots=True)
@@ -53,7 +56,9 @@ class State:
         return Rules(self.options.zeros == "punch", self.options.unchanged == "skip", block)
 
     def left(self, inode: Inode) -> None:
-        """The kernel no longer knows `inode`: keep its path for reports, or drop its counters if it is no more."""
+        """The kernel no longer knows `inode`: keep its path for reports, or drop its counters if it
+        is no more.
+        """
         if inode.nameless:
             self.account.drop(inode.key)
             self.last_paths.pop(inode.key, None)
@@ -65,10 +70,11 @@ class State:
         """One line for the log."""
         now = self.account.snapshot().since_mount
         return (
-            f"{len(self.inodes)} inodes known, {self.inodes.descriptors} descriptors kept, {len(self.handles)} open, "
-            f"{self.workers.busy} calls running; received {now['received_bytes']} bytes, written "
-            f"{now['written_bytes']}, unchanged {now['unchanged_bytes']}, punched {now['punched_bytes']}, "
-            f"hole {now['hole_bytes']}, failed {now['failed_bytes']}"
+            f"{len(self.inodes)} inodes known, {self.inodes.descriptors} descriptors kept, "
+            f"{len(self.handles)} open, {self.workers.busy} calls running; received "
+            f"{now['received_bytes']} bytes, written {now['written_bytes']}, unchanged "
+            f"{now['unchanged_bytes']}, punched {now['punched_bytes']}, hole "
+            f"{now['hole_bytes']}, failed {now['failed_bytes']}"
         )
 
     def _file_system(self) -> dict[str, object]:
@@ -83,14 +89,18 @@ class State:
 
     def stats_json(self) -> bytes:
         """The content of the control file of that name."""
-        return reports.stats_json(self.account.snapshot(), self.backing, self.mounted_at, self._file_system())
+        return reports.stats_json(
+            self.account.snapshot(), self.backing, self.mounted_at, self._file_system()
+        )
 
     def _files_json(self) -> bytes:
         known = {inode.key: inode for inode in self.inodes.known_files(set(self.last_paths))}
 
         def name_of(key: FileKey) -> str:
             inode = known.get(key)
-            return reports.path_text(inode.path() if inode else self.last_paths.get(key, b"inode %d" % key[1]))
+            return reports.path_text(
+                inode.path() if inode else self.last_paths.get(key, b"inode %d" % key[1])
+            )
 
         return reports.files_json(self.account.files(name_of))
 
@@ -99,5 +109,7 @@ class State:
         return reports.metrics(self.account.snapshot(), gauges, self.mounted_at)
 
     def _config_json(self) -> bytes:
-        extras: dict[str, object] = {"sparse_operations": {"on": False, "reason": "not part of this version"}}
+        extras: dict[str, object] = {
+            "sparse_operations": {"on": False, "reason": "not part of this version"}
+        }
         return reports.config_json(describe(self.options), self._file_system(), extras)

@@ -5,17 +5,22 @@ Nothing here touches the inode or handle tables, which belong to the main loop's
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable
-
-import pyfuse3
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.backing.probe import Abilities
-from mirrorfs.backing.syscalls import Status
 from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mirror.file import MirrorFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyfuse3
+
+    from mirrorfs.backing.probe import Abilities
+    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.file import MirrorFile
 
 RENAME_EXCHANGE = 2
 
@@ -61,13 +66,13 @@ def remove(parent_fd: int, name: bytes, folder: bool) -> tuple[int, Status]:
 def rename(
     src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int
 ) -> tuple[Status, tuple[int, Status] | None]:
-    """rename; the status of what was moved, and descriptor and status (from before) of what it met there."""
+    """rename; the status of what was moved, and descriptor and status (from before) of what it met
+    there.
+    """
     met = None
     moved = syscalls.statx(src_fd, src)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         met = look_up(dst_fd, dst)
-    except FileNotFoundError:
-        pass
     try:
         tree.rename(src_fd, src, dst_fd, dst, flags)
     except OSError:
@@ -93,11 +98,17 @@ def stat_names(folder_fd: int, names: list[bytes]) -> list[Status | None]:
 
 
 def open_file(
-    path_fd: int, flags: int, mirror: MirrorFile | None, key: tuple[int, int, int], abilities: Abilities
+    path_fd: int,
+    flags: int,
+    mirror: MirrorFile | None,
+    key: tuple[int, int, int],
+    abilities: Abilities,
 ) -> tuple[int, MirrorFile | None]:
-    """Open for a client: a descriptor for its reads (-1 if write-only), and the mirror file for its writes.
+    """Open for a client: a descriptor for its reads (-1 if write-only), and the mirror file for its
+    writes.
 
-    `mirror` is the inode's, if it is open already. Of the client's flags only the access mode matters here.
+    `mirror` is the inode's, if it is open already. Of the client's flags only the access mode
+    matters here.
     """
     mode = flags & os.O_ACCMODE
     fd = -1
@@ -116,7 +127,9 @@ def open_file(
 def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAttributes) -> None:
     """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before."""
     if fields.update_uid or fields.update_gid:
-        syscalls.chown(fd, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1)
+        syscalls.chown(
+            fd, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1
+        )
     if fields.update_mode:
         os.chmod(tree.fd_path(fd), stat.S_IMODE(attr.st_mode))
     if fields.update_atime or fields.update_mtime:

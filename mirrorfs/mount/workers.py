@@ -1,7 +1,7 @@
 """The one way from the main loop to a thread and back, for what may block.
 
-Like trio.to_thread.run_sync, but a hop costs about half: the threads stay, and nothing is copied into a context. Calls
-cannot be cancelled: a write that was begun is finished.
+Like trio.to_thread.run_sync, but a hop costs about half: the threads stay, and nothing is copied
+into a context. Calls cannot be cancelled: a write that was begun is finished.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _Job = tuple[Callable[..., Any], tuple[Any, ...], "trio.lowlevel.Task | None"]
 
 
 class Workers:
-    """Threads started when needed, up to `limit`, and kept. Made and used in the main loop's thread."""
+    """Threads started when needed, up to `limit`, and kept. Made and used in the main loop's
+    thread.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -37,7 +39,8 @@ class Workers:
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on as they are
         """Call `function(*args)` in a thread; returns what it returns, raises what it raises."""
         self._submit(function, args, trio.lowlevel.current_task())
-        return await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
+        result: _T = await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
+        return result
 
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Call `function(*args)` in a thread some time soon; nobody waits for it."""
@@ -50,10 +53,14 @@ class Workers:
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, function: Callable[..., Any], args: tuple[Any, ...], task: trio.lowlevel.Task | None) -> None:
+    def _submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], task: trio.lowlevel.Task | None
+    ) -> None:
         self._busy += 1
         if self._busy > len(self._threads) and len(self._threads) < self._limit:
-            thread = threading.Thread(target=self._work, name=f"worker-{len(self._threads) + 1}", daemon=True)
+            thread = threading.Thread(
+                target=self._work, name=f"worker-{len(self._threads) + 1}", daemon=True
+            )
             self._threads.append(thread)
             thread.start()
         self._jobs.put((function, args, task))
