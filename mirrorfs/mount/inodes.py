@@ -47,6 +47,7 @@ class Inode:
         "node_id",
         "parent",
         "pins",
+        "plain_until",
     )
 
     def __init__(self, node_id: int, status: Status, parent: Inode | None, name: bytes) -> None:
@@ -62,6 +63,7 @@ class Inode:
         self.lookups = 0
         self.pins = 0
         self.nameless = False
+        self.plain_until = 0.0  # until then, on the monotonic clock, it is known to have no capabilities
 
     @property
     def key(self) -> tuple[int, int, int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import asynccontextmanager
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -23,12 +24,14 @@ from mirrorfs.mount.handles import ControlHandle, FolderHandle
 from mirrorfs.mount.inodes import ROOT_ID, Inode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mount.state import State
 
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
+# The kernel asks for this one before every write; that a file has none is believed for a moment.
+CAPABILITY_ATTRIBUTE = b"security.capability"
 _LISTED_AT_ONCE = 32
 
 
@@ -56,8 +59,8 @@ class NameOperations(pyfuse3.Operations):
     def _is_control(self, parent_id: int, name: bytes) -> bool:
         return parent_id == ROOT_ID and name == self.state.control.name
 
-    @asynccontextmanager
-    async def _held(self, *node_ids: int) -> AsyncIterator[list[int]]:
+    @contextmanager
+    def _held(self, *node_ids: int) -> Iterator[list[int]]:
         """The O_PATH descriptors of these inodes, kept while the block runs."""
         if any(ControlFolder.owns(node_id) for node_id in node_ids):
             raise refuse(errno.EPERM)
@@ -86,7 +89,7 @@ class NameOperations(pyfuse3.Operations):
             return self.state.control.lookup(parent_id, name)
         if self._is_control(parent_id, name):
             return self.state.control.entry()
-        async with self._held(parent_id) as (parent_fd,):
+        with self._held(parent_id) as (parent_fd,):
             try:
                 fd, status = steps.with_status(
                     syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
@@ -114,7 +117,7 @@ class NameOperations(pyfuse3.Operations):
             self.inodes.release(inode)
 
     async def readlink(self, node_id: int, _ctx: object) -> bytes:
-        async with self._held(node_id) as (fd,):
+        with self._held(node_id) as (fd,):
             return tree.read_link(fd)
 
     async def opendir(self, node_id: int, _ctx: object) -> int:
@@ -184,7 +187,7 @@ class NameOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
-        async with self._held(parent_id) as (parent_fd,):
+        with self._held(parent_id) as (parent_fd,):
             fd, status = await self.workers.run(steps.make, function, parent_fd, name, *args)
             return await self._adopt(parent_id, name, fd, status)
 
@@ -214,7 +217,7 @@ class NameOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         if self._is_control(new_parent_id, new_name):
             raise refuse(errno.EEXIST)
-        async with self._held(node_id, new_parent_id) as (fd, parent_fd):
+        with self._held(node_id, new_parent_id) as (fd, parent_fd):
             status = await self.workers.run(steps.link, fd, parent_fd, new_name)
             return await self._adopt(new_parent_id, new_name, -1, status)
 
@@ -227,7 +230,7 @@ class NameOperations(pyfuse3.Operations):
     async def _remove(self, parent_id: int, name: bytes, folder: bool) -> None:
         if self._is_control(parent_id, name):
             raise refuse(errno.EPERM)
-        async with self._held(parent_id) as (parent_fd,):
+        with self._held(parent_id) as (parent_fd,):
             self._lost_name(*await self.workers.run(steps.remove, parent_fd, name, folder))
 
     def _lost_name(self, fd: int, status: Status) -> None:
@@ -258,7 +261,7 @@ class NameOperations(pyfuse3.Operations):
             raise refuse(errno.EPERM)
         if self._is_control(new_parent_id, new_name):
             raise refuse(errno.EEXIST)
-        async with self._held(parent_id, new_parent_id) as (src_fd, dst_fd):
+        with self._held(parent_id, new_parent_id) as (src_fd, dst_fd):
             moved, met = await self.workers.run(steps.rename, src_fd, name, dst_fd, new_name, flags)
             old_parent, new_parent = self.inodes.get(parent_id), self.inodes.get(new_parent_id)
             same = met is not None and met[1].key == moved.key
@@ -286,24 +289,34 @@ class NameOperations(pyfuse3.Operations):
             return reports.file_json(self.state.account.file(inode.key))
         if name == STATS_ATTRIBUTE and inode is self.inodes.root:
             return self.state.stats_json()
-        async with self._held(node_id) as (fd,):
+        if name == CAPABILITY_ATTRIBUTE and time.monotonic() < inode.plain_until:
+            raise refuse(errno.ENODATA)
+        fd = self.inodes.hold(inode)
+        try:
             return tree.get_xattr(fd, name)
+        except OSError as exc:
+            if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
+                inode.plain_until = time.monotonic() + self.state.options.attr_timeout
+            raise
+        finally:
+            self.inodes.release(inode)
 
     async def listxattr(self, node_id: int, _ctx: object) -> list[bytes]:
         if ControlFolder.owns(node_id):
             return []
-        async with self._held(node_id) as (fd,):
+        with self._held(node_id) as (fd,):
             names = [os.fsencode(name) for name in os.listxattr(tree.fd_path(fd))]
         return [name for name in names if name != STATS_ATTRIBUTE]
 
     async def setxattr(self, node_id: int, name: bytes, value: bytes, _ctx: object) -> None:
         if name == STATS_ATTRIBUTE:
             raise refuse(errno.EPERM)
-        async with self._held(node_id) as (fd,):
+        with self._held(node_id) as (fd,):
+            self.inodes.get(node_id).plain_until = 0.0
             await self.workers.run(os.setxattr, tree.fd_path(fd), name, value)
 
     async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
         if name == STATS_ATTRIBUTE:
             raise refuse(errno.EPERM)
-        async with self._held(node_id) as (fd,):
+        with self._held(node_id) as (fd,):
             await self.workers.run(os.removexattr, tree.fd_path(fd), name)

@@ -81,7 +81,7 @@ class Operations(NameOperations):
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
         owner = tree.Owner(ctx.uid, ctx.gid)
-        async with self._held(parent_id) as (parent_fd,):
+        with self._held(parent_id) as (parent_fd,):
             try:
                 fd, status = await self.workers.run(
                     steps.make, tree.create_file, parent_fd, name, mode, owner
@@ -145,7 +145,7 @@ class Operations(NameOperations):
     ) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):
             return self._set_control(node_id, fields)
-        async with self._held(node_id) as (fd,):
+        with self._held(node_id) as (fd,):
             inode = self.inodes.get(node_id)
             if fields.update_size:
                 await self._set_size(inode, fh, attr.st_size)

@@ -1,0 +1,116 @@
+"""Run a mount in the foreground with faults put in on demand.
+
+    python -m tests.faults.driver ORDERS mirrorfs-words …
+
+ORDERS is a file. While it holds `handler NAME EXCEPTION`, the handler NAME raises that exception
+inside the guard; while it holds `pwrite PERCENT ERRNO`, that share of the backing writes fails, or
+is cut short where ERRNO is 0; `fsync ERRNO` fails every fsync; `stall SECONDS NAME` delays the
+writes to files whose descriptor leads to NAME.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+
+from mirrorfs.cli.main import main
+from mirrorfs.mirror import file as mirror_file
+from mirrorfs.mirror import writer
+from mirrorfs.mount import guard, names, operations
+
+EXCEPTIONS: dict[str, type[BaseException]] = {
+    "FUSEError": pyfuse3.FUSEError,
+    "OSError": OSError,
+    "PermissionError": PermissionError,
+    "ValueError": ValueError,
+    "KeyError": KeyError,
+    "AssertionError": AssertionError,
+    "MemoryError": MemoryError,
+    "RecursionError": RecursionError,
+    "UnicodeDecodeError": UnicodeDecodeError,
+}
+
+
+def make(kind: str) -> BaseException:
+    if kind == "FUSEError":
+        return pyfuse3.FUSEError(errno.EXDEV)
+    if kind in {"OSError", "PermissionError"}:
+        return EXCEPTIONS[kind](errno.EXDEV, "injected")
+    if kind == "UnicodeDecodeError":
+        return UnicodeDecodeError("utf-8", b"\xff", 0, 1, "injected")
+    return EXCEPTIONS[kind]("injected")
+
+
+class Orders:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def words(self) -> list[str]:
+        try:
+            return self.path.read_text().split()
+        except OSError:
+            return []
+
+
+def inject(orders: Orders) -> None:
+    for owner in (names.NameOperations, operations.Operations):
+        for name, handler in list(vars(owner).items()):
+            inner = getattr(handler, "__wrapped__", None)
+            if inner is None or name.startswith("_"):
+                continue
+            setattr(owner, name, wrap(orders, name, inner))
+
+
+def wrap(orders: Orders, name: str, inner: Any) -> Any:  # noqa: ANN401 - any handler
+    @functools.wraps(inner)
+    async def faulty(self: Any, *args: Any) -> Any:  # noqa: ANN401 - any handler
+        words = orders.words()
+        if words[:2] == ["handler", name]:
+            raise make(words[2])
+        return await inner(self, *args)
+
+    guarded = guard._silent if name in guard._SILENT else guard._guard
+    return guarded(name, faulty)
+
+
+class FaultyOs:
+    """The module `os` with pwrite, fsync and fdatasync that follow the orders."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever os has
+        return getattr(os, name)
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        words = self._orders.words()
+        if words[:1] == ["stall"] and os.readlink(f"/proc/self/fd/{fd}").endswith(words[2]):
+            time.sleep(float(words[1]))
+        if words[:1] == ["pwrite"] and random.random() * 100 < int(words[1]):
+            code = int(words[2])
+            if code:
+                raise OSError(code, os.strerror(code))
+            data = data[: max(1, len(data) // 2)]
+        return os.pwrite(fd, data, offset)
+
+    def fsync(self, fd: int) -> None:
+        words = self._orders.words()
+        if words[:1] == ["fsync"]:
+            raise OSError(int(words[1]), os.strerror(int(words[1])))
+        os.fsync(fd)
+
+
+if __name__ == "__main__":
+    faults = Orders(Path(sys.argv[1]))
+    inject(faults)
+    writer.os = FaultyOs(faults)  # type: ignore[assignment]
+    mirror_file.os = FaultyOs(faults)  # type: ignore[assignment]
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,135 @@
+"""The account under concurrency and faults: it adds up whenever somebody looks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import CLASSES
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import FaultyMirror
+
+BLOCK = 4096
+
+
+def test_it_adds_up_at_every_instant(faulty: FaultyMirror) -> None:
+    """Four writers, a fault injector, and a reader that looks as often as it can."""
+    stop = time.monotonic() + 6
+    taken = [0] * 4
+
+    def write(number: int) -> None:
+        chance = random.Random(number)
+        fd = os.open(faulty.path / f"file-{number}", os.O_RDWR | os.O_CREAT)
+        while time.monotonic() < stop:
+            size = chance.randrange(1, 30 * BLOCK)
+            piece = chance.choice([bytes(size), b"same" * (size // 4 + 1), chance.randbytes(size)])
+            try:
+                taken[number] += os.pwrite(fd, piece[:size], chance.randrange(100 * BLOCK))
+            except OSError as exc:
+                assert exc.errno in {errno.ENOSPC, errno.EIO}
+        try:
+            os.close(fd)
+        except OSError as exc:
+            assert exc.errno in {errno.ENOSPC, errno.EIO}
+
+    def disturb() -> None:
+        while time.monotonic() < stop:
+            for order in ("", "pwrite 30 28", "pwrite 50 0", "pwrite 30 5", ""):
+                faulty.order(order)
+                time.sleep(0.1)
+        faulty.order()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    threads.append(threading.Thread(target=disturb))
+    for thread in threads:
+        thread.start()
+    looks = 0
+    while any(thread.is_alive() for thread in threads):
+        counters = faulty.stats()["counters"]
+        assert counters["received_bytes"] == sum(counters[name] for name in CLASSES)
+        looks += 1
+    for thread in threads:
+        thread.join()
+    assert looks > 20
+    counters = faulty.stats()["counters"]
+    assert counters["received_bytes"] == sum(taken)
+    assert counters["failed_bytes"] > 0
+    files = [vars(faulty.account(f"file-{number}")) for number in range(4)]
+    for file, count in zip(files, taken, strict=True):
+        assert file["received_bytes"] == count == sum(file[name] for name in CLASSES)
+    for name in (*CLASSES, "failed_bytes", "write_requests", "compared_bytes"):
+        assert counters[name] == sum(file[name] for file in files)
+    for number in range(4):
+        assert faulty.read(f"file-{number}") == (faulty.backing / f"file-{number}").read_bytes()
+
+
+def test_a_failed_write_is_reported_again_at_fsync_and_close(faulty: FaultyMirror) -> None:
+    fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
+    faulty.order(f"pwrite 100 {errno.ENOSPC}")
+    for call in (lambda: os.pwrite(fd, b"x" * BLOCK, 0), lambda: os.fsync(fd)):
+        with pytest.raises(OSError, match="space"):
+            call()
+    faulty.order()
+    with pytest.raises(OSError, match="space"):
+        os.close(fd)
+
+
+def test_a_write_made_good_is_not_reported_again(faulty: FaultyMirror) -> None:
+    fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
+    faulty.order(f"pwrite 100 {errno.ENOSPC}")
+    with pytest.raises(OSError, match="space"):
+        os.pwrite(fd, b"x" * BLOCK, 0)
+    faulty.order()
+    assert os.pwrite(fd, b"x" * BLOCK, 0) == BLOCK
+    os.fsync(fd)
+    os.close(fd)
+
+
+def test_after_a_failed_fsync_nothing_is_called_unchanged(faulty: FaultyMirror) -> None:
+    fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"x" * BLOCK, 0)
+    faulty.order(f"fsync {errno.EIO}")
+    with pytest.raises(OSError, match="Input"):
+        os.fsync(fd)
+    faulty.order()
+    with pytest.raises(OSError, match="Input"):
+        os.close(fd)
+    fd = os.open(faulty.path / "file", os.O_RDWR)
+    os.pwrite(fd, b"x" * BLOCK, 0)
+    os.fsync(fd)
+    os.close(fd)
+    account = faulty.account("file")
+    assert (account.written_bytes, account.unchanged_bytes) == (2 * BLOCK, 0)
+
+
+def test_one_stalled_file_does_not_hold_up_the_others(faulty: FaultyMirror) -> None:
+    faulty.order("stall 3 slow")
+    fds = [os.open(faulty.path / "slow", os.O_RDWR | os.O_CREAT)]
+    thread = threading.Thread(target=os.pwrite, args=(fds[0], b"x" * BLOCK, 0))
+    thread.start()
+    time.sleep(0.2)
+    begun = time.monotonic()
+    for number in range(50):
+        faulty.write("other", number * BLOCK, b"y" * BLOCK)
+        os.stat(faulty.path / "other")
+    assert time.monotonic() - begun < 2
+    thread.join()
+    os.close(fds[0])
+
+
+def test_reset_starts_the_second_set_of_counters_anew(faulty: FaultyMirror) -> None:
+    faulty.write("file", 0, b"x" * 100)
+    (faulty.path / ".mirrorfs/reset").write_text("1\n")
+    faulty.write("file", 0, b"x" * 10)
+    stats = faulty.stats()
+    assert stats["counters"]["received_bytes"] == 110
+    assert stats["since_reset"]["received_bytes"] == 10
+    with pytest.raises(OSError, match="Invalid"):
+        (faulty.path / ".mirrorfs/reset").write_text("2\n")

@@ -1,0 +1,111 @@
+"""Whatever one request runs into, the mount lives and answers the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.driver import EXCEPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.faults.conftest import FaultyMirror
+
+
+def _open_and(action: Callable[[int], object], flags: int = os.O_RDWR) -> Callable[[Path], None]:
+    def call(folder: Path) -> None:
+        fd = os.open(folder / "file", flags)
+        try:
+            action(fd)
+        finally:
+            os.close(fd)
+
+    return call
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+CALLS: dict[str, Callable[[Path], object]] = {
+    "lookup": lambda folder: os.stat(folder / "file"),
+    "getattr": lambda folder: os.stat(folder / "file"),
+    "readlink": lambda folder: os.readlink(folder / "link"),
+    "opendir": os.listdir,
+    "readdir": os.listdir,
+    "releasedir": os.listdir,
+    "fsyncdir": _sync_folder,
+    "mknod": lambda folder: os.mkfifo(folder / "fifo"),
+    "mkdir": lambda folder: os.mkdir(folder / "new"),
+    "symlink": lambda folder: os.symlink("x", folder / "new"),
+    "link": lambda folder: os.link(folder / "file", folder / "new"),
+    "unlink": lambda folder: os.unlink(folder / "file"),
+    "rmdir": lambda folder: os.rmdir(folder / "sub"),
+    "rename": lambda folder: os.rename(folder / "file", folder / "new"),
+    "statfs": os.statvfs,
+    "getxattr": lambda folder: os.getxattr(folder / "file", "user.a"),
+    "listxattr": lambda folder: os.listxattr(folder / "file"),
+    "setxattr": lambda folder: os.setxattr(folder / "file", "user.a", b"2"),
+    "removexattr": lambda folder: os.removexattr(folder / "file", "user.a"),
+    "open": _open_and(lambda fd: fd),
+    "create": lambda folder: os.close(os.open(folder / "new", os.O_CREAT | os.O_WRONLY)),
+    "read": _open_and(lambda fd: os.read(fd, 10)),
+    "write": _open_and(lambda fd: os.write(fd, b"xyz")),
+    "setattr": lambda folder: os.chmod(folder / "file", 0o600),
+    "flush": _open_and(lambda fd: fd),
+    "fsync": _open_and(os.fsync),
+    "release": _open_and(lambda fd: fd),
+    "forget": lambda folder: os.unlink(folder / "file"),
+}
+SILENT = {"release", "releasedir", "forget"}
+
+
+@pytest.mark.parametrize("kind", list(EXCEPTIONS))
+def test_a_handler_that_raises_leaves_the_mount_alive(faulty: FaultyMirror, kind: str) -> None:
+    for name, call in CALLS.items():
+        faulty.order()
+        for left in ("file", "new", "fifo", "link"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(faulty.path / left)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(faulty.path / "sub")
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(faulty.path / "new")
+        faulty.write("file", 0, b"content")
+        os.symlink("target", faulty.path / "link")
+        os.setxattr(faulty.path / "file", "user.a", b"1")
+        faulty.order(f"handler {name} {kind}")
+        if name in SILENT:
+            call(faulty.path)
+        else:
+            with pytest.raises(OSError) as caught:
+                call(faulty.path)
+            known = {"FUSEError": errno.EXDEV, "OSError": errno.EXDEV, "PermissionError": errno.EXDEV}
+            known["MemoryError"] = errno.ENOMEM
+            assert caught.value.errno == known.get(kind, errno.EIO), name
+        assert faulty.alive, name
+        faulty.order()
+        faulty.write("after", 0, b"still here")
+        assert faulty.read("after") == b"still here"
+
+
+def test_every_handler_is_tried() -> None:
+    from mirrorfs.mount import names, operations
+
+    handlers = {
+        name
+        for owner in (names.NameOperations, operations.Operations)
+        for name, value in vars(owner).items()
+        if hasattr(value, "__wrapped__") and not name.startswith("_")
+    }
+    assert handlers == set(CALLS)
