@@ -150,7 +150,7 @@ def _has_entries(real: bytes, path: bytes) -> bool:
 def clear_dead_mount(path: bytes) -> bool:
     """Unmount what a daemon that died left at `path`; returns whether there was one."""
     try:
-        os.stat(path)
+        os.statvfs(path)  # attributes may be cached; this one is always asked
     except OSError as exc:
         if exc.errno not in {errno.ENOTCONN, errno.ECONNABORTED}:
             return False
@@ -163,7 +163,8 @@ def clear_dead_mount(path: bytes) -> bool:
 
 
 def detach(path: bytes, lazy: bool) -> None:
-    """Unmount `path`, as root by system call, else by fusermount3. OSError EBUSY if it is in use."""
+    """Unmount `path`, as root by system call, else by fusermount3. OSError EBUSY if it is in use.
+    """
     if os.geteuid() == 0:
         syscalls.unmount(path, lazy)
         return

@@ -36,6 +36,15 @@ class Abilities:
     trusted_seek: bool
     reason: str = ""
 
+    @property
+    def growth_leaves_blocks(self) -> bool:
+        """Whether blocks can be found allocated in a hole by which a file has just grown.
+
+        xfs allocates beyond the end ahead of need (xfs(5), allocsize). btrfs stores the zeros
+        between an odd end and the end of its block, even if that block was a hole.
+        """
+        return self.punch and self.file_system in {"xfs", "btrfs"}
+
 
 def probe(folder_fd: int, writable: bool) -> Abilities:
     """Ask the file system of the folder `folder_fd`; `writable` allows a short-lived file in it."""

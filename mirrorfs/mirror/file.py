@@ -9,6 +9,7 @@ Lock order: files before counters; of two files the one with the smaller (device
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -95,14 +96,42 @@ def truncate(file: MirrorFile, size: int, rules: Rules, account: Account) -> Non
     """
     with file.lock:
         before = os.fstat(file.fd)
+        grows = rules.punch and file.abilities.growth_leaves_blocks and size > before.st_size
+        hole = hole_at_end(file.fd, before.st_size, rules.block_bytes) if grows else 0
         os.ftruncate(file.fd, size)
         if size == 0:
             file.distrusted = False
         if rules.punch and size < before.st_size:
             _punch_zero_tail(file, size, rules.block_bytes)
+        elif grows:
+            free_blocks(file, hole, size, rules.block_bytes)
         freed = (before.st_blocks - os.fstat(file.fd).st_blocks) * 512
         if freed > 0:
             account.add(file.key, Counters(freed_bytes=freed))
+
+
+def hole_at_end(fd: int, size: int, block_bytes: int) -> int:
+    """Where the hole begins in which a file of `size` bytes ends; `size` if its last block is data.
+
+    No further back than the beginning of the last block.
+    """
+    start = size - size % block_bytes
+    return start if start < size and holes.next_data(fd, start) is None else size
+
+
+def free_blocks(file: MirrorFile, start: int, end: int, block_bytes: int) -> None:
+    """Free what is allocated in the hole `[start, end)`, from the first whole block to its end.
+
+    The block in which the hole ends is freed only where the file ends in it, too.
+    """
+    first = start + -start % block_bytes
+    if end < os.fstat(file.fd).st_size:
+        last = end - end % block_bytes
+    else:
+        last = end + -end % block_bytes
+    if first < last:
+        with contextlib.suppress(OSError):
+            syscalls.punch_hole(file.fd, first, last)
 
 
 def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:

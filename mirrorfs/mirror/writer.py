@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.file import free_blocks, hole_at_end
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ _kept = threading.local()
 
 @dataclass(slots=True)
 class _Request:
-    """One write on its way: `[offset, end)` is to become `data`; up to `done` it has."""
+    """One write on its way: `[offset, end)` is to become `data`; up to `done` it has.
+
+    `stored_end` is the size of the file now, `old_end` where its content ended before: at its size,
+    or where the hole in its last block begins.
+    """
 
     file: MirrorFile
     offset: int
@@ -37,7 +42,9 @@ class _Request:
     count: Counters
     done: int
     stored_end: int
+    old_end: int
     changed: bool = False
+    fresh_holes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -66,7 +73,10 @@ def write(
     failure: OSError | None = None
     with file.lock:
         before = os.fstat(file.fd)
-        request = _Request(file, offset, data, rules, before, count, offset, before.st_size)
+        size = before.st_size
+        grows = offset + len(data) > size and rules.punch and file.abilities.growth_leaves_blocks
+        old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
+        request = _Request(file, offset, data, rules, before, count, offset, size, old_end)
         try:
             for step in _decide(request):
                 _act(request, step)
@@ -180,6 +190,8 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
     """Let the zero blocks of `step` be a hole; `[start, stop)` is the part that was received."""
     file = request.file
     limit = min(step.end, request.before.st_size)
+    if step.end > limit:
+        request.fresh_holes.append((max(request.old_end, step.start), step.end))
     data = [(step.start, limit)] if step.start < limit else []
     if data and request.trusted:
         data = list(holes.data_ranges(file.fd, step.start, limit))
@@ -236,6 +248,19 @@ def _finish(request: _Request) -> OSError | None:
             syscalls.touch(fd)
         except OSError as exc:
             failure = exc
+    _release_preallocation(request)
     if count.punched_bytes:
         count.freed_bytes = max(0, (request.before.st_blocks - os.fstat(fd).st_blocks) * 512)
     return failure
+
+
+def _release_preallocation(request: _Request) -> None:
+    """Free what the file system allocated ahead of need in holes by which the file has grown."""
+    file = request.file
+    if not (request.rules.punch and file.abilities.growth_leaves_blocks):
+        return
+    holes_made = request.fresh_holes
+    if request.done > request.offset > request.before.st_size:
+        holes_made = [(request.old_end, request.offset), *holes_made]
+    for start, end in holes_made:
+        free_blocks(file, start, min(end, request.done), request.rules.block_bytes)

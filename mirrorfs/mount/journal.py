@@ -44,5 +44,12 @@ def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("pyfuse3").addFilter(_is_news)
     logging.raiseExceptions = False
     return note
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for answers to requests that were given up meanwhile, by a signal or an unmount."""
+    message = record.getMessage()
+    return not ("fuse_reply_* failed" in message and "No such file" in message)

@@ -1,0 +1,137 @@
+"""A daemon that is killed, a disk that is full: nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import CLASSES, loop_mounted, mirrorfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+BLOCK = 4096
+
+
+def test_after_kill_9_in_a_write_loop_the_same_command_mounts_again(mirror: Mirror) -> None:
+    content, acknowledged = bytearray(), []
+    chance = random.Random(3)
+
+    def write() -> None:
+        fd = os.open(mirror.path / "vm.img", os.O_RDWR | os.O_CREAT)
+        try:
+            while True:
+                piece = chance.choice([bytes(BLOCK), chance.randbytes(5000)])
+                offset = len(content)
+                content.extend(piece)
+                if os.pwrite(fd, piece, offset) == len(piece):
+                    acknowledged.append(offset + len(piece))
+        except OSError as exc:
+            assert exc.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+        finally:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    time.sleep(0.5)
+    mirror.kill()
+    writer.join()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(mirror.path)
+    mirror.mount()
+    assert len(acknowledged) > 50
+    assert mirror.read("vm.img")[: acknowledged[-1]] == content[: acknowledged[-1]]
+    mirror.write("vm.img", 0, b"again")
+
+
+def test_umount_clears_a_dead_mount(mirror: Mirror) -> None:
+    mirror.kill()
+    done = mirrorfs("umount", mirror.path)
+    assert "dead" in done.stderr
+    assert not os.path.ismount(mirror.path)
+
+
+def test_a_full_disk_is_reported_and_survived(
+    tmp_path: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    with loop_mounted("ext4", tmp_path, 64) as disk:
+        backing = disk / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing)
+        fd = os.open(mirror.path / "big", os.O_RDWR | os.O_CREAT)
+        written, piece = 0, os.urandom(1 << 20)
+        with pytest.raises(OSError, match="No space") as caught:
+            while True:
+                written += os.pwrite(fd, piece, written)
+        assert caught.value.errno == errno.ENOSPC
+        assert (mirror.backing / "big").stat().st_size == written
+        kept = os.pread(fd, 1 << 20, 0)
+        assert kept == piece
+        # What is there already, and zeros, still go in; and punching makes room for new data.
+        assert os.pwrite(fd, piece, 0) == len(piece)
+        assert os.pwrite(fd, bytes(4 << 20), 0) == 4 << 20
+        assert os.pwrite(fd, piece, 0) == len(piece)
+        counters = mirror.stats()["counters"]
+        assert counters["received_bytes"] == sum(counters[name] for name in CLASSES)
+        assert counters["failed_bytes"] > 0
+        assert counters["errors"]["ENOSPC"] >= 1
+        with pytest.raises(OSError, match="No space"):
+            os.close(fd)
+        mirror.umount()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unmounts_cleanly(mirror: Mirror, number: int) -> None:
+    mirror.write("vm.img", 0, b"x" * 100_000)
+    watch = os.pidfd_open(mirror.pid)
+    signal.pidfd_send_signal(watch, number)
+    for _ in range(200):
+        if not os.path.ismount(mirror.path):
+            break
+        time.sleep(0.05)
+    assert not os.path.ismount(mirror.path)
+    assert (mirror.backing / "vm.img").read_bytes() == b"x" * 100_000
+    os.close(watch)
+
+
+def test_a_signal_lets_a_writer_in_flight_finish(
+    loop_fs: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(loop_fs, noisy=True)
+    fd = os.open(mirror.path / "vm.img", os.O_RDWR | os.O_CREAT)
+    taken = 0
+    os.kill(mirror.pid, signal.SIGTERM)
+    try:
+        for number in range(10_000):
+            taken += os.pwrite(fd, b"z" * BLOCK, number * BLOCK)
+    except OSError as exc:
+        assert exc.errno in {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+    assert (mirror.backing / "vm.img").read_bytes()[:taken] == b"z" * taken
+
+
+def test_usr1_logs_the_status_and_usr2_the_stacks(mirror: Mirror) -> None:
+    pid = mirror.pid
+    os.kill(pid, signal.SIGUSR1)
+    os.kill(pid, signal.SIGUSR2)
+    time.sleep(0.5)
+    log = mirror.log.read_text()
+    assert "inodes known" in log
+    assert "stack of MainThread" in log
+    assert mirror.pid == pid

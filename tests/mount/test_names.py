@@ -1,0 +1,152 @@
+"""Names, many files and descriptors, seen by a client of the mount."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import MIRRORFS, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Mirror
+
+
+def test_names_of_any_bytes(mirror: Mirror) -> None:
+    names = [bytes([byte]) + b"x" for byte in range(1, 256) if byte != ord("/")]
+    names += [b"n" * 255, b"\xff\xfe", "ñandú".encode(), b"a\nb", b" ", b"-rf"]
+    folder = os.fsencode(mirror.path)
+    for name in names:
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(name)
+    assert sorted(os.listdir(folder)) == sorted(names)
+    for name in names:
+        assert Path(os.fsdecode(os.path.join(os.fsencode(mirror.backing), name))).read_bytes() == name
+    files = os.path.join(folder, b".mirrorfs", b"files.json")
+    assert "%FF%FE" in Path(os.fsdecode(files)).read_text()
+
+
+@pytest.mark.slow
+def test_thirty_thousand_files_with_a_thousand_descriptors(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    many = ext4_folder / "many"
+    many.mkdir()
+    for number in range(30_000):
+        (many / f"file-{number:05}").touch()
+    point = tmp_path / "limited"
+    point.mkdir()
+    command = f"ulimit -n 1024; exec {' '.join(MIRRORFS)} mount {ext4_folder} {point}"
+    run("bash", "-c", f"{command} -o log={tmp_path}/log")
+    try:
+        with os.scandir(point / "many") as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries}
+        assert len(sizes) == 30_000
+        for number in range(0, 30_000, 7):
+            (point / "many" / f"file-{number:05}").write_bytes(b"x")
+        for number in range(30_000):
+            assert (point / "many" / f"file-{number:05}").stat().st_size == (number % 7 == 0)
+        run("rm", "-rf", point / "many")
+        assert os.listdir(ext4_folder) == []
+        log = (tmp_path / "log").read_text()
+        assert "ERROR" not in log
+        assert "WARNING" not in log
+    finally:
+        run("umount", "-l", point)
+
+
+def test_an_unlinked_open_file_lives_until_it_is_closed(mirror: Mirror) -> None:
+    fd = os.open(mirror.path / "file", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"content")
+    os.unlink(mirror.path / "file")
+    assert os.pread(fd, 100, 0) == b"content"
+    os.pwrite(fd, b"C", 0)
+    os.ftruncate(fd, 4)
+    assert os.fstat(fd).st_nlink == 0
+    assert os.pread(fd, 100, 0) == b"Cont"
+    os.close(fd)
+    assert os.listdir(mirror.backing) == []
+
+
+def test_what_is_changed_beside_the_mount_is_seen(
+    loop_fs: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(loop_fs, "attr_timeout=0")
+    mirror.write("file", 0, b"one")
+    (mirror.backing / "file").write_bytes(b"three")
+    assert mirror.read("file") == b"three"
+    os.rename(mirror.backing / "file", mirror.backing / "moved")
+    assert os.listdir(mirror.path) == ["moved"]
+    assert mirror.read("moved") == b"three"
+    (mirror.backing / "moved").unlink()
+    (mirror.backing / "moved").mkdir()
+    assert (mirror.path / "moved").is_dir()
+
+
+def test_a_folder_swapped_for_a_link_leads_nowhere(
+    loop_fs: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    mirror = mount_mirror(loop_fs, "attr_timeout=3600")
+    (mirror.path / "folder").mkdir()
+    assert os.listdir(mirror.path / "folder") == []
+    os.rmdir(mirror.backing / "folder")
+    os.symlink(outside, mirror.backing / "folder")
+    with pytest.raises(OSError):
+        (mirror.path / "folder/secret").read_text()
+
+
+def test_descriptors_are_bounded_by_the_option(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "descriptors=16,attr_timeout=0")
+    for number in range(300):
+        mirror.write(f"file-{number}", 0, b"x")
+        os.stat(mirror.path / f"file-{number}")
+    assert len(os.listdir(f"/proc/{mirror.pid}/fd")) < 50
+    for number in range(300):
+        assert mirror.read(f"file-{number}") == b"x"
+
+
+def test_the_control_name_cannot_be_taken_or_removed(mirror: Mirror) -> None:
+    control = mirror.path / ".mirrorfs"
+    mirror.write("file", 0, b"x")
+    (mirror.path / "folder").mkdir()
+    for call in (
+        lambda: os.mkdir(control),
+        lambda: os.rename(mirror.path / "folder", control),
+        lambda: os.link(mirror.path / "file", control),
+        lambda: os.symlink("x", control),
+    ):
+        with pytest.raises(FileExistsError):
+            call()
+    for call in (lambda: os.rmdir(control), lambda: os.rename(control, mirror.path / "other")):
+        with pytest.raises(PermissionError):
+            call()
+    with pytest.raises(IsADirectoryError):
+        os.rename(mirror.path / "file", control)
+    assert ".mirrorfs" not in os.listdir(mirror.path)
+    assert sorted(os.listdir(control)) == [
+        "config.json",
+        "files.json",
+        "metrics",
+        "reset",
+        "stats",
+        "stats.json",
+    ]
+
+
+def test_the_attribute_is_readable_and_not_listed(mirror: Mirror) -> None:
+    mirror.write("file", 0, b"x" * 5000)
+    assert os.listxattr(mirror.path / "file") == []
+    assert mirror.account("file").received_bytes == 5000
+    with pytest.raises(PermissionError):
+        os.setxattr(mirror.path / "file", "user.mirrorfs.stats", b"1")
+    os.rename(mirror.path / "file", mirror.path / "other")
+    assert mirror.account("other").received_bytes == 5000
