@@ -81,8 +81,7 @@ FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for `auto`.
-    """
+    """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for `auto`."""
 
     zeros: Literal["punch", "keep"] = "punch"
     unchanged: Literal["skip", "write"] = "skip"

@@ -69,9 +69,9 @@ def inject(orders: Orders) -> None:
             setattr(owner, name, wrap(orders, name, inner))
 
 
-def wrap(orders: Orders, name: str, inner: Any) -> Any:  # noqa: ANN401 - any handler
+def wrap(orders: Orders, name: str, inner: Any) -> Any:
     @functools.wraps(inner)
-    async def faulty(self: Any, *args: Any) -> Any:  # noqa: ANN401 - any handler
+    async def faulty(self: Any, *args: Any) -> Any:
         words = orders.words()
         if words[:2] == ["handler", name]:
             raise make(words[2])
@@ -87,7 +87,7 @@ class FaultyOs:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever os has
+    def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
     def pwrite(self, fd: int, data: memoryview, offset: int) -> int:

@@ -90,7 +90,11 @@ def test_a_handler_that_raises_leaves_the_mount_alive(faulty: FaultyMirror, kind
         else:
             with pytest.raises(OSError) as caught:
                 call(faulty.path)
-            known = {"FUSEError": errno.EXDEV, "OSError": errno.EXDEV, "PermissionError": errno.EXDEV}
+            known = {
+                "FUSEError": errno.EXDEV,
+                "OSError": errno.EXDEV,
+                "PermissionError": errno.EXDEV,
+            }
             known["MemoryError"] = errno.ENOMEM
             assert caught.value.errno == known.get(kind, errno.EIO), name
         assert faulty.alive, name

@@ -20,7 +20,9 @@ def test_equal_blocks_are_unchanged() -> None:
 
 
 def test_zero_blocks_become_a_hole_even_where_zeros_are_stored() -> None:
-    assert plan(ZERO * 2, memoryview(ZERO * 2), BLOCK, Rules()) == [Step(Kind.HOLE, BLOCK, 3 * BLOCK)]
+    assert plan(ZERO * 2, memoryview(ZERO * 2), BLOCK, Rules()) == [
+        Step(Kind.HOLE, BLOCK, 3 * BLOCK)
+    ]
 
 
 def test_neighbours_of_one_kind_are_joined() -> None:

@@ -35,7 +35,9 @@ operation = st.one_of(
 def mixed(size: int, seed: int) -> bytes:
     """Blocks of zeros and of data in turn, at odd borders, always the same for one seed."""
     piece = 512 + seed % 5000
-    parts = [bytes(piece) if (seed >> i % 32) & 1 else bytes([1 + i % 255]) * piece for i in range(64)]
+    parts = [
+        bytes(piece) if (seed >> i % 32) & 1 else bytes([1 + i % 255]) * piece for i in range(64)
+    ]
     return (b"".join(parts) * (1 + size // (64 * piece)))[:size]
 
 

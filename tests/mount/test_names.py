@@ -25,7 +25,9 @@ def test_names_of_any_bytes(mirror: Mirror) -> None:
             file.write(name)
     assert sorted(os.listdir(folder)) == sorted(names)
     for name in names:
-        assert Path(os.fsdecode(os.path.join(os.fsencode(mirror.backing), name))).read_bytes() == name
+        assert (
+            Path(os.fsdecode(os.path.join(os.fsencode(mirror.backing), name))).read_bytes() == name
+        )
     files = os.path.join(folder, b".mirrorfs", b"files.json")
     assert "%FF%FE" in Path(os.fsdecode(files)).read_text()
 

@@ -158,10 +158,21 @@ def sshd(tmp_path: Path) -> Iterator[list[str]]:
         f"AuthorizedKeysFile {authorized}\nPidFile {tmp_path}/pid\nPermitRootLogin yes\n"
         "Subsystem sftp internal-sftp\n"
     )
-    daemon = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
-    options = ["-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    daemon = subprocess.Popen(
+        ["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.DEVNULL
+    )
+    options = [
+        "-i",
+        str(key),
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ]
     for _ in range(50):
-        if not run("ssh", "-q", "-p", str(port), *options, "127.0.0.1", "true", check=False).returncode:
+        if not run(
+            "ssh", "-q", "-p", str(port), *options, "127.0.0.1", "true", check=False
+        ).returncode:
             break
         time.sleep(0.1)
     yield ["-q", "-P", str(port), *options]
