@@ -73,15 +73,17 @@ OPTIONS = (
 
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
 ACCEPTED_WORDS = frozenset(
-    "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime strictatime "
-    "diratime nodiratime noiversion lazytime nolazytime silent loud async exec suid dev".split()
+    "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
+    "strictatime diratime nodiratime noiversion lazytime nolazytime silent loud async exec suid dev".split()
 )
 FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split())
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for `auto`."""
+    """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for
+    `auto`.
+    """
 
     zeros: Literal["punch", "keep"] = "punch"
     unchanged: Literal["skip", "write"] = "skip"

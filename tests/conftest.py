@@ -68,7 +68,9 @@ def loop_mounted(kind: str, folder: Path, size_mib: int) -> Iterator[Path]:
 
 @dataclass
 class Mirror:
-    """A mount as a user has it: a backing folder, a mount point, and a daemon in another process."""
+    """A mount as a user has it: a backing folder, a mount point, and a daemon in another
+    process.
+    """
 
     backing: Path
     path: Path

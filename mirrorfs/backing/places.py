@@ -163,7 +163,9 @@ def clear_dead_mount(path: bytes) -> bool:
 
 
 def detach(path: bytes, lazy: bool) -> None:
-    """Unmount `path`, as root by system call, else by fusermount3. OSError EBUSY if it is in use."""
+    """Unmount `path`, as root by system call, else by fusermount3. OSError EBUSY if it is
+    in use.
+    """
     if os.geteuid() == 0:
         syscalls.unmount(path, lazy)
         return

@@ -146,7 +146,9 @@ def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:
-    """Make `[start, end)` read as zeros and free its whole blocks; the size stays (fallocate(2))."""
+    """Make `[start, end)` read as zeros and free its whole blocks; the size stays
+    (fallocate(2)).
+    """
     _check(_libc.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, end - start))
 
 

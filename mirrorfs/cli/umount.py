@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does not end."""
+    """Exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does
+    not end.
+    """
     from mirrorfs.backing import places
 
     path = os.path.realpath(os.fsencode(arguments.mount_point))

@@ -101,7 +101,9 @@ class Account:
             counters.add(delta)
 
     def add_read(self, key: FileKey, count: int) -> None:
-        """Count `count` bytes read by a client; a file that was never written gets no entry for it."""
+        """Count `count` bytes read by a client; a file that was never written gets no entry
+        for it.
+        """
         with self._lock:
             self._total.read_bytes += count
             counters = self._files.get(key)
@@ -115,7 +117,9 @@ class Account:
             self._errors[name] = self._errors.get(name, 0) + 1
 
     def drop(self, key: FileKey) -> None:
-        """Forget a file that is no more, so that a later one with its number starts from nothing."""
+        """Forget a file that is no more, so that a later one with its number starts from
+        nothing.
+        """
         with self._lock:
             self._files.pop(key, None)
 

@@ -32,7 +32,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which rules are on (`zeros=punch`, `unchanged=skip`), and the block they judge by, in bytes."""
+    """Which rules are on (`zeros=punch`, `unchanged=skip`), and the block they judge by, in
+    bytes.
+    """
 
     punch: bool = True
     skip: bool = True

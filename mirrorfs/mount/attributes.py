@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def entry(
     node_id: int, status: Status, timeout: float, birth_generation: int = 0
 ) -> pyfuse3.EntryAttributes:
-    """The attributes of one inode; `timeout` in seconds holds for the name and for the attributes."""
+    """The attributes of one inode; `timeout` in seconds holds for the name and for the
+    attributes.
+    """
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = pyfuse3.InodeT(node_id)
     attr.generation = birth_generation

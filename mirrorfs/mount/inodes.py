@@ -221,7 +221,9 @@ class InodeTable:
         return [inode for inode in self._by_id.values() if inode.key in keys]
 
     def lose_name(self, inode: Inode) -> None:
-        """Note that the last name of an inode is gone: only its descriptor leads to it from now on."""
+        """Note that the last name of an inode is gone: only its descriptor leads to it from
+        now on.
+        """
         inode.nameless = True
         self._lru.pop(inode.node_id, None)
 
@@ -279,7 +281,9 @@ class InodeTable:
         return node_id
 
     def _reopen(self, inode: Inode) -> int:
-        """By handle where there is one, else by parent and name. The result must be the same inode."""
+        """By handle where there is one, else by parent and name. The result must be the
+        same inode.
+        """
         fd = -1
         if inode.handle is not None:
             device = self.devices.get(inode.dev)

@@ -65,7 +65,9 @@ class Operations(NameOperations):
         return fh
 
     def _share(self, inode: Inode, mirror: MirrorFile) -> MirrorFile:
-        """The one mirror file of an inode: the given one, or one that another open made meanwhile."""
+        """The one mirror file of an inode: the given one, or one that another open made
+        meanwhile.
+        """
         shared = self.state.mirrors.setdefault(inode.node_id, mirror)
         if shared is not mirror:
             os.close(mirror.fd)

@@ -24,7 +24,9 @@ _BRIEF_SECONDS = 0.001
 
 
 class _Call:
-    """A function on its way. `unclaimed` is popped by whoever, thread or loop, delivers the result."""
+    """A function on its way. `unclaimed` is popped by whoever, thread or loop, delivers the
+    result.
+    """
 
     __slots__ = ("args", "finished", "function", "result", "task", "unclaimed")
 

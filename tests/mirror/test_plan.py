@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +57,7 @@ def test_every_block_gets_what_the_rules_say(
     steps = plan(content, below, 0, Rules(punch=punch))
     assert [step.start for step in steps][1:] == [step.end for step in steps][:-1]
     assert (steps[0].start, steps[-1].end) == (0, len(content))
-    assert all(a.kind is not b.kind for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a.kind is not b.kind for a, b in itertools.pairwise(steps))
     for start in range(0, len(content), BLOCK):
         piece = content[start : start + BLOCK]
         (kind,) = (step.kind for step in steps if step.start <= start < step.end)
