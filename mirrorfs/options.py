@@ -74,7 +74,8 @@ OPTIONS = (
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
 ACCEPTED_WORDS = frozenset(
     "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
-    "strictatime diratime nodiratime noiversion lazytime nolazytime silent loud async exec suid dev".split()
+    "strictatime diratime nodiratime noiversion lazytime nolazytime silent loud async exec "
+    "suid dev".split()
 )
 FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split())
 

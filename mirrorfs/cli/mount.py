@@ -77,7 +77,8 @@ def _check_abilities(backing: str, options: MountOptions, abilities: Abilities) 
     if options.block_bytes is not None and options.block_bytes < abilities.unit_bytes:
         raise UsageError(
             f"option block: {options.block_bytes} bytes is less than what {backing} "
-            f"allocates at once ({abilities.unit_bytes}); use block={abilities.unit_bytes} or more, or block=auto"
+            f"allocates at once ({abilities.unit_bytes}); use block={abilities.unit_bytes} "
+            "or more, or block=auto"
         )
     if (
         options.zeros == "punch"

@@ -63,9 +63,8 @@ class Inode:
         self.lookups = 0
         self.pins = 0
         self.nameless = False
-        self.plain_until = (
-            0.0  # until then, on the monotonic clock, it is known to have no capabilities
-        )
+        # Until then, on the monotonic clock, it is known to have no security.capability.
+        self.plain_until = 0.0
 
     @property
     def key(self) -> tuple[int, int, int]:

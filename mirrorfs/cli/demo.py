@@ -1,0 +1,208 @@
+"""`mirrorfs demo`: the whole story on real files, side by side, with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mirrorfs.cli import demo_image, mounted
+from mirrorfs.errors import DifferenceError, ExitCode, MirrorfsError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+# The image, its copies, and what a copy writes beside the old file while it replaces it.
+_NEEDED_BYTES = 6 * demo_image.CONTENT_BYTES + demo_image.APPARENT_BYTES
+_PERCENT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One copy: what rsync sent, what was written below, what it occupies, how long it took."""
+
+    night: str
+    way: str
+    received_bytes: int
+    written_bytes: int
+    allocated_bytes: int
+    seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", metavar="DIR", help="where to work (default: the temp folder)")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 8 if a copy is not equal; 128 + N after a signal, with everything cleaned up."""
+    demo_image.require_tools("rsync", *demo_image.TOOLS)
+    with _signals_as_interrupt():
+        try:
+            with _work_folder(arguments.folder) as work, _progress(arguments.json) as say:
+                rows = _story(work, say)
+        except KeyboardInterrupt as exc:
+            number = exc.args[0] if exc.args else signal.SIGINT
+            print("mirrorfs: interrupted; everything was removed again", file=sys.stderr)
+            return 128 + int(number)
+    if arguments.json:
+        print(json.dumps({"schema": 1, "copies": [asdict(row) for row in rows]}))
+    else:
+        _print_table(rows)
+    return ExitCode.DONE
+
+
+@contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+@contextmanager
+def _work_folder(wanted: str | None) -> Iterator[Path]:
+    parent = Path(wanted or tempfile.gettempdir())
+    if not parent.is_dir():
+        raise MirrorfsError(f"{parent}: no such folder; pass --folder DIR with room for the demo")
+    free = shutil.disk_usage(parent).free
+    if free < _NEEDED_BYTES:
+        raise MirrorfsError(
+            f"{parent}: {free >> 20:,} MiB free, {_NEEDED_BYTES >> 20:,} needed; pass --folder DIR"
+        )
+    work = Path(tempfile.mkdtemp(prefix="mirrorfs-demo-", dir=parent))
+    try:
+        yield work
+    finally:
+        _unmount(work / "mirror")
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _unmount(point: Path) -> None:
+    if point.exists() and os.path.ismount(point):
+        _mirrorfs("umount", "--lazy", str(point))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Gives a function that says what is being done now, on stderr."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda text: print(f"mirrorfs: {text} …", file=sys.stderr) if not quiet else None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(f"{text} …")
+
+
+def _story(work: Path, say: Callable[[str], None]) -> list[Row]:
+    image = work / "source" / "vm.img"
+    image.parent.mkdir()
+    say("making an image of 2 GiB with files of this machine in it")
+    names = demo_image.build(image, work)
+    folders = {name: work / name for name in ("inplace", "sparse", "backing", "mirror")}
+    for folder in folders.values():
+        folder.mkdir()
+    _mirrorfs("mount", str(folders["backing"]), str(folders["mirror"]), "-o", f"log={work}/log")
+    rows = []
+    for night in ("first copy", "after a night"):
+        if rows:
+            say(f"changing {_PERCENT:.0f} % of it, deleting and discarding files inside")
+            demo_image.change(image, names, _PERCENT)
+            later = time.time_ns() + 2_000_000_000  # rsync compares whole seconds
+            os.utime(image, ns=(later, later))
+        say(f"{night}: rsync --inplace into a plain folder")
+        rows.append(_plain(night, "plain, --inplace", image, folders["inplace"], "--inplace"))
+        say(f"{night}: rsync -S into a plain folder")
+        rows.append(_plain(night, "plain, -S", image, folders["sparse"], "-S"))
+        say(f"{night}: rsync --inplace through the mount")
+        rows.append(_mirrored(night, image, folders["backing"], folders["mirror"]))
+        say(f"{night}: comparing all copies")
+        for folder in folders.values():
+            if subprocess.run(["cmp", "-s", image, folder / image.name], check=False).returncode:
+                raise DifferenceError(f"{folder.name}: the copy is not equal to the image")
+    return rows
+
+
+def _plain(night: str, way: str, image: Path, folder: Path, flag: str) -> Row:
+    before = _written_by_children()
+    seconds = _rsync(image, folder, flag)
+    written = _written_by_children() - before
+    copy = folder / image.name
+    return Row(night, way, image.stat().st_size, written, copy.stat().st_blocks * 512, seconds)
+
+
+def _written_by_children() -> int:
+    """Bytes that ended children asked the file system to store (getrusage(2), ru_oublock)."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock * 512
+
+
+def _mirrored(night: str, image: Path, backing: Path, mirror: Path) -> Row:
+    before = mounted.read_stats(os.fsencode(mirror))["counters"]
+    seconds = _rsync(image, mirror, "--inplace")
+    after = mounted.read_stats(os.fsencode(mirror))["counters"]
+    received, written = (after[name] - before[name] for name in ("received_bytes", "written_bytes"))
+    allocated = (backing / image.name).stat().st_blocks * 512
+    return Row(night, "mirrorfs, --inplace", received, written, allocated, seconds)
+
+
+def _rsync(image: Path, folder: Path, flag: str) -> float:
+    begun = time.perf_counter()
+    command = ["rsync", "-a", flag, str(image), f"{folder}/"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MirrorfsError(f"rsync failed: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    with (folder / image.name).open("rb") as file:
+        os.fsync(file.fileno())
+    return time.perf_counter() - begun
+
+
+def _mirrorfs(*words: str) -> None:
+    """The command itself, in a process of its own."""
+    command = [sys.executable, "-m", "mirrorfs", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        error = MirrorfsError(done.stderr.strip().removeprefix("mirrorfs: "))
+        error.exit_code = ExitCode(done.returncode)
+        raise error
+
+
+def _print_table(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="one image of 2 GiB, copied by rsync; MB", title_justify="left")
+    table.add_column("")
+    table.add_column("way")
+    for name in ("received", "written", "allocated", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.night,
+            row.way,
+            f"{row.received_bytes / 1e6:,.1f}",
+            f"{row.written_bytes / 1e6:,.1f}",
+            f"{row.allocated_bytes / 1e6:,.1f}",
+            f"{row.seconds:.1f}",
+            end_section=row.way.startswith("mirrorfs"),
+        )
+    console = Console()
+    console.print(table)
+    console.print("All copies are equal to the image, byte for byte.")
