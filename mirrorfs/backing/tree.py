@@ -18,8 +18,6 @@ from mirrorfs.backing import acl, syscalls
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_IS_ROOT = os.geteuid() == 0
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -100,7 +98,7 @@ def _give(fd: int, made: syscalls.Status, parent_fd: int, owner: Owner) -> None:
         syscalls.chown(fd, owner.uid, gid)
     except PermissionError:
         # An ordinary user's daemon can only make files of its own.
-        if _IS_ROOT:
+        if os.geteuid() == 0:
             raise
 
 

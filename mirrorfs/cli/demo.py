@@ -119,7 +119,7 @@ def _story(work: Path, say: Callable[[str], None]) -> list[Row]:
     for folder in folders.values():
         folder.mkdir()
     _mirrorfs("mount", str(folders["backing"]), str(folders["mirror"]), "-o", f"log={work}/log")
-    rows = []
+    rows: list[Row] = []
     for night in ("first copy", "after a night"):
         if rows:
             say(f"changing {_PERCENT:.0f} % of it, deleting and discarding files inside")

@@ -27,7 +27,7 @@ _DELETED_SHARE = 50  # one file in so many
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """What one night did to an image: blocks rewritten in place, and files deleted and discarded."""
+    """What one night did to an image: blocks rewritten, and files deleted and discarded."""
 
     changed_blocks: int
     deleted_files: int

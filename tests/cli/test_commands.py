@@ -1,0 +1,310 @@
+"""The commands as a user types them: results, messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.errors import ExitCode
+from tests.conftest import MIRRORFS, loop_mounted, mirrorfs, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Mirror
+
+
+def refused(code: ExitCode, *words: str | Path) -> str:
+    """Run a command that must fail with this code and one line on stderr; returns the line."""
+    done = mirrorfs(*words, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mirrorfs: ")
+    return line
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    backing, point = tmp_path / "backing", tmp_path / "point"
+    backing.mkdir()
+    point.mkdir()
+    return backing, point
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("zeroes=punch", "did you mean 'zeros'"),
+        ("zeros=drop", "zeros=punch or zeros=keep"),
+        ("unchanged", "unchanged=skip or unchanged=write"),
+        ("block=5000", "power of two"),
+        ("block=1k", "power of two"),
+        ("block", "needs a value"),
+        ("ro=1", "takes no value"),
+        ("control=a/b", "name of a folder"),
+        ("attr_timeout=soon", "number of seconds"),
+        ("descriptors=3", "at least 16"),
+        ("log=/nowhere/file", "No such file"),
+    ],
+)
+def test_a_wrong_option_is_named(places: tuple[Path, Path], options: str, said: str) -> None:
+    assert said in refused(ExitCode.USAGE, "mount", *places, "-o", options)
+    assert not os.path.ismount(places[1])
+
+
+def test_a_block_below_the_allocation_unit_is_refused(places: tuple[Path, Path]) -> None:
+    assert "mount" not in refused(ExitCode.USAGE, "frobnicate")
+    assert "did you mean 'mount'" in refused(ExitCode.USAGE, "mout")
+
+
+def test_places_that_cannot_be_used(places: tuple[Path, Path]) -> None:
+    backing, point = places
+    (backing / "file").write_text("x")
+    (backing / "inside").mkdir()
+    assert "no such folder" in refused(ExitCode.BACKING, "mount", backing / "none", point)
+    assert "not a folder" in refused(ExitCode.BACKING, "mount", backing / "file", point)
+    assert "no such folder" in refused(ExitCode.MOUNT_POINT, "mount", backing, point / "none")
+    assert "not a folder" in refused(ExitCode.MOUNT_POINT, "mount", backing, backing / "file")
+    assert "inside the backing" in refused(
+        ExitCode.MOUNT_POINT, "mount", backing, backing / "inside"
+    )
+    (point / "something").write_text("x")
+    assert "nonempty" in refused(ExitCode.MOUNT_POINT, "mount", backing, point)
+    (backing / ".mirrorfs").mkdir()
+    (point / "something").unlink()
+    assert "control=NAME" in refused(ExitCode.BACKING, "mount", backing, point)
+
+
+def test_a_second_daemon_on_one_folder_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    assert "already" in refused(ExitCode.IN_USE, "mount", mirror.backing, other)
+    assert "already" in refused(ExitCode.IN_USE, "mount", tmp_path, mirror.path)
+    assert "mirrorfs mount" in refused(ExitCode.BACKING, "mount", mirror.path, other)
+
+
+def test_a_folder_can_be_mounted_over_itself(ext4_folder: Path, tmp_path: Path) -> None:
+    (ext4_folder / "file").write_text("before")
+    mirrorfs("mount", ext4_folder, ext4_folder, "-o", f"log={tmp_path}/log")
+    assert (ext4_folder / "file").read_text() == "before"
+    (ext4_folder / "file").write_text("after")
+    mirrorfs("umount", ext4_folder)
+    assert (ext4_folder / "file").read_text() == "after"
+
+
+def test_mount8_form(places: tuple[Path, Path], tmp_path: Path) -> None:
+    backing, point = places
+    words = f"rw,dev,suid,nofail,_netdev,noatime,x-systemd.automount,block=64k,log={tmp_path}/log"
+    mirrorfs(backing, point, "-o", words)
+    assert "fuse.mirrorfs" in run("findmnt", "-n", "-o", "FSTYPE", point).stdout
+    assert run("findmnt", "-n", "-o", "SOURCE", point).stdout.strip() == str(backing)
+    mirrorfs("umount", point)
+    refused(ExitCode.MOUNT_FAILED, backing / "none", point, "-o", "rw")
+
+
+def test_a_read_only_mount_refuses_writes(places: tuple[Path, Path], tmp_path: Path) -> None:
+    backing, point = places
+    (backing / "file").write_text("x")
+    mirrorfs("mount", backing, point, "-o", f"ro,log={tmp_path}/log")
+    with pytest.raises(OSError, match="Read-only"):
+        (point / "file").write_text("y")
+    assert (point / "file").read_text() == "x"
+    mirrorfs("umount", point)
+
+
+def test_umount_names_who_holds_the_mount(mirror: Mirror) -> None:
+    mirror.write("file", 0, b"x")
+    with (mirror.path / "file").open("rb"):
+        line = refused(ExitCode.BUSY, "umount", mirror.path)
+        assert f"({os.getpid()})" in line
+    mirrorfs("umount", mirror.path)
+    refused(ExitCode.NOT_A_MOUNT, "umount", mirror.path)
+
+
+def test_umount_returns_when_the_daemon_has_ended(mirror: Mirror) -> None:
+    pid = mirror.pid
+    mirrorfs("umount", mirror.path)
+    # It may still be waiting for its parent to notice, but runs no more.
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return
+    assert state == "Z"
+
+
+def test_stats_of_a_mount_and_of_a_file(mirror: Mirror) -> None:
+    mirror.write("file", 0, b"x" * 5000)
+    told = json.loads(mirrorfs("stats", mirror.path, "--json").stdout)
+    assert told["counters"]["written_bytes"] == 5000
+    assert told["schema"] == 1
+    told = json.loads(mirrorfs("stats", mirror.path / "file", "--json").stdout)
+    assert told["counters"]["received_bytes"] == 5000
+    assert "5,000 (5.0 kB)" in mirrorfs("stats", mirror.path).stdout
+    assert "not in a mirrorfs" in refused(ExitCode.NOT_A_MOUNT, "stats", "/usr")
+
+
+def test_the_text_forms_say_the_same(mirror: Mirror) -> None:
+    mirror.write("file", 0, b"x" * 5000 + bytes(9000))
+    control = mirror.path / ".mirrorfs"
+    lines = dict(line.split() for line in (control / "stats").read_text().splitlines())
+    counters = mirror.stats()["counters"]
+    for name, value in counters.items():
+        if name != "errors":
+            assert int(lines[name]) == value
+    metrics = (control / "metrics").read_text()
+    assert f"mirrorfs_hole_bytes_total {float(counters['hole_bytes'])}" in metrics
+    files = json.loads((control / "files.json").read_text())["files"]
+    assert files["file"]["received_bytes"] == 14000
+    config = json.loads((control / "config.json").read_text())
+    assert config["options"]["zeros"] == {"value": "punch", "from": "default"}
+    assert config["options"]["log"]["from"] == "given"
+
+
+def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
+    backing, point = places
+    daemon = subprocess.Popen(
+        [*MIRRORFS, "mount", backing, point, "-f"], stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(100):
+        if os.path.ismount(point):
+            break
+        time.sleep(0.05)
+    (point / "file").write_text("x")
+    daemon.send_signal(signal.SIGINT)
+    _, told = daemon.communicate(timeout=20)
+    assert daemon.returncode == 0
+    assert "mounted" in told
+    assert not os.path.ismount(point)
+
+
+def test_a_file_system_without_holes_is_refused_with_the_reason(tmp_path: Path) -> None:
+    disk, point = tmp_path / "disk", tmp_path / "point"
+    disk.mkdir()
+    point.mkdir()
+    run("mount", "-t", "ramfs", "none", disk)
+    try:
+        assert "allow_dense" in refused(ExitCode.BACKING, "mount", disk, point)
+        mirrorfs("mount", disk, point, "-o", f"allow_dense,log={tmp_path}/log")
+        content = b"x" * 5000 + bytes(20_000) + b"y"
+        for _ in range(2):
+            with (point / "file").open("r+b" if (point / "file").exists() else "wb") as file:
+                file.write(content)
+        assert (disk / "file").read_bytes() == content
+        told = json.loads((point / ".mirrorfs/stats.json").read_text())["counters"]
+        assert told["unchanged_bytes"] == len(content)
+        mirrorfs("umount", point)
+    finally:
+        run("umount", "-l", disk)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["mount", "--help"], ["umount", "--help"]])
+def test_help_is_on_stdout(words: list[str]) -> None:
+    done = mirrorfs(*words)
+    assert "usage" in done.stdout
+    assert done.stderr == ""
+
+
+def test_help_and_stats_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from mirrorfs.cli.main import main; main(['mount', '--help']);"
+        "import mirrorfs.cli.stats, mirrorfs.cli.umount;"
+        "assert not {'trio', 'pyfuse3', 'rich'} & set(sys.modules), sys.modules.keys()"
+    )
+    run(MIRRORFS[0], "-c", code)
+
+
+@pytest.fixture
+def _fuse_for_all() -> Iterator[None]:
+    """What udev does on a usual machine: everybody may open /dev/fuse."""
+    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", before)
+
+
+# Everything is imported before the change of user, who may not be let into the checkout.
+AS_NOBODY = """
+import os, sys
+import mirrorfs.cli.mount, mirrorfs.cli.umount, mirrorfs.mount.daemon, mirrorfs.mount.serve
+from mirrorfs.cli.main import main
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("_fuse_for_all")
+def test_an_ordinary_user_can_mount() -> None:
+    base = Path(run("mktemp", "-d").stdout.strip())
+    base.chmod(0o755)
+    point, backing = base / "point", base / "backing"
+    for folder in (point, backing):
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+
+    def as_nobody(*words: str | Path) -> None:
+        run(MIRRORFS[0], "-c", AS_NOBODY, *words, timeout=60)
+
+    as_nobody("mount", backing, point, "-o", f"log={backing}/log")
+    try:
+        calls = f"""
+import os
+os.setgid(65534)
+os.setuid(65534)
+with open('{point}/file', 'wb') as file:
+    file.write(b'x' * 5000 + bytes(9000))
+os.rename('{point}/file', '{point}/new')
+os.chmod('{point}/new', 0o400)
+os.symlink('x', '{point}/link')
+assert sorted(os.listdir('{point}')) == ['link', 'log', 'new']
+"""
+        run(MIRRORFS[0], "-c", calls)
+        status = (backing / "new").stat()
+        assert (status.st_uid, status.st_size, stat.S_IMODE(status.st_mode)) == (
+            65534,
+            14_000,
+            0o400,
+        )
+        with pytest.raises(PermissionError):
+            os.listdir(point)
+    finally:
+        as_nobody("umount", point)
+    assert not os.path.ismount(point)
+    run("rm", "-r", base)
+
+
+def test_a_file_system_mounted_inside_is_crossed(mirror: Mirror, tmp_path: Path) -> None:
+    with loop_mounted("ext4", tmp_path, 64) as disk:
+        inner = mirror.backing / "inner"
+        inner.mkdir()
+        run("mount", "--bind", disk, inner)
+        try:
+            mirror.write("inner/file", 0, b"x" * 4096 + bytes(4096))
+            mirror.write("file", 0, b"y")
+            assert mirror.account("inner/file").hole_bytes == 4096
+            assert sorted(os.listdir(mirror.path / "inner")) == ["file", "lost+found"]
+            with pytest.raises(OSError, match="cross-device"):
+                os.rename(mirror.path / "file", mirror.path / "inner/other")
+        finally:
+            mirror.umount()
+            run("umount", "-l", inner)
+
+
+def test_the_control_folder_can_have_another_name(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "control=.account")
+    mirror.write("file", 0, b"x")
+    assert "received_bytes 1" in (mirror.path / ".account/stats").read_text()
+    assert json.loads(mirrorfs("stats", mirror.path, "--json").stdout)["counters"]
+    mirrorfs("umount", mirror.path)
