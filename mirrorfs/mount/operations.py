@@ -56,9 +56,9 @@ class Operations(NameOperations):
             inode, fd, mirror, bool(flags & os.O_DSYNC), not flags & (os.O_SYNC & ~os.O_DSYNC)
         )
         fh = self.handles.add(handle)
-        if flags & os.O_TRUNC and mirror is not None:
+        if flags & os.O_TRUNC:
             try:
-                await self._truncate(mirror, 0)
+                await self._set_size(inode, fh, 0)
             except BaseException:
                 await self._close(fh)
                 raise

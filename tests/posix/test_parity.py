@@ -1,0 +1,44 @@
+"""The mount is like the folder below it: each check sees the same in both."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.posix.checks import CHECKS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+
+def let_others_through(*paths: Path) -> None:
+    """Make every folder above these passable: some checks act as other users."""
+    for path in paths:
+        for folder in path.parents:
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if not mode & 0o001:
+                folder.chmod(mode | 0o011)
+
+
+@pytest.mark.timeout(600)
+def test_every_check_sees_the_same(mirror: Mirror, subtests_of: list[str]) -> None:
+    let_others_through(mirror.path, mirror.backing)
+    plain = mirror.backing.parent / f"{mirror.backing.name}-plain"
+    differences = []
+    for name in subtests_of:
+        folders = plain / name, mirror.path / name
+        for folder in folders:
+            folder.mkdir(parents=True)
+        below, mounted = (CHECKS[name](folder) for folder in folders)
+        if below != mounted:
+            differences.append(f"{name}\n  plain {below}\n  mount {mounted}")
+    assert not differences, "\n".join(differences)
+
+
+@pytest.fixture
+def subtests_of() -> list[str]:
+    return list(CHECKS)
