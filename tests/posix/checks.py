@@ -1,7 +1,7 @@
 """What a client can see of a folder, as a list of checks that run on any folder.
 
-Each check gets an empty folder and returns what it saw; times, inode numbers and paths, which differ
-from folder to folder by nature, stay out of it. An error is seen as its name.
+Each check gets an empty folder and returns what it saw; times, inode numbers and paths, which
+differ from folder to folder by nature, stay out of it. An error is seen as its name.
 """
 
 from __future__ import annotations

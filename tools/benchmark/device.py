@@ -1,0 +1,173 @@
+"""Bytes that reach the block device, from the sector counts of a loop device after sync."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+from mirrorfs.cli import demo_image
+from tools.benchmark import peers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BLOCK = 4096
+TOOLS = {
+    "rsync --inplace": ["rsync", "-a", "--inplace"],
+    "rsync --inplace --no-whole-file": ["rsync", "-a", "--inplace", "--no-whole-file"],
+    "dd conv=notrunc": None,
+}
+
+
+def sectors_written(stat: Path) -> int:
+    return int(stat.read_text().split()[6])
+
+
+def copy(tool: str, image: Path, folder: Path) -> None:
+    command = TOOLS[tool]
+    if command is None:
+        target = f"of={folder / image.name}"
+        peers.run("dd", f"if={image}", target, "bs=1M", "conv=notrunc", "status=none")
+    else:
+        peers.run(*command, image, f"{folder}/")
+
+
+def later(image: Path) -> None:
+    """rsync compares whole seconds."""
+    now = time.time_ns() + 2_000_000_000
+    os.utime(image, ns=(now, now))
+
+
+def settle(point: Path) -> None:
+    """Let the file system write what it still holds, its own journal included."""
+    for _ in range(2):
+        peers.run("sync", "-f", point)
+    os.sync()
+
+
+def changed_blocks(old: Path, new: Path) -> int:
+    """Blocks of 4 KiB in which two images differ."""
+    count = 0
+    with old.open("rb") as one, new.open("rb") as two:
+        while True:
+            a, b = one.read(1 << 20), two.read(1 << 20)
+            if not a and not b:
+                return count
+            if a != b:
+                for start in range(0, max(len(a), len(b)), BLOCK):
+                    count += a[start : start + BLOCK] != b[start : start + BLOCK]
+
+
+class Disk:
+    """A mount on a loop device, with the counts before and after a copy."""
+
+    def __init__(self, point: Path, stat: Path, folder: Path) -> None:
+        self.point, self.stat, self.folder = point, stat, folder
+
+    def copied(self, tool: str, image: Path) -> dict[str, float]:
+        settle(self.point)
+        sectors, counters = sectors_written(self.stat), self._written()
+        begun = time.perf_counter()
+        copy(tool, image, self.folder)
+        seconds = time.perf_counter() - begun
+        settle(self.point)
+        if subprocess.run(["cmp", "-s", image, self.folder / image.name], check=False).returncode:
+            raise SystemExit(f"tools/bench: the copy by {tool} is not equal")
+        return {
+            "device_bytes": (sectors_written(self.stat) - sectors) * 512,
+            "written_bytes": self._written() - counters,
+            "seconds": seconds,
+        }
+
+    def _written(self) -> int:
+        path = self.folder / ".mirrorfs/stats.json"
+        if not path.exists():
+            return 0
+        return int(json.loads(path.read_text())["counters"]["written_bytes"])
+
+
+def measure(kinds: tuple[str, ...], parent: Path) -> dict[str, Any]:
+    """For each file system: ten bytes of 8 GiB, a night of the demo image, the unchanged image."""
+    found: dict[str, Any] = {}
+    with peers.scratch(parent) as work:
+        first, second, ten = (work / name for name in ("first", "second", "ten"))
+        for folder in (first, second, ten):
+            folder.mkdir()
+        names = demo_image.build(first / "vm.img", work)
+        peers.run("cp", "--sparse=always", first / "vm.img", second / "vm.img")
+        demo_image.change(second / "vm.img", names, 1.0)
+        later(second / "vm.img")
+        blocks = changed_blocks(first / "vm.img", second / "vm.img")
+        peers.run("cp", "--sparse=always", first / "vm.img", ten / "big.img")
+        os.truncate(ten / "big.img", 8 << 30)
+        for kind in kinds:
+            with peers.disk(work, kind, 12) as (point, stat):
+                found[kind] = {"changed_bytes": blocks * BLOCK}
+                found[kind].update(_plain(point, stat, first, second))
+                found[kind].update(_mirrored(work, point, stat, first, second, ten))
+    return found
+
+
+def _plain(point: Path, stat: Path, first: Path, second: Path) -> dict[str, Any]:
+    folder = point / "plain"
+    folder.mkdir()
+    disk = Disk(point, stat, folder)
+    disk.copied("rsync --inplace", first / "vm.img")
+    night = disk.copied("rsync --inplace", second / "vm.img")
+    shutil.rmtree(folder)
+    return {"night, plain folder, rsync --inplace": night}
+
+
+def _mirrored(
+    work: Path, point: Path, stat: Path, first: Path, second: Path, ten: Path
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    mount = work / f"{point.name}-mirror"
+    with peers.mirror("mirrorfs", point / "backing", mount):
+        disk = Disk(point, stat, mount)
+        for tool in TOOLS:
+            found[f"first copy, {tool}"] = disk.copied(tool, first / "vm.img")
+            found[f"night, {tool}"] = disk.copied(tool, second / "vm.img")
+            later(second / "vm.img")
+            found[f"unchanged, {tool}"] = disk.copied(tool, second / "vm.img")
+            (mount / "vm.img").unlink()
+        disk.copied("rsync --inplace", ten / "big.img")
+        with (ten / "big.img").open("r+b") as file:
+            file.seek(100 << 20)
+            file.write(b"0123456789")
+        later(ten / "big.img")
+        found["ten bytes of 8 GiB, rsync --inplace"] = disk.copied(
+            "rsync --inplace", ten / "big.img"
+        )
+    return found
+
+
+def memory(parent: Path) -> dict[str, float]:
+    """Resident size of the daemon after 10,000 and 20,000 known files; descriptors it holds."""
+    with peers.scratch(parent) as work:
+        backing = work / "backing"
+        for number in range(20_000):
+            path = backing / f"folder-{number // 10_000}" / f"some-file-name-{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        with peers.mirror("mirrorfs", backing, work / "m") as peer:
+            sizes = [peers.memory_mib(peer.pid, "VmRSS")]
+            for folder in ("folder-0", "folder-1"):
+                with os.scandir(peer.path / folder) as entries:
+                    for entry in entries:
+                        entry.stat()
+                for name in os.listdir(peer.path / folder):
+                    os.getxattr(peer.path / folder / name, "user.mirrorfs.stats")
+                sizes.append(peers.memory_mib(peer.pid, "VmRSS"))
+            held = len(os.listdir(f"/proc/{peer.pid}/fd"))
+    return {
+        "MiB after mount": sizes[0],
+        "MiB after 10,000 files": sizes[1],
+        "MiB after 20,000 files": sizes[2],
+        "KiB a file beyond 10,000": (sizes[2] - sizes[1]) * 1024 / 10_000,
+        "descriptors": held,
+    }
