@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import outcome
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _BRIEF_SECONDS = 0.001
+_CLOSE_SECONDS = 10.0
 
 
 class _Call:
@@ -83,11 +85,12 @@ class Workers:
         self._busy -= 1
 
     def close(self) -> None:
-        """End the threads when what was submitted is done."""
+        """End the threads when what was submitted is done; a stalled one is left behind."""
         for _ in self._threads:
             self._calls.put(None)
+        end = time.monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _submit(self, call: _Call) -> None:
         self._busy += 1
