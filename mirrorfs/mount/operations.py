@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
@@ -45,37 +45,40 @@ class Operations(NameOperations):
 
     async def _open_held(self, inode: Inode, flags: int) -> int:
         """Open an inode that is held; the hold becomes the handle's."""
-        known = self.state.mirrors.get(inode.node_id)
-        abilities = self.inodes.abilities(inode)
-        fd, mirror = await self.workers.run(
-            steps.open_file, inode.fd, flags, known, inode.key, abilities
-        )
-        if mirror is not None:
-            mirror = self._share(inode, mirror)
-        handle = FileHandle(
-            inode, fd, mirror, bool(flags & os.O_DSYNC), not flags & (os.O_SYNC & ~os.O_DSYNC)
-        )
+        mode = flags & os.O_ACCMODE
+        handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
+        handle.data_only = not flags & (os.O_SYNC & ~os.O_DSYNC)
         fh = self.handles.add(handle)
-        if flags & os.O_TRUNC:
-            try:
+        try:
+            if mode != os.O_WRONLY:
+                handle.fd = await self.workers.run(steps.open_reader, inode.fd)
+            if mode != os.O_RDONLY:
+                handle.mirror = await self._share(inode)
+            if flags & os.O_TRUNC:
                 await self._set_size(inode, fh, 0)
-            except BaseException:
-                await self._close(fh)
-                raise
+        except BaseException:
+            self.handles.pop(fh)
+            await self._close_files(handle)
+            raise
         return fh
 
-    def _share(self, inode: Inode, mirror: MirrorFile) -> MirrorFile:
-        """The one mirror file of an inode: the given one, or one that another open made
-        meanwhile.
-        """
-        shared = self.state.mirrors.setdefault(inode.node_id, mirror)
-        if shared is not mirror:
-            os.close(mirror.fd)
-        elif not shared.handles:
-            shared.distrusted = inode.key in self.state.distrusted
-            self.state.last_paths[inode.key] = inode.path()
-        shared.handles += 1
-        return shared
+    async def _share(self, inode: Inode) -> MirrorFile:
+        """The one mirror file of an inode, opened if need be; counted as used once more."""
+        mirror = self.state.mirrors.get(inode.node_id)
+        if mirror is None:
+            abilities = self.inodes.abilities(inode)
+            mine = await self.workers.run(
+                mirror_file.open_mirror_file, inode.fd, inode.key, abilities
+            )
+            # Another open may have come first while this one was with the worker.
+            mirror = self.state.mirrors.setdefault(inode.node_id, mine)
+            if mirror is mine:
+                mirror.distrusted = inode.key in self.state.distrusted
+                self.state.last_paths[inode.key] = inode.path()
+            else:
+                os.close(mine.fd)
+        mirror.handles += 1
+        return mirror
 
     async def create(
         self, parent_id: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
@@ -165,12 +168,7 @@ class Operations(NameOperations):
         if isinstance(handle, FileHandle) and handle.mirror is not None:
             await self._truncate(handle.mirror, size)
             return
-        known = self.state.mirrors.get(inode.node_id)
-        abilities = self.inodes.abilities(inode)
-        opened = await self.workers.run(
-            steps.open_file, inode.fd, os.O_WRONLY, known, inode.key, abilities
-        )
-        mirror = self._share(inode, cast("MirrorFile", opened[1]))
+        mirror = await self._share(inode)
         try:
             await self._truncate(mirror, size)
         finally:
@@ -220,12 +218,17 @@ class Operations(NameOperations):
         if not isinstance(handle, FileHandle):
             return
         try:
-            if handle.fd >= 0:
-                await self.workers.run(os.close, handle.fd)
-            if handle.mirror is not None:
-                await self._unshare(handle.inode, handle.mirror)
+            await self._close_files(handle)
         finally:
             self.inodes.release(handle.inode)
+
+    async def _close_files(self, handle: FileHandle) -> None:
+        try:
+            if handle.fd >= 0:
+                await self.workers.run(os.close, handle.fd)
+        finally:
+            if handle.mirror is not None:
+                await self._unshare(handle.inode, handle.mirror)
 
     async def _unshare(self, inode: Inode, mirror: MirrorFile) -> None:
         mirror.handles -= 1

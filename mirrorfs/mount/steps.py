@@ -11,16 +11,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.mirror import file as mirror_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyfuse3
 
-    from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.syscalls import Status
-    from mirrorfs.mirror.file import MirrorFile
 
 RENAME_EXCHANGE = 2
 
@@ -97,31 +94,9 @@ def stat_names(folder_fd: int, names: list[bytes]) -> list[Status | None]:
     return found
 
 
-def open_file(
-    path_fd: int,
-    flags: int,
-    mirror: MirrorFile | None,
-    key: tuple[int, int, int],
-    abilities: Abilities,
-) -> tuple[int, MirrorFile | None]:
-    """Open for a client: a descriptor for its reads (-1 if write-only), and the mirror file for its
-    writes.
-
-    `mirror` is the inode's, if it is open already. Of the client's flags only the access mode
-    matters here.
-    """
-    mode = flags & os.O_ACCMODE
-    fd = -1
-    if mode != os.O_WRONLY:
-        fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if mode != os.O_RDONLY and mirror is None:
-            mirror = mirror_file.open_mirror_file(path_fd, key, abilities)
-    except OSError:
-        if fd >= 0:
-            os.close(fd)
-        raise
-    return fd, mirror if mode != os.O_RDONLY else None
+def open_reader(path_fd: int) -> int:
+    """A descriptor for a client's reads of the inode of the O_PATH descriptor `path_fd`."""
+    return os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAttributes) -> None:
@@ -138,19 +113,6 @@ def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAt
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
         )
-
-
-def close_all(*fds: int) -> None:
-    """Close those that are open; the first error is raised when all are closed."""
-    failure: OSError | None = None
-    for fd in fds:
-        if fd >= 0:
-            try:
-                os.close(fd)
-            except OSError as exc:
-                failure = failure or exc
-    if failure:
-        raise failure
 
 
 def flush(fd: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,3 +157,23 @@ def test_o_sync_writes_are_durable_without_a_difference_in_content(mirror: Mirro
     os.pwrite(fd, DATA, 0)
     assert os.pread(fd, BLOCK, 0) == DATA
     os.close(fd)
+
+
+def test_many_opens_and_closes_of_one_file_at_once(mirror: Mirror) -> None:
+    """Every writer opens anew for each block, so the last close of one meets the open of another."""
+    writers, blocks = 8, 40
+
+    def write(number: int) -> None:
+        for index in range(blocks):
+            place = (index * writers + number) * BLOCK
+            mirror.write("vm.img", place, bytes([number + 1]) * BLOCK)
+            assert mirror.write(f"own-{number}", place, bytes([number + 101]) * BLOCK) == BLOCK
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = b"".join(bytes([number + 1]) * BLOCK for number in range(writers)) * blocks
+    assert (mirror.backing / "vm.img").read_bytes() == expected
+    assert len(os.listdir(f"/proc/{mirror.pid}/fd")) < 60

@@ -50,7 +50,7 @@ def settle(point: Path) -> None:
 
 
 def changed_blocks(old: Path, new: Path) -> int:
-    """Blocks of 4 KiB in which two images differ and the new one is not zero: the least to write."""
+    """Blocks of 4 KiB that differ and are not zero in the new image: the least to write."""
     count = 0
     with old.open("rb") as one, new.open("rb") as two:
         while True:
