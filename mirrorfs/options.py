@@ -61,7 +61,7 @@ OPTIONS = (
     Option("nonempty", "", "off", "mount over a folder that is not empty"),
     Option("control", "NAME", ".mirrorfs", "name of the folder of control files in the mount"),
     Option("log", "FILE", "syslog", "append log lines to FILE (stderr with -f)"),
-    Option("debug", "", "off", "log each request that fails and each file that is closed"),
+    Option("debug", "", "off", "also log each request that was answered with an error"),
     Option("attr_timeout", "SECONDS", "1", "how long the kernel may keep names and attributes"),
     Option(
         "descriptors",

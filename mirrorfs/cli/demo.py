@@ -127,9 +127,9 @@ def _story(work: Path, say: Callable[[str], None]) -> list[Row]:
             later = time.time_ns() + 2_000_000_000  # rsync compares whole seconds
             os.utime(image, ns=(later, later))
         say(f"{night}: rsync --inplace into a plain folder")
-        rows.append(_plain(night, "plain, --inplace", image, folders["inplace"], "--inplace"))
+        rows.append(_plain(night, "rsync --inplace", image, folders["inplace"], "--inplace"))
         say(f"{night}: rsync -S into a plain folder")
-        rows.append(_plain(night, "plain, -S", image, folders["sparse"], "-S"))
+        rows.append(_plain(night, "rsync -S", image, folders["sparse"], "-S"))
         say(f"{night}: rsync --inplace through the mount")
         rows.append(_mirrored(night, image, folders["backing"], folders["mirror"]))
         say(f"{night}: comparing all copies")
@@ -160,7 +160,7 @@ def _mirrored(night: str, image: Path, backing: Path, mirror: Path) -> Row:
     after = mounted.read_stats(os.fsencode(mirror))["counters"]
     received, written = (after[name] - before[name] for name in ("received_bytes", "written_bytes"))
     allocated = (backing / image.name).stat().st_blocks * 512
-    return Row(night, "mirrorfs, --inplace", received, written, allocated, seconds)
+    return Row(night, "with mirrorfs", received, written, allocated, seconds)
 
 
 def _rsync(image: Path, folder: Path, flag: str) -> float:
@@ -201,7 +201,7 @@ def _print_table(rows: list[Row]) -> None:
             f"{row.written_bytes / 1e6:,.1f}",
             f"{row.allocated_bytes / 1e6:,.1f}",
             f"{row.seconds:.1f}",
-            end_section=row.way.startswith("mirrorfs"),
+            end_section=row.way == "with mirrorfs",
         )
     console = Console()
     console.print(table)

@@ -160,7 +160,7 @@ def test_o_sync_writes_are_durable_without_a_difference_in_content(mirror: Mirro
 
 
 def test_many_opens_and_closes_of_one_file_at_once(mirror: Mirror) -> None:
-    """Every writer opens anew for each block, so the last close of one meets the open of another."""
+    """Every block is written by an open of its own: one closes last while another opens."""
     writers, blocks = 8, 40
 
     def write(number: int) -> None:
