@@ -13,12 +13,14 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 from mirrorfs.backing import mounts, syscalls
 from mirrorfs.errors import BackingError, FuseError, InUseError, MirrorfsError, MountPointError
 
 FORMAT_FILE = b"format.json"
+_ENDING_SECONDS = 3.0
 
 
 def show(path: bytes) -> str:
@@ -46,7 +48,7 @@ def open_backing(path: bytes, read_only: bool) -> int:
         raise BackingError(f"{show(path)}: cannot be opened: {exc.strerror}") from None
     try:
         _check_backing(fd, path, read_only)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(fd, path)
     except BlockingIOError:
         os.close(fd)
         raise InUseError(
@@ -56,6 +58,25 @@ def open_backing(path: bytes, read_only: bool) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _lock(fd: int, path: bytes) -> None:
+    """Lock the folder; a daemon whose mount is gone already gets a moment to end.
+
+    BlockingIOError if another keeps it.
+    """
+    real = os.path.realpath(path)
+    served = any(mount.source == real for mount in mounts.mirror_mounts())
+    end = time.monotonic() + (0 if served else _ENDING_SECONDS)
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _check_backing(fd: int, path: bytes, read_only: bool) -> None:

@@ -183,7 +183,9 @@ class Operations(NameOperations):
     async def flush(self, fh: int) -> None:
         handle = self.handles.any(fh)
         if isinstance(handle, FileHandle) and handle.mirror is not None:
-            await self.workers.run(steps.flush, handle.mirror.fd)
+            if not handle.mirror.abilities.trusted_seek:
+                # Only a file system that is not local holds errors back until close.
+                await self.workers.run(steps.flush, handle.mirror.fd)
             handle.pending.check()
 
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -308,3 +308,10 @@ def test_the_control_folder_can_have_another_name(
     assert "received_bytes 1" in (mirror.path / ".account/stats").read_text()
     assert json.loads(mirrorfs("stats", mirror.path, "--json").stdout)["counters"]
     mirrorfs("umount", mirror.path)
+
+
+def test_mounting_again_right_after_the_systems_umount(mirror: Mirror) -> None:
+    for _ in range(3):
+        mirror.write("file", 0, b"x" * 100_000)
+        run("umount", mirror.path)
+        mirror.mount()
