@@ -255,7 +255,7 @@ def test_an_ordinary_user_can_mount() -> None:
     def as_nobody(*words: str | Path) -> None:
         run(MIRRORFS[0], "-c", AS_NOBODY, *words, timeout=60)
 
-    as_nobody("mount", backing, point, "-o", f"log={backing}/log")
+    as_nobody("mount", backing, point, "-o", f"log={backing}/log,descriptors=16,attr_timeout=0")
     try:
         calls = f"""
 import os
@@ -267,6 +267,14 @@ os.rename('{point}/file', '{point}/new')
 os.chmod('{point}/new', 0o400)
 os.symlink('x', '{point}/link')
 assert sorted(os.listdir('{point}')) == ['link', 'log', 'new']
+os.mkdir('{point}/many')
+for number in range(100):
+    with open(f'{point}/many/{{number}}', 'w') as file:
+        file.write(str(number))
+os.rename('{point}/many', '{point}/moved')
+for number in range(100):
+    with open(f'{point}/moved/{{number}}') as file:
+        assert file.read() == str(number)
 """
         run(MIRRORFS[0], "-c", calls)
         status = (backing / "new").stat()

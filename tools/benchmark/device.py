@@ -76,10 +76,11 @@ class Disk:
         copy(tool, image, self.folder)
         seconds = time.perf_counter() - begun
         settle(self.point)
+        device_bytes = (sectors_written(self.stat) - sectors) * 512
         if subprocess.run(["cmp", "-s", image, self.folder / image.name], check=False).returncode:
             raise SystemExit(f"tools/bench: the copy by {tool} is not equal")
         return {
-            "device_bytes": (sectors_written(self.stat) - sectors) * 512,
+            "device_bytes": device_bytes,
             "written_bytes": self._written() - counters,
             "seconds": seconds,
         }
