@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from mirrorfs.backing import places
+from mirrorfs.backing import places, syscalls
 from mirrorfs.errors import FuseError
 from mirrorfs.mount.inodes import InodeTable
 from mirrorfs.mount.operations import Operations
@@ -54,6 +54,7 @@ def serve(job: Job, ready: Callable[[], None]) -> None:
     os.umask(0)
     signal.pthread_sigmask(signal.SIG_BLOCK, _LOG_SIGNALS)
     _raise_limits()
+    syscalls.keep_request_buffers()
     trio.run(_serve, job, ready)
 
 
