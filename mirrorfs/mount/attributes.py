@@ -11,15 +11,13 @@ if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
 
 
-def entry(
-    node_id: int, status: Status, timeout: float, birth_generation: int = 0
-) -> pyfuse3.EntryAttributes:
+def entry(node_id: int, status: Status, timeout: float) -> pyfuse3.EntryAttributes:
     """The attributes of one inode; `timeout` in seconds holds for the name and for the
     attributes.
     """
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = pyfuse3.InodeT(node_id)
-    attr.generation = birth_generation
+    attr.generation = 0
     attr.entry_timeout = attr.attr_timeout = timeout
     attr.st_mode = pyfuse3.ModeT(status.mode)
     attr.st_nlink = status.nlink

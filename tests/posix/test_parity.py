@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.posix import access, attributes, content, making, naming
 from tests.posix.checks import CHECKS
 
 if TYPE_CHECKING:
@@ -41,4 +42,6 @@ def test_every_check_sees_the_same(mirror: Mirror, subtests_of: list[str]) -> No
 
 @pytest.fixture
 def subtests_of() -> list[str]:
+    # Each of these adds its checks to the list when it is imported.
+    assert all((access, attributes, content, making, naming))
     return list(CHECKS)

@@ -1,0 +1,103 @@
+"""Extended attributes, access lists, and the limits of the file system."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+from tests.posix.checks import USER, as_user, check, put, said, seen, umask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@check
+def extended_attributes(folder: Path) -> Any:
+    path = put(folder / "file")
+    (folder / "dir").mkdir()
+    big = os.urandom(8) * 250
+    return [
+        said(os.setxattr, path, "user.a", b"1"),
+        said(os.setxattr, path, "user.a", b"2", os.XATTR_CREATE),
+        said(os.setxattr, path, "user.b", b"2", os.XATTR_REPLACE),
+        said(os.setxattr, path, "user.b", b""),
+        said(os.setxattr, path, "user.big", big),
+        os.getxattr(path, "user.big") == big,
+        said(os.getxattr, path, "user.a"),
+        said(os.getxattr, path, "user.b"),
+        said(os.getxattr, path, "user.none"),
+        sorted(os.listxattr(path)),
+        said(os.removexattr, path, "user.a"),
+        said(os.removexattr, path, "user.a"),
+        said(os.setxattr, folder / "dir", "user.d", b"\x00\xff"),
+        said(os.getxattr, folder / "dir", "user.d"),
+        said(os.setxattr, path, "nonsense", b"1"),
+        said(os.setxattr, path, "user." + "n" * 300, b"1"),
+    ]
+
+
+@check
+def privileged_attributes(folder: Path) -> Any:
+    path = put(folder / "file")
+    os.symlink("nowhere", folder / "link")
+    capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+    return [
+        said(os.setxattr, path, "trusted.t", b"1"),
+        said(os.getxattr, path, "trusted.t"),
+        said(os.setxattr, path, "security.capability", capability),
+        said(os.getxattr, path, "security.capability"),
+        said(os.setxattr, folder / "link", "trusted.t", b"1", follow_symlinks=False),
+        said(os.setxattr, folder / "link", "user.t", b"1", follow_symlinks=False),
+        as_user(lambda: os.getxattr(path, "trusted.t")),
+        put(path, b"written") and said(os.getxattr, path, "security.capability"),
+    ]
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NOBODY = 0xFFFFFFFF
+FOR_USER = acl((1, 7, NOBODY), (2, 6, USER), (4, 5, NOBODY), (16, 7, NOBODY), (32, 0, NOBODY))
+
+
+@check
+def access_lists_are_kept_and_enforced(folder: Path) -> Any:
+    path = put(folder / "file")
+    os.chmod(path, 0o600)
+    os.chmod(folder, 0o755)
+    refused = as_user(lambda: path.read_bytes())
+    os.setxattr(path, "system.posix_acl_access", FOR_USER)
+    granted = as_user(lambda: path.read_bytes())
+    mode = seen(path)[0]
+    os.chmod(path, 0o700)
+    return (
+        refused,
+        granted,
+        mode,
+        as_user(lambda: path.read_bytes()),
+        os.getxattr(path, "system.posix_acl_access"),
+        said(os.removexattr, path, "system.posix_acl_access"),
+        seen(path)[0],
+    )
+
+
+@check
+def default_lists_are_inherited(folder: Path) -> Any:
+    os.setxattr(folder, "system.posix_acl_default", FOR_USER)
+    with umask(0):
+        put(folder / "file")
+        (folder / "dir").mkdir(0o750)
+        os.mkfifo(folder / "fifo", 0o640)
+    names = ("file", "dir", "fifo")
+    return [
+        (seen(folder / name)[0], said(os.getxattr, folder / name, "system.posix_acl_access"))
+        for name in names
+    ] + [said(os.getxattr, folder / "dir", "system.posix_acl_default")]
+
+
+@check
+def the_file_system_tells_its_limits(folder: Path) -> Any:
+    status = os.statvfs(folder)
+    return status.f_frsize, status.f_namemax, status.f_blocks > 0, status.f_files >= 0

@@ -1,0 +1,179 @@
+"""Times, modes and owners."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    pass
+
+from tests.posix.checks import GROUP, USER, as_user, check, libc, opened, put, seen
+
+
+@check
+def times_to_the_nanosecond(folder: Path) -> Any:
+    put(folder / "file")
+    os.symlink("nowhere", folder / "link")
+    times = [(1, 2), (10**18 + 123456789, 10**18 + 987654321), (0, 0)]
+    found = []
+    for pair in times:
+        os.utime(folder / "file", ns=pair)
+        os.utime(folder / "link", ns=pair, follow_symlinks=False)
+        for name in ("file", "link"):
+            status = (folder / name).lstat()
+            found.append((status.st_atime_ns, status.st_mtime_ns))
+    return found
+
+
+@check
+def one_time_can_be_left_alone(folder: Path) -> Any:
+    put(folder / "file")
+    os.utime(folder / "file", ns=(5, 6))
+    path = os.fsencode(folder / "file")
+    omit, now = (1 << 30) - 2, (1 << 30) - 1
+    libc.utimensat(-100, path, struct.pack("qqqq", 0, omit, 0, 7), 0)
+    first = (folder / "file").stat()
+    libc.utimensat(-100, path, struct.pack("qqqq", 0, now, 0, omit), 0)
+    second = (folder / "file").stat()
+    return (
+        (first.st_atime_ns, first.st_mtime_ns),
+        second.st_atime_ns > 10**18,
+        second.st_mtime_ns,
+    )
+
+
+@check
+def what_moves_which_time(folder: Path) -> Any:
+    path = folder / "file"
+
+    def moved(call: Callable[[], Any]) -> list[bool]:
+        put(path, b"0123456789" * 1000)
+        os.utime(path, ns=(10**17, 10**17))
+        before = path.stat()
+        call()
+        after = path.stat()
+        return [after.st_mtime_ns != before.st_mtime_ns, after.st_ctime_ns != before.st_ctime_ns]
+
+    def write(content: bytes, offset: int) -> None:
+        with opened(path, os.O_RDWR) as fd:
+            os.pwrite(fd, content, offset)
+
+    return [
+        moved(lambda: write(b"0123456789", 0)),
+        moved(lambda: write(b"changed", 0)),
+        moved(lambda: write(bytes(4096), 0)),
+        moved(lambda: write(bytes(4096), 1 << 20)),
+        moved(lambda: write(b"", 0)),
+        moved(lambda: os.truncate(path, 5)),
+        moved(lambda: os.chmod(path, 0o600)),
+        moved(lambda: path.read_bytes()),
+        moved(lambda: os.link(path, folder / "hard")),
+        moved(lambda: os.rename(path, path)),
+    ]
+
+
+@check
+def modes_are_kept(folder: Path) -> Any:
+    put(folder / "file")
+    (folder / "dir").mkdir()
+    found = []
+    for mode in (0, 0o777, 0o4755, 0o2755, 0o6711, 0o1777):
+        for name in ("file", "dir"):
+            os.chmod(folder / name, mode)
+            found.append(seen(folder / name)[0])
+    return found
+
+
+@check
+def owners_are_kept(folder: Path) -> Any:
+    put(folder / "file")
+    os.chmod(folder / "file", 0o6755)
+    os.chown(folder / "file", USER, GROUP)
+    os.symlink("nowhere", folder / "link")
+    os.lchown(folder / "link", USER, -1)
+    return seen(folder / "file"), seen(folder / "link")[2:4]
+
+
+@check
+def writing_clears_setuid(folder: Path) -> Any:
+    found = []
+    for mode in (0o4777, 0o2777, 0o6777):
+        put(folder / "file", b"same")
+        os.chmod(folder / "file", mode)
+
+        def write() -> None:
+            with opened(folder / "file", os.O_WRONLY) as fd:
+                os.write(fd, b"same")
+
+        found.append((as_user(write), seen(folder / "file")[0]))
+    return found
+
+
+@check
+def permissions_are_checked(folder: Path) -> Any:
+    put(folder / "secret")
+    os.chmod(folder / "secret", 0o600)
+    put(folder / "open")
+    os.chmod(folder / "open", 0o666)
+    put(folder / "group")
+    os.chown(folder / "group", 0, GROUP)
+    os.chmod(folder / "group", 0o660)
+    os.chmod(folder, 0o755)
+    return [
+        as_user(lambda: (folder / "secret").read_bytes()),
+        as_user(lambda: (folder / "open").read_bytes()),
+        as_user(lambda: (folder / "group").read_bytes()),
+        as_user(lambda: (folder / "group").read_bytes(), groups=(GROUP,)),
+        as_user(lambda: os.mkdir(folder / "new")),
+        as_user(lambda: os.unlink(folder / "open")),
+        as_user(lambda: os.chmod(folder / "open", 0)),
+        as_user(lambda: os.utime(folder / "open")),
+        as_user(lambda: os.utime(folder / "open", ns=(1, 1))),
+        as_user(lambda: os.truncate(folder / "secret", 0)),
+        as_user(lambda: os.access(folder / "secret", os.R_OK)),
+        as_user(lambda: os.chown(folder / "open", USER, -1)),
+    ]
+
+
+@check
+def new_things_belong_to_their_maker(folder: Path) -> Any:
+    os.chmod(folder, 0o777)
+
+    def make() -> None:
+        put(folder / "file")
+        (folder / "dir").mkdir()
+        os.symlink("x", folder / "link")
+        os.mkfifo(folder / "fifo")
+
+    as_user(make)
+    return [seen(folder / name) for name in ("file", "dir", "link", "fifo")]
+
+
+@check
+def a_setgid_folder_hands_down_its_group(folder: Path) -> Any:
+    os.chown(folder, 0, GROUP)
+    os.chmod(folder, 0o2777)
+
+    def make() -> None:
+        put(folder / "file")
+        (folder / "dir").mkdir()
+
+    as_user(make)
+    return seen(folder / "file"), seen(folder / "dir")
+
+
+@check
+def a_sticky_folder_protects_others_files(folder: Path) -> Any:
+    os.chmod(folder, 0o1777)
+    put(folder / "roots")
+    as_user(lambda: put(folder / "users"))
+    return [
+        as_user(lambda: os.unlink(folder / "roots")),
+        as_user(lambda: os.rename(folder / "roots", folder / "x")),
+        as_user(lambda: os.unlink(folder / "users")),
+    ]
