@@ -45,6 +45,14 @@ class Abilities:
         """
         return self.punch and self.file_system in {"xfs", "btrfs"}
 
+    @property
+    def no_wait_flags(self) -> int:
+        """What preadv(2) is given so that it only answers what lies in memory.
+
+        tmpfs lies in memory as a whole, and does not know RWF_NOWAIT.
+        """
+        return 0 if self.file_system == "tmpfs" else os.RWF_NOWAIT
+
 
 def probe(folder_fd: int, writable: bool) -> Abilities:
     """Ask the file system of the folder `folder_fd`; `writable` allows a short-lived file in it."""

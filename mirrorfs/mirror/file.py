@@ -31,16 +31,23 @@ class MirrorFile:
 
     `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
-    it was truncated to nothing.
+    it was truncated to nothing. `calm` says that the last write found nothing to do.
     """
 
     fd: int
     key: FileKey
     abilities: Abilities
+    rules: Rules
     readable: bool
     lock: threading.Lock = field(default_factory=threading.Lock)
     distrusted: bool = False
+    calm: bool = True
     handles: int = 0
+
+    @property
+    def is_seek_trusted(self) -> bool:
+        """Whether a hole that SEEK_DATA reports may be taken for one."""
+        return self.abilities.trusted_seek and not self.distrusted
 
 
 @dataclass(slots=True)
@@ -63,7 +70,7 @@ class PendingError:
             raise OSError(self.code, os.strerror(self.code))
 
 
-def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities) -> MirrorFile:
+def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities, rules: Rules) -> MirrorFile:
     """Open the inode of the O_PATH descriptor `path_fd` for the mirror.
 
     For reading and writing where permitted, since comparing needs reading; without moving atime
@@ -84,16 +91,17 @@ def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities) -> Mirror
         except PermissionError as exc:
             refused = exc
         else:
-            return MirrorFile(fd, key, abilities, readable)
+            return MirrorFile(fd, key, abilities, rules, readable)
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def truncate(file: MirrorFile, size: int, rules: Rules, account: Account) -> None:
+def truncate(file: MirrorFile, size: int, account: Account) -> None:
     """Set the size, in bytes, and count what that frees below.
 
     A last block that is cut down to zeros becomes a hole: it would otherwise stay stored until it
     is written again.
     """
+    rules = file.rules
     with file.lock:
         before = os.fstat(file.fd)
         grows = rules.punch and file.abilities.growth_leaves_blocks and size > before.st_size

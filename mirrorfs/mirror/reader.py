@@ -9,15 +9,15 @@ from mirrorfs.backing import holes
 _ZEROS = bytes(1 << 20)
 
 
-def read_cached(fd: int, offset: int, size: int) -> bytes | None:
+def read_cached(fd: int, offset: int, size: int, no_wait_flags: int) -> bytes | None:
     """The bytes at `offset` if the page cache holds them all, so that reading cannot wait; else
     None.
 
-    A file system without RWF_NOWAIT (preadv(2)) answers EOPNOTSUPP, which means None, too.
+    A file system that does not know `no_wait_flags` answers EOPNOTSUPP, which means None, too.
     """
     buffer = bytearray(size)
     try:
-        got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        got = os.preadv(fd, [buffer], offset, no_wait_flags)
     except OSError:
         return None
     return bytes(buffer) if got == size else None

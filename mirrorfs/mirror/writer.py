@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror import basis
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.file import free_blocks, hole_at_end
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
-
-_MAX_KEPT_BUFFERS = 4
-_kept = threading.local()
 
 
 @dataclass(slots=True)
@@ -37,7 +34,6 @@ class _Request:
     file: MirrorFile
     offset: int
     data: bytes
-    rules: Rules
     before: os.stat_result
     count: Counters
     done: int
@@ -51,9 +47,8 @@ class _Request:
         return self.offset + len(self.data)
 
     @property
-    def trusted(self) -> bool:
-        """Whether a hole that SEEK_DATA reports may be taken for one."""
-        return self.file.abilities.trusted_seek and not self.file.distrusted
+    def rules(self) -> Rules:
+        return self.file.rules
 
 
 def write(
@@ -61,7 +56,6 @@ def write(
     pending: PendingError,
     offset: int,
     data: bytes,
-    rules: Rules,
     account: Account,
 ) -> int:
     """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
@@ -74,9 +68,10 @@ def write(
     with file.lock:
         before = os.fstat(file.fd)
         size = before.st_size
+        rules = file.rules
         grows = offset + len(data) > size and rules.punch and file.abilities.growth_leaves_blocks
         old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
-        request = _Request(file, offset, data, rules, before, count, offset, size, old_end)
+        request = _Request(file, offset, data, before, count, offset, size, old_end)
         try:
             for step in _decide(request):
                 _act(request, step)
@@ -86,6 +81,7 @@ def write(
         count.received_bytes = request.done - offset
         count.failed_bytes = request.end - request.done if failure else 0
         account.add(file.key, count)
+        file.calm = not request.changed
     pending.settle(offset, request.done)
     if failure is not None:
         pending.code, pending.offset = failure.errno or errno.EIO, request.done
@@ -116,7 +112,7 @@ def _decide(request: _Request) -> list[Step]:
     if not compare:
         head = os.pread(file.fd, offset - start, start).ljust(offset - start, b"\0")
         return plan(head + data + os.pread(file.fd, stop - end, end), None, start, rules)
-    old = _read_old(file.fd, start, min(stop, size))
+    old = basis.read(file.fd, start, min(stop, size))
     request.count.compared_bytes += len(old)
     if whole:
         return plan(data, old, start, rules)
@@ -130,31 +126,10 @@ def _nothing_below(request: _Request, start: int, stop: int) -> bool:
     """
     if request.before.st_size <= start:
         return True
-    if not (request.rules.punch and request.trusted):
+    if not (request.rules.punch and request.file.is_seek_trusted):
         return False
     first = holes.next_data(request.file.fd, start)
     return first is None or first >= stop
-
-
-def _read_old(fd: int, start: int, stop: int) -> memoryview:
-    """What the file holds in `[start, stop)`, in a buffer that this thread uses again for its next
-    request.
-    """
-    buffers: dict[int, bytearray] = _kept.__dict__.setdefault("buffers", {})
-    size = stop - start
-    buffer = buffers.get(size)
-    if buffer is None:
-        if len(buffers) >= _MAX_KEPT_BUFFERS:
-            buffers.clear()
-        buffer = buffers[size] = bytearray(size)
-    view = memoryview(buffer)
-    filled = 0
-    while filled < size:
-        got = os.preadv(fd, [view[filled:]], start + filled)
-        if not got:
-            break
-        filled += got
-    return view[:filled]
 
 
 def _act(request: _Request, step: Step) -> None:
@@ -193,7 +168,7 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
     if step.end > limit:
         request.fresh_holes.append((max(request.old_end, step.start), step.end))
     data = [(step.start, limit)] if step.start < limit else []
-    if data and request.trusted:
+    if data and request.file.is_seek_trusted:
         data = list(holes.data_ranges(file.fd, step.start, limit))
     if data and not file.abilities.punch:
         _write_zeros(request, start, stop)

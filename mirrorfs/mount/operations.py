@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from mirrorfs.backing import syscalls, tree
+from mirrorfs.mirror import elision, reader, writer
 from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mirror import reader, writer
 from mirrorfs.mount import steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
@@ -68,7 +68,11 @@ class Operations(NameOperations):
         if mirror is None:
             abilities = self.inodes.abilities(inode)
             mine = await self.workers.run(
-                mirror_file.open_mirror_file, inode.fd, inode.key, abilities
+                mirror_file.open_mirror_file,
+                inode.fd,
+                inode.key,
+                abilities,
+                self.state.rules(abilities),
             )
             # Another open may have come first while this one was with the worker.
             mirror = self.state.mirrors.setdefault(inode.node_id, mine)
@@ -117,9 +121,10 @@ class Operations(NameOperations):
             return self.state.control.read(handle, off, size)
         handle = self.handles.get(fh, FileHandle)
         fd = handle.fd if handle.fd >= 0 or handle.mirror is None else handle.mirror.fd
-        data: bytes | None = reader.read_cached(fd, off, size)
+        abilities = self.inodes.abilities(handle.inode)
+        data: bytes | None = reader.read_cached(fd, off, size, abilities.no_wait_flags)
         if data is None:
-            trusted = self.inodes.abilities(handle.inode).trusted_seek
+            trusted = abilities.trusted_seek
             data = await self.workers.run(reader.read, fd, off, size, trusted)
         self.state.account.add_read(handle.inode.key, len(data))
         return data
@@ -132,10 +137,11 @@ class Operations(NameOperations):
         mirror = handle.mirror
         if mirror is None:
             raise refuse(errno.EBADF)
-        rules = self.state.rules(mirror.abilities)
-        taken = await self.workers.run(
-            writer.write, mirror, handle.pending, off, buf, rules, self.state.account
-        )
+        account = self.state.account
+        if elision.elide(mirror, handle.pending, off, buf, account):
+            taken = len(buf)
+        else:
+            taken = await self.workers.run(writer.write, mirror, handle.pending, off, buf, account)
         if handle.synchronous:
             await self._sync(mirror, handle.data_only)
         return taken
@@ -175,8 +181,7 @@ class Operations(NameOperations):
             await self._unshare(inode, mirror)
 
     async def _truncate(self, mirror: MirrorFile, size: int) -> None:
-        rules = self.state.rules(mirror.abilities)
-        await self.workers.run(mirror_file.truncate, mirror, size, rules, self.state.account)
+        await self.workers.run(mirror_file.truncate, mirror, size, self.state.account)
         if size == 0:
             self.state.distrusted.discard(mirror.key)
 

@@ -1,0 +1,145 @@
+"""What is taken without waiting, and what is left to the writer; on a real file of each file
+system.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing.probe import probe
+from mirrorfs.mirror import elision, writer
+from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file, truncate
+from mirrorfs.mirror.plan import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+DATA, OTHER, ZEROS = b"\xa5" * BLOCK, b"\x5a" * BLOCK, bytes(BLOCK)
+KEY = (0, 0, 0)
+
+
+class Target:
+    """A file of four blocks of data and four that are a hole."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "image"
+        path.write_bytes(DATA * 4)
+        folder_fd, path_fd = os.open(folder, os.O_RDONLY), os.open(path, os.O_PATH)
+        abilities = probe(folder_fd, writable=True)
+        self.file: MirrorFile = open_mirror_file(path_fd, KEY, abilities, Rules())
+        os.close(folder_fd)
+        os.close(path_fd)
+        self.account, self.pending = Account(), PendingError()
+        truncate(self.file, 8 * BLOCK, self.account)
+
+    def elide(self, offset: int, data: bytes) -> bool:
+        """Tried within a tick of the clock that stamps files, as most writes of a copy are."""
+        for _ in range(50):
+            os.utime(self.file.fd)
+            if elision.elide(self.file, self.pending, offset, data, self.account):
+                return True
+        return False
+
+    @property
+    def counted(self) -> dict[str, int]:
+        return {name: n for name, n in self.account.file(KEY).items() if n}
+
+
+@pytest.fixture
+def target(loop_fs: Path) -> Iterator[Target]:
+    made = Target(loop_fs)
+    yield made
+    os.close(made.file.fd)
+
+
+def test_equal_data_in_the_cache_is_elided(target: Target) -> None:
+    assert target.elide(BLOCK, DATA * 2)
+    assert target.counted == {
+        "received_bytes": 2 * BLOCK,
+        "unchanged_bytes": 2 * BLOCK,
+        "compared_bytes": 2 * BLOCK,
+        "write_requests": 1,
+    }
+
+
+def test_zeros_over_a_hole_are_elided(target: Target) -> None:
+    assert target.elide(4 * BLOCK, ZEROS * 4)
+    counted = {"received_bytes": 4 * BLOCK, "hole_bytes": 4 * BLOCK, "write_requests": 1}
+    assert target.counted == counted
+
+
+def test_equal_data_and_zeros_in_one_request_are_elided(target: Target) -> None:
+    assert target.elide(2 * BLOCK, DATA * 2 + ZEROS)
+    assert target.counted["unchanged_bytes"] == 2 * BLOCK
+    assert target.counted["hole_bytes"] == BLOCK
+
+
+@pytest.mark.parametrize(
+    ("offset", "data"),
+    [
+        (0, OTHER),
+        (0, DATA + OTHER),
+        (0, ZEROS),
+        (3 * BLOCK, DATA * 2),
+        (7 * BLOCK, ZEROS * 2),
+        (8 * BLOCK, DATA),
+        (512, DATA),
+        (0, DATA[:512]),
+        (0, b""),
+    ],
+    ids=[
+        "new data",
+        "half of it new",
+        "zeros over data",
+        "data over a hole",
+        "zeros beyond the end",
+        "data beyond the end",
+        "an odd offset",
+        "an odd size",
+        "nothing",
+    ],
+)
+def test_all_else_is_left_to_the_writer(target: Target, offset: int, data: bytes) -> None:
+    before = os.pread(target.file.fd, 16 * BLOCK, 0)
+    assert not target.elide(offset, data)
+    assert not target.counted
+    assert os.pread(target.file.fd, 16 * BLOCK, 0) == before
+
+
+def test_stored_zeros_are_left_to_the_writer_which_punches_them(target: Target) -> None:
+    os.pwrite(target.file.fd, ZEROS, 0)
+    assert not target.elide(0, ZEROS + DATA)
+
+
+def test_a_file_whose_times_would_move_is_left_to_the_writer(target: Target) -> None:
+    for times in ((5, 5), (2**61, 2**61)):
+        os.utime(target.file.fd, ns=times)
+        assert not elision.elide(target.file, target.pending, 0, DATA, target.account)
+        written = writer.write(target.file, target.pending, 0, DATA, target.account)
+        assert written == BLOCK
+        assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
+
+
+def test_a_file_in_use_by_a_worker_is_left_to_the_workers(target: Target) -> None:
+    with target.file.lock:
+        assert not target.elide(0, DATA)
+
+
+def test_a_file_that_is_not_believed_is_left_to_the_writer(target: Target) -> None:
+    target.file.distrusted = True
+    assert not target.elide(0, DATA)
+    assert not target.elide(4 * BLOCK, ZEROS)
+
+
+def test_a_file_that_is_being_changed_is_not_compared_twice(target: Target) -> None:
+    writer.write(target.file, target.pending, 0, OTHER, target.account)
+    assert not target.elide(0, OTHER)
+    writer.write(target.file, target.pending, 0, OTHER, target.account)
+    assert target.elide(0, OTHER)
