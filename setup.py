@@ -1,0 +1,37 @@
+"""Builds the C extension; all else is declared in pyproject.toml.
+
+The extension is optional: where the compiler, Python's headers or libfuse's headers are missing,
+the build warns, and mirrorfs works without it (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+from setuptools import Extension, setup
+
+_USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
+
+
+def fuse_flags() -> list[str]:
+    """Where libfuse's headers are. Nothing is linked with."""
+    try:
+        told = subprocess.run(
+            ["pkg-config", "--cflags", "fuse3"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return _USUAL
+    return told.stdout.split() or _USUAL
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "mirrorfs._fuseext",
+            ["mirrorfs/_fuseext.c"],
+            define_macros=[("_FILE_OFFSET_BITS", "64")],
+            extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", *fuse_flags()],
+            optional=True,
+        )
+    ]
+)

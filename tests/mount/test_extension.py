@@ -1,0 +1,406 @@
+"""The C extension, on a real mount of a file system of ten files (tiny_fs.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import run
+from tests.mount import tiny_fs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Mirror
+
+TOP = Path(__file__).parent.parent.parent
+PUNCH_KEEP = 3
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass
+class Tiny:
+    """The mount, and what its callables reported."""
+
+    path: Path
+    report: Path
+    server: subprocess.Popen[bytes]
+    fd: int
+
+    def seek(self, offset: int, whence: int = os.SEEK_DATA) -> int | str:
+        """The position, or the name of the error."""
+        try:
+            return os.lseek(self.fd, offset, whence)
+        except OSError as exc:
+            return errno.errorcode[exc.errno or 0]
+
+    def fallocate(self, mode: int, offset: int, length: int) -> str:
+        failed = libc.fallocate(self.fd, mode, ctypes.c_long(offset), ctypes.c_long(length))
+        return errno.errorcode[ctypes.get_errno()] if failed else "done"
+
+    def wait_in_background(self, number: int) -> subprocess.Popen[bytes]:
+        """Another process that makes an lseek which is not answered."""
+        name, offset = self.path / f"file{number}", tiny_fs.KEEP
+        code = f"import os; os.lseek(os.open('{name}', os.O_RDONLY), {offset}, os.SEEK_DATA)"
+        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+
+    def reported(self, name: str, count: int = 1) -> list[Any]:
+        """Waits until there are so many; an answer may come before the report."""
+        deadline = time.monotonic() + 20
+        while True:
+            values = [json.loads(line) for line in self.report.read_text().splitlines()]
+            found = [value[1:] for value in values if value[0] == name]
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < deadline, (name, values)
+            time.sleep(0.01)
+
+    def rss_kib(self) -> int:
+        status = Path(f"/proc/{self.server.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
+
+    def end(self) -> None:
+        """The server leaves nothing behind, and has complained about nothing."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):  # the server may be dead: see what it said
+                os.close(self.fd)
+            self.fd = -1
+        if self.server.returncode is None:
+            self.server.terminate()
+        _, complaints = self.server.communicate(timeout=20)
+        assert (self.server.returncode, complaints) == (0, b"")
+        assert not self.path.is_mount()
+
+    def state(self) -> Any:
+        self.end()
+        return self.reported("state")[0][0]
+
+
+@pytest.fixture
+def mount_tiny(tmp_path: Path) -> Iterator[Callable[..., Tiny]]:
+    """Mounts with the given words; ends every mount, and looks that it ended well."""
+    mounts: list[Tiny] = []
+
+    def mount(*words: str, **environment: str) -> Tiny:
+        path = tmp_path / f"tiny-{len(mounts)}"
+        path.mkdir()
+        report = path.with_suffix(".report")
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.mount.tiny_fs", path, report, *words],
+            cwd=TOP,
+            env={**os.environ, **environment},
+            stderr=subprocess.PIPE,
+        )
+        mounts.append(Tiny(path, report, server, -1))
+        deadline = time.monotonic() + 30
+        while not path.is_mount():
+            assert server.poll() is None, server.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        mounts[-1].fd = os.open(path / "file0", os.O_RDWR)
+        return mounts[-1]
+
+    yield mount
+    try:
+        for tiny in mounts:
+            tiny.end()
+    finally:
+        for tiny in mounts:
+            tiny.server.kill()
+            run("umount", "--lazy", tiny.path, check=False)
+
+
+@pytest.fixture
+def tiny(mount_tiny: Callable[..., Tiny]) -> Tiny:
+    return mount_tiny()
+
+
+def test_the_operations_reach_the_callables(tiny: Tiny) -> None:
+    assert tiny.seek(5) == 6
+    assert tiny.seek(5, os.SEEK_HOLE) == 6
+    assert tiny.fallocate(PUNCH_KEEP, 0, 4096) == "done"
+    assert tiny.fallocate(0, 1 << 40, 1 << 41) == "ENOSPC"
+    assert os.copy_file_range(tiny.fd, tiny.fd, 1000, 0, 500_000) == 500
+    assert tiny.reported("fallocate", 2) == [
+        [tiny_fs.INODE, 77, PUNCH_KEEP, 0, 4096],
+        [tiny_fs.INODE, 77, 0, 1 << 40, 1 << 41],
+    ]
+    assert tiny.reported("copy_file_range") == [
+        [tiny_fs.INODE, 77, 0, tiny_fs.INODE, 77, 500_000, 1000, 0]
+    ]
+
+
+def test_a_request_knows_its_caller(tiny: Tiny) -> None:
+    assert tiny.seek(tiny_fs.WHO) == tiny_fs.WHO
+    assert tiny.reported("who") == [
+        [tiny_fs.INODE, 77, os.SEEK_DATA, os.getuid(), os.getgid(), os.getpid()]
+    ]
+
+
+def test_the_state_tells_what_was_negotiated(tiny: Tiny) -> None:
+    state = tiny.state()
+    assert (state["hooked"], state["reason"]) == (1, "")
+    assert state["protocol"][0] == 7
+    assert state["want"] & ~state["capable"] == 0
+    assert state["max_write"] >= 1 << 17
+    assert tiny.reported("released") == [[0, 3]]
+
+
+def test_an_answer_is_given_once(tiny: Tiny) -> None:
+    assert tiny.seek(tiny_fs.TWICE) == 1
+    assert tiny.reported("twice", 2) == [["this request is already answered"]] * 2
+
+
+def test_what_is_no_answer_leaves_the_request_open(tiny: Tiny) -> None:
+    assert tiny.seek(tiny_fs.MISFIT) == 7
+    assert tiny.reported("misfit") == [[True]]
+
+
+def test_a_dropped_request_is_an_error(tiny: Tiny) -> None:
+    assert tiny.seek(tiny_fs.DROP) == "EIO"
+    assert tiny.seek(5) == 6
+
+
+def test_an_exception_is_an_error_and_the_mount_lives(tiny: Tiny) -> None:
+    assert tiny.seek(tiny_fs.RAISE) == "EIO"
+    assert tiny.reported("unraisable") == [["ZeroDivisionError('told so')"]]
+    assert tiny.seek(5) == 6
+
+
+def test_a_thread_may_answer(tiny: Tiny) -> None:
+    assert [tiny.seek(tiny_fs.THREAD) for _ in range(3)] == [8, 8, 8]
+
+
+def test_a_killed_caller_is_seen_and_does_no_harm(tiny: Tiny) -> None:
+    caller = tiny.wait_in_background(1)
+    tiny.reported("kept")
+    caller.kill()
+    time.sleep(0.2)
+    assert caller.poll() is None  # the kernel lets it wait for what the file system has begun
+    assert not (tiny.path / "answer").exists()
+    caller.communicate(timeout=10)
+    assert caller.returncode == -signal.SIGKILL
+    assert tiny.reported("interrupted") == [[[True]]]
+    assert tiny.seek(5) == 6
+
+
+def test_what_is_open_at_the_end_is_not_answered(tiny: Tiny) -> None:
+    callers = [tiny.wait_in_background(number) for number in (1, 2, 3)]
+    tiny.reported("kept", 3)
+    tiny.end()
+    for caller in callers:
+        _, complaint = caller.communicate(timeout=10)
+        assert b"ConnectionAbortedError" in complaint or b"ENOTCONN" in complaint
+    assert tiny.reported("end") == [[3]]
+    assert tiny.reported("released") == [[0, 3]]
+
+
+def test_loaded_after_pyfuse3_the_mount_works_without(mount_tiny: Callable[..., Tiny]) -> None:
+    tiny = mount_tiny("--pyfuse3-first")
+    assert tiny.reported("bound") == [[False, "pyfuse3 was imported before it"]]
+    assert_plain(tiny)
+
+
+def test_not_bound_or_not_installed_the_mount_works_without(
+    mount_tiny: Callable[..., Tiny],
+) -> None:
+    assert_plain(mount_tiny("--no-bind"))
+    tiny = mount_tiny("--no-install")
+    assert_plain(tiny)
+    state = tiny.state()
+    assert (state["hooked"], state["reason"]) == (0, "nothing was installed")
+
+
+def assert_plain(tiny: Tiny) -> None:
+    """The kernel answers an lseek itself, and takes the file for one piece of data."""
+    assert tiny.seek(5) == 5
+    assert tiny.fallocate(PUNCH_KEEP, 0, 4096) == "ENOTSUP"
+    assert os.pread(tiny.fd, 4, 0) == b"xxxx"
+
+
+def test_only_what_was_installed_is_there(mount_tiny: Callable[..., Tiny]) -> None:
+    tiny = mount_tiny("--install", "fallocate")
+    assert tiny.seek(5) == 5
+    assert tiny.fallocate(PUNCH_KEEP, 0, 4096) == "done"
+    assert tiny.state()["hooked"] == 1
+
+
+@pytest.mark.parametrize("operations", ["fallocate", ""])
+def test_the_umask_is_left_to_the_file_system(
+    mount_tiny: Callable[..., Tiny], operations: str
+) -> None:
+    for words, mode in [[], 0o640], [["--dont-mask"], 0o666]:
+        tiny = mount_tiny("--install", operations, *words)
+        for command in "touch", "mkfifo":
+            run(command, tiny.path / "new", check=False, umask=0o027)
+        assert tiny.reported("create") == [[mode, 0o027]]
+        assert tiny.reported("mknod") == [[mode, 0o027]]
+        assert tiny.state()["hooked"] == bool(operations)
+
+
+ORDERS = {
+    "pyfuse3 first": ("import pyfuse3", os.RTLD_NOW | os.RTLD_GLOBAL, "was loaded before"),
+    "not global": ("", os.RTLD_NOW, "finds another fuse_session_new before the hook"),
+    "right": ("", os.RTLD_NOW | os.RTLD_GLOBAL, None),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_bind_sees_a_wrong_order(order: str) -> None:
+    first, flags, complaint = ORDERS[order]
+    told = python(
+        f"""
+        {first}
+        import sys
+        sys.setdlopenflags({flags})
+        import mirrorfs._fuseext as extension, pyfuse3
+        print(extension.bind(pyfuse3.__file__))
+        """
+    )
+    if complaint:
+        assert "OSError" in told.stderr
+        assert complaint in told.stderr
+    else:
+        assert "/libfuse3.so" in told.stdout
+
+
+def test_bind_and_install_refuse_what_makes_no_sense() -> None:
+    told = python(
+        """
+        from mirrorfs.mount import extension
+        from mirrorfs import _fuseext
+        import _socket, pyfuse3
+        for call, words in [
+            (_fuseext.bind, {}), (_fuseext.install, {"lseek": 1}), (_fuseext.install, {"want": -1}),
+            (_fuseext.install, {"want": "x"}), (_fuseext.install, {"other": None}),
+        ]:
+            try:
+                call(**words)
+            except (TypeError, OverflowError) as exc:
+                print(type(exc).__name__)
+        for path in ["/nowhere", _socket.__file__, _fuseext.__file__]:
+            try:
+                _fuseext.bind(path)
+            except OSError as exc:
+                print(str(exc).removeprefix(path))
+        """
+    )
+    assert told.stderr == ""
+    assert told.stdout.splitlines() == [
+        "TypeError",
+        "TypeError",
+        "OverflowError",
+        "TypeError",
+        "TypeError",
+        " is not loaded",
+        " has no fuse_session_new behind it",
+        " has no fuse_reply_err behind it",
+    ]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    import textwrap
+
+    return run(sys.executable, "-c", textwrap.dedent(code), check=False, cwd=TOP)
+
+
+def test_loading_it_imports_nothing_heavy() -> None:
+    told = python(
+        """
+        import sys, mirrorfs.mount.job
+        print("mirrorfs._fuseext" in sys.modules, {"pyfuse3", "trio"} & set(sys.modules))
+        """
+    )
+    assert told.stdout == "True set()\n"
+
+
+def test_a_real_mount_has_it_in_place(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder)
+    assert "_fuseext" in Path(f"/proc/{mirror.pid}/maps").read_text()
+
+
+@pytest.mark.slow
+def test_many_requests_leave_no_memory_behind(tiny: Tiny) -> None:
+    """200,000 of each kind; set MIRRORFS_LSEEKS=1000000 for a million (a minute)."""
+    count = int(os.environ.get("MIRRORFS_LSEEKS", "200000"))
+    hurry(tiny, 20_000)
+    before = tiny.rss_kib()
+    hurry(tiny, count)
+    assert tiny.rss_kib() - before < 512
+
+
+def hurry(tiny: Tiny, count: int) -> None:
+    """Answered, dropped and raised ones in turn: the last two are a hundredth each."""
+    for _ in range(count // 100):
+        for _ in range(98):
+            os.lseek(tiny.fd, 5, os.SEEK_DATA)
+        assert tiny.seek(tiny_fs.DROP) == "EIO"
+        assert tiny.seek(tiny_fs.RAISE_SILENTLY) == "EIO"
+
+
+def build(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Build the extension as setup.py does, into folder."""
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", folder]
+    environment = {**os.environ, "CFLAGS": " ".join(flags), **environment}
+    return run(*command, "--build-temp", folder / "temp", cwd=TOP, env=environment)
+
+
+def test_it_builds_without_a_warning(tmp_path: Path) -> None:
+    strict = ["-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wconversion"]
+    told = build(tmp_path, *strict, "-Wno-sign-conversion", "-Werror")
+    assert "warning" not in told.stderr
+    assert list(tmp_path.glob("mirrorfs/_fuseext.*.so"))
+
+
+def test_a_failing_build_is_a_warning(tmp_path: Path) -> None:
+    told = build(tmp_path, CC="false")
+    assert 'building extension "mirrorfs._fuseext" failed' in told.stderr
+    assert not list(tmp_path.glob("mirrorfs/_fuseext.*.so"))
+
+
+@pytest.mark.slow
+def test_the_sanitizers_find_nothing(tmp_path: Path, mount_tiny: Callable[..., Tiny]) -> None:
+    """Built with AddressSanitizer and UBSan. Leaks are not looked for: Python leaves many at exit,
+    and the test of memory above sees ours.
+    """
+    build(
+        tmp_path,
+        "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g",
+        LDFLAGS="-fsanitize=address,undefined",
+    )
+    library = run("gcc", "-print-file-name=libasan.so").stdout.strip()
+    sanitized = {
+        "LD_PRELOAD": library,
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
+        "PYTHONMALLOC": "malloc",
+    }
+    tiny = mount_tiny("--extension", str(tmp_path / "mirrorfs"), **sanitized)
+    assert f"{tmp_path}/mirrorfs/_fuseext" in Path(f"/proc/{tiny.server.pid}/maps").read_text()
+    test_the_operations_reach_the_callables(tiny)
+    test_an_answer_is_given_once(tiny)
+    test_what_is_no_answer_leaves_the_request_open(tiny)
+    test_a_thread_may_answer(tiny)
+    test_an_exception_is_an_error_and_the_mount_lives(tiny)
+    hurry(tiny, 2000)
+    callers = [tiny.wait_in_background(number) for number in (1, 2, 3)]
+    tiny.reported("kept", 3)
+    callers[0].kill()
+    tiny.end()
+    for caller in callers:
+        caller.communicate(timeout=10)
+    assert tiny.reported("released") == [[0, 3]]
