@@ -12,6 +12,7 @@ from mirrorfs.errors import UsageError
 
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 1 << 24
+MAX_READAHEAD_BYTES = 64 << 20
 MIN_DESCRIPTORS = 16
 
 _T = TypeVar("_T")
@@ -50,6 +51,12 @@ OPTIONS = (
         "auto",
         "unit of decision: a power of two, not below the allocation unit (4k, 64k)",
     ),
+    Option(
+        "preallocate",
+        "honour|ignore",
+        "honour",
+        "when a tool asks for space ahead (fallocate): reserve it, or only set the size",
+    ),
     Option("ro", "", "off", "mount read-only"),
     Option(
         "allow_other",
@@ -68,6 +75,18 @@ OPTIONS = (
         "auto|N",
         "auto",
         "descriptors kept for known files (auto: a quarter of the limit)",
+    ),
+    Option(
+        "readahead",
+        "SIZE",
+        "1M",
+        "how far the kernel reads ahead through the mount (root only; 0 leaves it alone)",
+    ),
+    Option(
+        "sparse_operations",
+        "on|off",
+        "on",
+        "offer fallocate, SEEK_HOLE and copy_file_range (needs the C extension)",
     ),
 )
 
@@ -98,6 +117,9 @@ class MountOptions:
     debug: bool = False
     attr_timeout: float = 1.0
     descriptors: int | None = None
+    preallocate: Literal["honour", "ignore"] = "honour"
+    readahead_bytes: int = 1 << 20
+    sparse_operations: Literal["on", "off"] = "on"
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
 
@@ -146,6 +168,12 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
         values[name] = _choice(name, value, ("punch", "keep"))
     elif name == "unchanged":
         values[name] = _choice(name, value, ("skip", "write"))
+    elif name == "preallocate":
+        values[name] = _choice(name, value, ("honour", "ignore"))
+    elif name == "sparse_operations":
+        values[name] = _choice(name, value, ("on", "off"))
+    elif name == "readahead":
+        values["readahead_bytes"] = _readahead(_need(name, value))
     elif name == "block":
         values["block_bytes"] = _block(_need(name, value))
     elif name == "control":
@@ -199,6 +227,13 @@ def _block(text: str) -> int | None:
     return size
 
 
+def _readahead(text: str) -> int:
+    size = parse_size("readahead", text)
+    if size > MAX_READAHEAD_BYTES:
+        raise UsageError(f"option readahead: {text} is more than 64M")
+    return size
+
+
 def _control(text: str) -> bytes:
     name = text.encode("utf-8", "surrogateescape")
     if b"/" in name or name in {b".", b".."} or len(name) > 255:
@@ -232,7 +267,7 @@ def describe(options: MountOptions) -> dict[str, dict[str, object]]:
     for field in fields(options):
         if field.name in {"given", "fuse_words"}:
             continue
-        name = {"block_bytes": "block"}.get(field.name, field.name)
+        name = field.name.removesuffix("_bytes")
         value = getattr(options, field.name)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")

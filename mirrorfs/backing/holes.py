@@ -42,3 +42,17 @@ def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
             raise
         yield first, stop
         start = max(stop, first + 1)
+
+
+def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
+    """lseek(2) with SEEK_DATA or SEEK_HOLE; raises its OSError, ENXIO above all.
+
+    Where the file system's own answer is not `trusted`, all of the file is data: a hole that is
+    none would make a copy lose what was written.
+    """
+    if trusted:
+        return os.lseek(fd, offset, whence)
+    size = os.fstat(fd).st_size
+    if not 0 <= offset < size:
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    return offset if whence == os.SEEK_DATA else size

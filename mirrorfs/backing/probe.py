@@ -28,13 +28,16 @@ _NO_TMPFILE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What one file system can do. `unit_bytes` is its allocation unit, held to 4 KiB … 64 KiB."""
+    """What one file system can do. `unit_bytes` is its allocation unit, held to 4 KiB … 64 KiB;
+    `clone` says that two files can share blocks.
+    """
 
     file_system: str
     unit_bytes: int
     punch: bool
     trusted_seek: bool
     reason: str = ""
+    clone: bool = False
 
     @property
     def growth_leaves_blocks(self) -> bool:
@@ -62,12 +65,25 @@ def probe(folder_fd: int, writable: bool) -> Abilities:
     trusted = mount.fs_type in TRUSTED_SEEK
     if not writable:
         return Abilities(mount.fs_type, unit, trusted, trusted, "not tried on a read-only mount")
-    punch, reason = _try_punch(folder_fd)
-    return Abilities(mount.fs_type, unit, punch, trusted and punch, reason)
-
-
-def _try_punch(folder_fd: int) -> tuple[bool, str]:
     fd = _temporary_file(folder_fd)
+    try:
+        clone = _try_clone(fd)
+        punch, reason = _try_punch(fd)
+    finally:
+        os.close(fd)
+    return Abilities(mount.fs_type, unit, punch, trusted and punch, reason, clone)
+
+
+def _try_clone(fd: int) -> bool:
+    os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0)
+    try:
+        syscalls.clone_range(fd, _PROBE_BYTES, fd, 0, _PROBE_BYTES)
+    except OSError:
+        return False
+    return True
+
+
+def _try_punch(fd: int) -> tuple[bool, str]:
     try:
         os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0)
         syscalls.punch_hole(fd, 0, _PROBE_BYTES)
@@ -78,8 +94,6 @@ def _try_punch(folder_fd: int) -> tuple[bool, str]:
         if syscalls.is_unsupported(exc):
             return False, "the file system does not know holes"
         raise
-    finally:
-        os.close(fd)
     return True, ""
 
 

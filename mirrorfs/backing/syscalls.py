@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 MNT_DETACH = 2
@@ -31,6 +34,7 @@ _STATX_BASIC_AND_BTIME = 0x0FFF
 _STATX_BTIME = 0x0800
 _STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII" + "Q")
 _TIMESPECS = struct.Struct("qqqq")
+_CLONE_RANGE = struct.Struct("qQQQ")
 _NS = 1_000_000_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -152,6 +156,27 @@ def punch_hole(fd: int, start: int, end: int) -> None:
     (fallocate(2)).
     """
     _check(_libc.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, end - start))
+
+
+def preallocate(fd: int, start: int, end: int, keep_size: bool) -> None:
+    """Make sure that writing to `[start, end)` needs no further space; without `keep_size` the file
+    grows to `end` (fallocate(2), mode 0).
+    """
+    _check(_libc.fallocate(fd, FALLOC_FL_KEEP_SIZE if keep_size else 0, start, end - start))
+
+
+def zero_range(fd: int, start: int, end: int, keep_size: bool) -> None:
+    """Let `[start, end)` read as zeros, in blocks that stay allocated (fallocate(2))."""
+    mode = FALLOC_FL_ZERO_RANGE | (FALLOC_FL_KEEP_SIZE if keep_size else 0)
+    _check(_libc.fallocate(fd, mode, start, end - start))
+
+
+def clone_range(fd: int, offset: int, source_fd: int, start: int, end: int) -> None:
+    """Let `fd` hold at `offset` what `source_fd` holds in `[start, end)`, in the same blocks
+    (ioctl_ficlonerange(2)). All three are multiples of the file system's block, except for `end` at
+    the end of the source.
+    """
+    fcntl.ioctl(fd, FICLONERANGE, _CLONE_RANGE.pack(source_fd, start, end - start, offset))
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:

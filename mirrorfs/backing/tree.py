@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Whom a new object is given to."""
+class Caller:
+    """Who makes a new object: it is given to them, and their `umask` holds where the folder has no
+    default ACL (acl(5), "OBJECT CREATION").
+    """
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 def fd_path(fd: int) -> bytes:
@@ -37,38 +40,38 @@ def open_path(parent_fd: int, name: bytes) -> int:
     return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
 
 
-def create_file(parent_fd: int, name: bytes, mode: int, owner: Owner) -> int:
+def create_file(parent_fd: int, name: bytes, mode: int, caller: Caller) -> int:
     """Make a regular file; returns its O_PATH descriptor. FileExistsError if the name is taken."""
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
     def make() -> None:
         os.close(os.open(name, flags, 0o600, dir_fd=parent_fd))
 
-    return _make(parent_fd, name, mode, owner, make)
+    return _make(parent_fd, name, mode, caller, make)
 
 
-def make_folder(parent_fd: int, name: bytes, mode: int, owner: Owner) -> int:
+def make_folder(parent_fd: int, name: bytes, mode: int, caller: Caller) -> int:
     """mkdir; returns an O_PATH descriptor."""
-    return _make(parent_fd, name, mode, owner, lambda: os.mkdir(name, 0o700, dir_fd=parent_fd))
+    return _make(parent_fd, name, mode, caller, lambda: os.mkdir(name, 0o700, dir_fd=parent_fd))
 
 
-def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, owner: Owner) -> int:
+def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, caller: Caller) -> int:
     """mknod of any kind that the file system below and our privileges allow; returns an O_PATH
     descriptor.
     """
     kind = stat.S_IFMT(mode)
     return _make(
-        parent_fd, name, mode, owner, lambda: os.mknod(name, kind | 0o600, rdev, dir_fd=parent_fd)
+        parent_fd, name, mode, caller, lambda: os.mknod(name, kind | 0o600, rdev, dir_fd=parent_fd)
     )
 
 
-def make_symlink(parent_fd: int, name: bytes, target: bytes, owner: Owner) -> int:
+def make_symlink(parent_fd: int, name: bytes, target: bytes, caller: Caller) -> int:
     """symlink; returns an O_PATH descriptor of the link itself."""
-    return _make(parent_fd, name, None, owner, lambda: os.symlink(target, name, dir_fd=parent_fd))
+    return _make(parent_fd, name, None, caller, lambda: os.symlink(target, name, dir_fd=parent_fd))
 
 
 def _make(
-    parent_fd: int, name: bytes, mode: int | None, owner: Owner, make: Callable[[], None]
+    parent_fd: int, name: bytes, mode: int | None, caller: Caller, make: Callable[[], None]
 ) -> int:
     """Make an object, then give it to its owner, then its mode; on an error it is removed again."""
     make()
@@ -76,9 +79,9 @@ def _make(
     try:
         fd = open_path(parent_fd, name)
         made = syscalls.statx(fd)
-        _give(fd, made, parent_fd, owner)
+        _give(fd, made, parent_fd, caller)
         if mode is not None:
-            _set_mode(fd, made, parent_fd, mode)
+            _set_mode(fd, made, parent_fd, mode, caller.umask)
     except BaseException:
         if fd >= 0:
             os.close(fd)
@@ -88,22 +91,24 @@ def _make(
     return fd
 
 
-def _give(fd: int, made: syscalls.Status, parent_fd: int, owner: Owner) -> None:
+def _give(fd: int, made: syscalls.Status, parent_fd: int, caller: Caller) -> None:
     """To the caller; the group stays the folder's where the folder is setgid."""
     inherits_group = syscalls.statx(parent_fd).mode & stat.S_ISGID
-    gid = made.gid if inherits_group else owner.gid
-    if (made.uid, made.gid) == (owner.uid, gid):
+    gid = made.gid if inherits_group else caller.gid
+    if (made.uid, made.gid) == (caller.uid, gid):
         return
     try:
-        syscalls.chown(fd, owner.uid, gid)
+        syscalls.chown(fd, caller.uid, gid)
     except PermissionError:
         # An ordinary user's daemon can only make files of its own.
         if os.geteuid() == 0:
             raise
 
 
-def _set_mode(fd: int, made: syscalls.Status, parent_fd: int, mode: int) -> None:
+def _set_mode(fd: int, made: syscalls.Status, parent_fd: int, mode: int, umask: int) -> None:
     inherited = get_xattr(parent_fd, acl.DEFAULT) if has_default_acl(parent_fd) else None
+    if inherited is None:
+        mode &= ~umask
     wanted = stat.S_IMODE(mode) | (made.mode & stat.S_ISGID if stat.S_ISDIR(made.mode) else 0)
     os.chmod(fd_path(fd), wanted)
     if inherited is not None:

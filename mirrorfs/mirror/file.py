@@ -31,7 +31,8 @@ class MirrorFile:
 
     `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
-    it was truncated to nothing. `calm` says that the last write found nothing to do.
+    it was truncated to nothing. `calm` says that the last write found nothing to do,
+    `reserved` that a client has preallocated blocks, which then stay with the file.
     """
 
     fd: int
@@ -42,12 +43,18 @@ class MirrorFile:
     lock: threading.Lock = field(default_factory=threading.Lock)
     distrusted: bool = False
     calm: bool = True
+    reserved: bool = False
     handles: int = 0
 
     @property
     def is_seek_trusted(self) -> bool:
         """Whether a hole that SEEK_DATA reports may be taken for one."""
         return self.abilities.trusted_seek and not self.distrusted
+
+    @property
+    def leaves_blocks(self) -> bool:
+        """Whether growing the file leaves blocks in the new hole that nobody has asked for."""
+        return self.abilities.growth_leaves_blocks and not self.reserved
 
 
 @dataclass(slots=True)
@@ -101,21 +108,33 @@ def truncate(file: MirrorFile, size: int, account: Account) -> None:
     A last block that is cut down to zeros becomes a hole: it would otherwise stay stored until it
     is written again.
     """
-    rules = file.rules
     with file.lock:
         before = os.fstat(file.fd)
-        grows = rules.punch and file.abilities.growth_leaves_blocks and size > before.st_size
-        hole = hole_at_end(file.fd, before.st_size, rules.block_bytes) if grows else 0
-        os.ftruncate(file.fd, size)
-        if size == 0:
-            file.distrusted = False
-        if rules.punch and size < before.st_size:
-            _punch_zero_tail(file, size, rules.block_bytes)
-        elif grows:
-            free_blocks(file, hole, size, rules.block_bytes)
-        freed = (before.st_blocks - os.fstat(file.fd).st_blocks) * 512
-        if freed > 0:
-            account.add(file.key, Counters(freed_bytes=freed))
+        resize(file, before.st_size, size)
+        count_freed(file, before, account)
+
+
+def resize(file: MirrorFile, old_size: int, size: int) -> None:
+    """Truncate or grow the file from `old_size` to `size` bytes; what is new is a hole. The caller
+    holds the lock.
+    """
+    rules = file.rules
+    grows = rules.punch and file.leaves_blocks and size > old_size
+    hole = hole_at_end(file.fd, old_size, rules.block_bytes) if grows else 0
+    os.ftruncate(file.fd, size)
+    if size == 0:
+        file.distrusted = False
+    if rules.punch and size < old_size:
+        _punch_zero_tail(file, size, rules.block_bytes)
+    elif grows:
+        free_blocks(file, hole, size, rules.block_bytes)
+
+
+def count_freed(file: MirrorFile, before: os.stat_result, account: Account) -> None:
+    """Count by how much the file occupies less than `before`."""
+    freed = (before.st_blocks - os.fstat(file.fd).st_blocks) * 512
+    if freed > 0:
+        account.add(file.key, Counters(freed_bytes=freed))
 
 
 def hole_at_end(fd: int, size: int, block_bytes: int) -> int:

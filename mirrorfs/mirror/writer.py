@@ -57,19 +57,20 @@ def write(
     offset: int,
     data: bytes,
     account: Account,
+    requests: int = 1,
 ) -> int:
     """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
 
     Returns the number of bytes taken; raises the OSError of the failing step if that number is
-    zero.
+    zero. `requests` is what this adds to the count of write requests.
     """
-    count = Counters(write_requests=1)
+    count = Counters(write_requests=requests)
     failure: OSError | None = None
     with file.lock:
         before = os.fstat(file.fd)
         size = before.st_size
         rules = file.rules
-        grows = offset + len(data) > size and rules.punch and file.abilities.growth_leaves_blocks
+        grows = offset + len(data) > size and rules.punch and file.leaves_blocks
         old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
         request = _Request(file, offset, data, before, count, offset, size, old_end)
         try:
@@ -232,7 +233,7 @@ def _finish(request: _Request) -> OSError | None:
 def _release_preallocation(request: _Request) -> None:
     """Free what the file system allocated ahead of need in holes by which the file has grown."""
     file = request.file
-    if not (request.rules.punch and file.abilities.growth_leaves_blocks):
+    if not (request.rules.punch and file.leaves_blocks):
         return
     holes_made = request.fresh_holes
     if request.done > request.offset > request.before.st_size:

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mirrorfs._fuseext import CopyFileRange, Fallocate, Lseek, State
 
+# From libfuse's fuse_common.h: the umask is left to us (FUSE_CAP_DONT_MASK).
+CAP_DONT_MASK = 1 << 6
+
 reason = "it was not loaded"  # why there is no extension; "" when there is one
 _loaded = False
 

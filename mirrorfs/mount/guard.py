@@ -24,6 +24,7 @@ _EVERYDAY = {
     "lookup": {errno.ENOENT},
     "getxattr": {errno.ENODATA, errno.EOPNOTSUPP, errno.ERANGE},
     "listxattr": {errno.EOPNOTSUPP},
+    "lseek": {errno.ENXIO},
 }
 _SILENT = frozenset({"forget", "release", "releasedir"})
 
@@ -42,26 +43,33 @@ def guarded(operations: _C) -> _C:
     return operations
 
 
-def _guard(name: str, handler: _Handler) -> _Handler:
-    everyday = _EVERYDAY.get(name, set())
+def answer_to(operations: Any, name: str, error: Exception) -> int:  # noqa: ANN401 - see above
+    """The errno for a request whose handler `name` raised `error`, logged and counted as it
+    deserves.
+    """
+    if isinstance(error, pyfuse3.FUSEError):
+        code = error.errno
+    elif isinstance(error, OSError):
+        code = error.errno or errno.EIO
+        if code not in _EVERYDAY.get(name, ()):
+            log.debug("%s: %s", name, error)
+    elif isinstance(error, MemoryError):
+        code = errno.ENOMEM
+    else:
+        log.error("%s failed unexpectedly; answered with EIO", name, exc_info=error)
+        code = errno.EIO
+    if code not in _EVERYDAY.get(name, ()):
+        operations.count_error(code)
+    return code
 
+
+def _guard(name: str, handler: _Handler) -> _Handler:
     @functools.wraps(handler)
     async def call(self: Any, *args: Any) -> Any:  # noqa: ANN401 - passed through as it is
         try:
             return await handler(self, *args)
-        except pyfuse3.FUSEError as exc:
-            code = exc.errno
-        except OSError as exc:
-            code = exc.errno or errno.EIO
-            if code not in everyday:
-                log.debug("%s: %s", name, exc)
-        except MemoryError:
-            code = errno.ENOMEM
-        except Exception:
-            log.exception("%s failed unexpectedly; answered with EIO", name)
-            code = errno.EIO
-        if code not in everyday:
-            self.count_error(code)
+        except Exception as exc:
+            code = answer_to(self, name, exc)
         raise pyfuse3.FUSEError(code)
 
     return call

@@ -195,21 +195,21 @@ class NameOperations(pyfuse3.Operations):
         self, parent_id: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         return await self._make(
-            parent_id, name, tree.make_node, mode, rdev, tree.Owner(ctx.uid, ctx.gid)
+            parent_id, name, tree.make_node, mode, rdev, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
 
     async def mkdir(
         self, parent_id: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         return await self._make(
-            parent_id, name, tree.make_folder, mode, tree.Owner(ctx.uid, ctx.gid)
+            parent_id, name, tree.make_folder, mode, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
 
     async def symlink(
         self, parent_id: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         return await self._make(
-            parent_id, name, tree.make_symlink, target, tree.Owner(ctx.uid, ctx.gid)
+            parent_id, name, tree.make_symlink, target, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
 
     async def link(

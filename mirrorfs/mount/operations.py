@@ -78,6 +78,7 @@ class Operations(NameOperations):
             mirror = self.state.mirrors.setdefault(inode.node_id, mine)
             if mirror is mine:
                 mirror.distrusted = inode.key in self.state.distrusted
+                mirror.reserved = inode.key in self.state.reserved
                 self.state.last_paths[inode.key] = inode.path()
             else:
                 os.close(mine.fd)
@@ -89,11 +90,11 @@ class Operations(NameOperations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
-        owner = tree.Owner(ctx.uid, ctx.gid)
+        caller = tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         with self._held(parent_id) as (parent_fd,):
             try:
                 fd, status = await self.workers.run(
-                    steps.make, tree.create_file, parent_fd, name, mode, owner
+                    steps.make, tree.create_file, parent_fd, name, mode, caller
                 )
                 flags &= ~os.O_TRUNC
             except FileExistsError:

@@ -26,8 +26,10 @@ import trio
 
 from mirrorfs.backing import places, syscalls
 from mirrorfs.errors import FuseError
+from mirrorfs.mount.dispatch import Dispatcher
+from mirrorfs.mount.extras import Extras
 from mirrorfs.mount.inodes import InodeTable
-from mirrorfs.mount.operations import Operations
+from mirrorfs.mount.sparse import SparseOperations
 from mirrorfs.mount.state import State
 from mirrorfs.mount.workers import Workers
 from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
@@ -81,15 +83,21 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     )
     state = State(job.backing, job.options, inodes, workers)
     _start_log_thread(state)
+    operations = SparseOperations(state)
+    dispatcher = Dispatcher(operations)
+    extras = Extras(dispatcher, job.options)
+    state.describe_extras = extras.describe
     try:
-        pyfuse3.init(Operations(state), os.fsdecode(job.mount_point), _fuse_options(job))
+        pyfuse3.init(operations, os.fsdecode(job.mount_point), _fuse_options(job))
     except RuntimeError as exc:
         raise FuseError(f"{places.show(job.mount_point)}: FUSE refused the mount: {exc}") from None
     log.info("mounted %s on %s", places.show(job.backing), places.show(job.mount_point))
+    extras.log()
     try:
         async with trio.open_nursery() as nursery:
+            dispatcher.nursery = nursery
             await nursery.start(_watch_signals, job.mount_point, state)
-            nursery.start_soon(_announce, ready)
+            nursery.start_soon(_announce, job.mount_point, extras, ready)
             await pyfuse3.main(max_tasks=_TASKS)
             nursery.cancel_scope.cancel()
     finally:
@@ -122,7 +130,10 @@ def _fs_name(backing: bytes) -> str:
     return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
-async def _announce(ready: Callable[[], None]) -> None:
+async def _announce(mount_point: bytes, extras: Extras, ready: Callable[[], None]) -> None:
+    """Wait until the mount answers, which it does when FUSE's first exchange is over."""
+    await trio.to_thread.run_sync(os.statvfs, mount_point, abandon_on_cancel=True)
+    extras.raise_readahead(mount_point)
     ready()
 
 

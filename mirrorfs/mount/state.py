@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,15 +15,23 @@ from mirrorfs.mount.handles import HandleTable
 from mirrorfs.options import MountOptions, describe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mount.inodes import Inode, InodeTable
     from mirrorfs.mount.workers import Workers
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class State:
-    """One mount. Only the account and the mirror files are touched by worker threads."""
+    """One mount. Only the account and the mirror files are touched by worker threads.
+
+    `distrusted` and `reserved` remember that of files that are not open; `describe_extras`
+    gives what config.json says of features that depend on the machine.
+    """
 
     backing: bytes
     options: MountOptions
@@ -32,9 +41,12 @@ class State:
     handles: HandleTable = field(default_factory=HandleTable)
     mirrors: dict[int, MirrorFile] = field(default_factory=dict)
     distrusted: set[FileKey] = field(default_factory=set)
+    reserved: set[FileKey] = field(default_factory=set)
+    describe_extras: Callable[[], dict[str, object]] = dict
     last_paths: dict[FileKey, bytes] = field(default_factory=dict)
     mounted_at: float = field(default_factory=time.time)
     control: ControlFolder = field(init=False)
+    _ignored_preallocation: bool = False
 
     def __post_init__(self) -> None:
         account = self.account
@@ -55,6 +67,16 @@ class State:
         block = max(self.options.block_bytes or 0, abilities.unit_bytes)
         return Rules(self.options.zeros == "punch", self.options.unchanged == "skip", block)
 
+    def note_ignored_preallocation(self, inode: Inode) -> None:
+        """Say once that space which a client asked for was not reserved."""
+        if not self._ignored_preallocation:
+            self._ignored_preallocation = True
+            log.warning(
+                "%s: a client asked for space, which preallocate=ignore does not reserve; "
+                "later ones are not mentioned",
+                reports.path_text(inode.path()),
+            )
+
     def left(self, inode: Inode) -> None:
         """The kernel no longer knows `inode`: keep its path for reports, or drop its counters if it
         is no more.
@@ -63,6 +85,7 @@ class State:
             self.account.drop(inode.key)
             self.last_paths.pop(inode.key, None)
             self.distrusted.discard(inode.key)
+            self.reserved.discard(inode.key)
         elif inode.key in self.last_paths:
             self.last_paths[inode.key] = inode.path()
 
@@ -84,6 +107,7 @@ class State:
             "allocation_unit_bytes": abilities.unit_bytes,
             "block_bytes": self.rules(abilities).block_bytes,
             "can_punch": abilities.punch,
+            "can_share_blocks": abilities.clone,
             "seek_data_trusted": abilities.trusted_seek,
         }
 
@@ -109,7 +133,6 @@ class State:
         return reports.metrics(self.account.snapshot(), gauges, self.mounted_at)
 
     def _config_json(self) -> bytes:
-        extras: dict[str, object] = {
-            "sparse_operations": {"on": False, "reason": "not part of this version"}
-        }
-        return reports.config_json(describe(self.options), self._file_system(), extras)
+        return reports.config_json(
+            describe(self.options), self._file_system(), self.describe_extras()
+        )

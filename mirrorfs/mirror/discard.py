@@ -1,0 +1,116 @@
+"""Ranges that a client asks to be zeros, or to have space: fallocate(2) on a mirrored file.
+
+Guarantees: what is asked to be zeros becomes a hole, also where its ragged ends complete a block of
+zeros; space that is asked for is really there (`preallocate=honour`). A crash leaves each range as
+it was, or zero.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.plan import is_zero
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.file import MirrorFile, PendingError
+
+
+def discard(
+    file: MirrorFile,
+    pending: PendingError,
+    start: int,
+    end: int,
+    keep_size: bool,
+    account: Account,
+) -> None:
+    """Make `[start, end)` (bytes) zeros, as a hole; without `keep_size` the file grows to `end`.
+
+    Raises the OSError of the file system below, EOPNOTSUPP where it cannot punch.
+    """
+    with file.lock:
+        before = os.fstat(file.fd)
+        make_hole(file, start, end)
+        if end > before.st_size and not keep_size:
+            resize(file, before.st_size, end)
+        size = os.fstat(file.fd).st_size
+        account.add(file.key, Counters(discarded_bytes=max(0, min(end, size) - start)))
+        count_freed(file, before, account)
+    pending.settle(start, end)
+
+
+def keep_zeros(
+    file: MirrorFile,
+    pending: PendingError,
+    start: int,
+    end: int,
+    keep_size: bool,
+) -> None:
+    """The same where zeros are to be stored (`zeros=keep`): as the file system below does it."""
+    with file.lock:
+        syscalls.zero_range(file.fd, start, end, keep_size)
+    pending.settle(start, end)
+
+
+def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool) -> None:
+    """Make sure that writing to `[start, end)` needs no further space. Raises OSError, ENOSPC above
+    all; the size is then what it was.
+    """
+    with file.lock:
+        size = os.fstat(file.fd).st_size
+        file.reserved = True
+        try:
+            syscalls.preallocate(file.fd, start, end, keep_size)
+        except OSError:
+            if os.fstat(file.fd).st_size > size:
+                os.ftruncate(file.fd, size)
+            raise
+
+
+def grow_only(file: MirrorFile, end: int, keep_size: bool, account: Account) -> None:
+    """What is left of a preallocation that is not honoured: the size."""
+    with file.lock:
+        before = os.fstat(file.fd)
+        if not keep_size and end > before.st_size:
+            resize(file, before.st_size, end)
+        else:
+            syscalls.touch(file.fd)
+        count_freed(file, before, account)
+
+
+def make_hole(file: MirrorFile, start: int, end: int) -> int:
+    """Make `[start, end)` zeros, as a hole, without changing the size; returns how many of these
+    bytes were data before. The caller holds the lock.
+    """
+    size = os.fstat(file.fd).st_size
+    limit = min(end, size)
+    data = [(start, limit)] if start < limit else []
+    if data and file.is_seek_trusted:
+        data = list(holes.data_ranges(file.fd, start, limit))
+    first, last = _widened(file, start, end, size)
+    syscalls.punch_hole(file.fd, first, last)
+    return sum(stop - begin for begin, stop in data)
+
+
+def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, int]:
+    """`[start, end)` with the blocks at its ends, where the rest of those is zero.
+
+    The file system below frees whole blocks only; a block that two requests make zero is as much a
+    hole as one that one request does.
+    """
+    unit = file.abilities.unit_bytes
+    if not (file.rules.punch and file.readable):
+        return start, end
+    first, last = start - start % unit, end + -end % unit
+    if first < start and not _reads_zero(file, first, min(start, size)):
+        first = start
+    if end < last and not _reads_zero(file, end, min(last, size)):
+        last = end
+    return first, last
+
+
+def _reads_zero(file: MirrorFile, start: int, end: int) -> bool:
+    return start >= end or is_zero(os.pread(file.fd, end - start, start))

@@ -1,0 +1,80 @@
+"""What a mount offers only where the machine allows it: sparse operations, the caller's umask, a
+longer readahead. Each is on, or there is a reason why not, which config.json tells.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import readahead
+from mirrorfs.mount import extension
+
+if TYPE_CHECKING:
+    from mirrorfs.mount.dispatch import Dispatcher
+    from mirrorfs.options import MountOptions
+
+log = logging.getLogger(__name__)
+
+
+class Extras:
+    """Made before pyfuse3's `init`, because the extension has its say there."""
+
+    def __init__(self, dispatcher: Dispatcher, options: MountOptions) -> None:
+        self._options = options
+        self._extension = extension.bind()
+        self._readahead_refused = "not tried yet"
+        if self._extension is None:
+            return
+        want = extension.CAP_DONT_MASK
+        if options.sparse_operations == "off":
+            self._extension.install(want=want)
+        else:
+            self._extension.install(
+                fallocate=dispatcher.fallocate,
+                lseek=dispatcher.lseek,
+                copy_file_range=dispatcher.copy_file_range,
+                want=want,
+            )
+
+    def log(self) -> None:
+        """One line where sparse operations are missing although they were wanted."""
+        reason = self._missing()
+        if reason and self._options.sparse_operations == "on":
+            log.info(
+                "without sparse operations (fallocate, SEEK_HOLE, copy_file_range): %s", reason
+            )
+
+    def raise_readahead(self, mount_point: bytes) -> None:
+        """Set the readahead of the mount, once it answers; where that is refused, go on without."""
+        self._readahead_refused = ""
+        if not self._options.readahead_bytes:
+            self._readahead_refused = "turned off by readahead=0"
+            return
+        try:
+            readahead.set_readahead(mount_point, self._options.readahead_bytes)
+        except OSError as exc:
+            self._readahead_refused = f"the kernel's own is kept: {exc.strerror or exc}"
+
+    def describe(self) -> dict[str, object]:
+        """Name of each extra, whether it is on, and why not."""
+        state = self._extension.state() if self._extension else None
+        masks = state is not None and bool(state["want"] & extension.CAP_DONT_MASK)
+        reasons = {
+            "sparse_operations": self._missing(),
+            "umask_by_default_acl": "" if masks else extension.reason or "the kernel cannot",
+            "readahead": self._readahead_refused,
+        }
+        return {name: _entry(reason) for name, reason in reasons.items()}
+
+    def _missing(self) -> str:
+        """Why there are no sparse operations; empty if there are."""
+        if self._options.sparse_operations == "off":
+            return "turned off by sparse_operations=off"
+        if self._extension is None:
+            return extension.reason
+        return self._extension.state()["reason"]
+
+
+def _entry(reason: str) -> dict[str, object]:
+    return {"on": False, "reason": reason} if reason else {"on": True}

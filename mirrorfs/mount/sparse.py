@@ -1,0 +1,122 @@
+"""Handlers for fallocate, lseek and copy_file_range, which pyfuse3 does not have (`extension`)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes
+from mirrorfs.backing.syscalls import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
+)
+from mirrorfs.mirror import copying, discard
+from mirrorfs.mount.control import refuse
+from mirrorfs.mount.guard import guarded
+from mirrorfs.mount.handles import FileHandle
+from mirrorfs.mount.operations import Operations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorfs.mirror.file import MirrorFile
+
+
+@guarded
+class SparseOperations(Operations):
+    """All handlers of a mount whose extension is loaded."""
+
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2); of the modes, FUSE forwards preallocation, punching and zeroing."""
+        handle, mirror = self._for_writing(fh)
+        end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
+        account = self.state.account
+        kind = mode & ~FALLOC_FL_KEEP_SIZE
+        if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and mirror.rules.punch):
+            await self.workers.run(
+                discard.discard, mirror, handle.pending, offset, end, keep_size, account
+            )
+        elif kind == FALLOC_FL_ZERO_RANGE:
+            await self.workers.run(
+                discard.keep_zeros, mirror, handle.pending, offset, end, keep_size
+            )
+        elif kind:
+            raise refuse(errno.EOPNOTSUPP)
+        elif self.state.options.preallocate == "honour":
+            self.state.reserved.add(mirror.key)
+            await self.workers.run(discard.preallocate, mirror, offset, end, keep_size)
+        else:
+            self.state.note_ignored_preallocation(handle.inode)
+            await self.workers.run(discard.grow_only, mirror, end, keep_size, account)
+
+    async def copy_file_range(
+        self,
+        fh_in: int,
+        offset_in: int,
+        fh_out: int,
+        offset_out: int,
+        length: int,
+        flags: int,
+        is_interrupted: Callable[[], bool],
+    ) -> int:
+        """copy_file_range(2); may copy less than asked for."""
+        handle, mirror = self._for_writing(fh_out)
+        reading = self.handles.get(fh_in, FileHandle)
+        if flags:
+            raise refuse(errno.EINVAL)
+        inode = reading.inode
+        written = self.state.mirrors.get(inode.node_id)
+        source = copying.Source(
+            reading.fd,
+            inode.key,
+            self.inodes.abilities(inode).trusted_seek,
+            inode.key in self.state.distrusted,
+            written.lock if written is not None else None,
+        )
+        return await self.workers.run(
+            copying.copy,
+            source,
+            offset_in,
+            mirror,
+            handle.pending,
+            offset_out,
+            length,
+            is_interrupted,
+            self.state.account,
+        )
+
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
+        return await self.workers.run(holes.seek, *self._seek_arguments(fh, offset, whence))
+
+    def lseek_at_once(self, fh: int, offset: int, whence: int) -> int | None:
+        """The same without waiting; None if a worker is at the file and might hold us up."""
+        mirror = self.state.mirrors.get(self.handles.get(fh, FileHandle).inode.node_id)
+        if mirror is None:
+            return holes.seek(*self._seek_arguments(fh, offset, whence))
+        if not mirror.lock.acquire(blocking=False):
+            return None
+        try:
+            return holes.seek(*self._seek_arguments(fh, offset, whence))
+        finally:
+            mirror.lock.release()
+
+    def _seek_arguments(self, fh: int, offset: int, whence: int) -> tuple[int, int, int, bool]:
+        handle = self.handles.get(fh, FileHandle)
+        if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
+            raise refuse(errno.EINVAL)
+        inode = handle.inode
+        fd = handle.fd if handle.mirror is None else handle.mirror.fd
+        trusted = (
+            self.inodes.abilities(inode).trusted_seek and inode.key not in self.state.distrusted
+        )
+        return fd, offset, whence, trusted
+
+    def _for_writing(self, fh: int) -> tuple[FileHandle, MirrorFile]:
+        """EBADF for a handle that is not open for writing."""
+        handle = self.handles.get(fh, FileHandle)
+        if handle.mirror is None:
+            raise refuse(errno.EBADF)
+        return handle, handle.mirror
