@@ -10,6 +10,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+_SURE_BYTES = (1 << 63) - (1 << 20)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,9 +23,16 @@ def next_data(fd: int, start: int) -> int | None:
     try:
         return os.lseek(fd, start, os.SEEK_DATA)
     except OSError as exc:
-        if exc.errno == errno.ENXIO:
-            return None
-        raise
+        if exc.errno != errno.ENXIO:
+            raise
+    return start if _is_unsure(fd, start) else None
+
+
+def _is_unsure(fd: int, start: int) -> bool:
+    """Whether there may be data from `start` on although none was found: xfs does not find what
+    lies in the last block below 2^63.
+    """
+    return start < os.fstat(fd).st_size > _SURE_BYTES
 
 
 def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -37,9 +46,11 @@ def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         try:
             stop = min(os.lseek(fd, first, os.SEEK_HOLE), end)
         except OSError as exc:
-            if exc.errno == errno.ENXIO:  # truncated beside us between the two calls
+            if exc.errno != errno.ENXIO:
+                raise
+            if not _is_unsure(fd, first):  # truncated beside us between the two calls
                 return
-            raise
+            stop = end
         yield first, stop
         start = max(stop, first + 1)
 

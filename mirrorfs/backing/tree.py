@@ -40,14 +40,20 @@ def open_path(parent_fd: int, name: bytes) -> int:
     return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
 
 
-def create_file(parent_fd: int, name: bytes, mode: int, caller: Caller) -> int:
-    """Make a regular file; returns its O_PATH descriptor. FileExistsError if the name is taken."""
+def create_file(
+    parent_fd: int, name: bytes, mode: int, caller: Caller, use: Callable[[int], None]
+) -> int:
+    """Make a regular file; returns its O_PATH descriptor. FileExistsError if the name is taken.
+
+    `use` is called with that descriptor before the file gets its mode, so that whoever made it can
+    open it even if the mode will not let them.
+    """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
     def make() -> None:
         os.close(os.open(name, flags, 0o600, dir_fd=parent_fd))
 
-    return _make(parent_fd, name, mode, caller, make)
+    return _make(parent_fd, name, mode, caller, make, use)
 
 
 def make_folder(parent_fd: int, name: bytes, mode: int, caller: Caller) -> int:
@@ -71,7 +77,12 @@ def make_symlink(parent_fd: int, name: bytes, target: bytes, caller: Caller) -> 
 
 
 def _make(
-    parent_fd: int, name: bytes, mode: int | None, caller: Caller, make: Callable[[], None]
+    parent_fd: int,
+    name: bytes,
+    mode: int | None,
+    caller: Caller,
+    make: Callable[[], None],
+    use: Callable[[int], None] | None = None,
 ) -> int:
     """Make an object, then give it to its owner, then its mode; on an error it is removed again."""
     make()
@@ -80,6 +91,8 @@ def _make(
         fd = open_path(parent_fd, name)
         made = syscalls.statx(fd)
         _give(fd, made, parent_fd, caller)
+        if use is not None:
+            use(fd)
         if mode is not None:
             _set_mode(fd, made, parent_fd, mode, caller.umask)
     except BaseException:

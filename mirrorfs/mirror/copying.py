@@ -145,6 +145,7 @@ def _copy_hole(work: _Copy, stop: int) -> int:
         count.hole_bytes = count.received_bytes - count.punched_bytes
         work.account.add(target.key, count)
         count_freed(target, before, work.account)
+        target.note_rewritten(start, end)
     work.pending.settle(start, end)
     return end - start
 
@@ -169,6 +170,7 @@ def _clone(work: _Copy, stop: int) -> int:
         work.account.add(target.key, Counters(received_bytes=size, shared_bytes=size))
         count_freed(target, before, work.account)
         target.calm = False
+        target.note_rewritten(start, start + size)
     work.pending.settle(start, start + size)
     work.left_bytes -= size // 16  # a clone costs next to nothing; it is bounded all the same
     return size

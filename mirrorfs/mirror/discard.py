@@ -34,6 +34,7 @@ def discard(
     with file.lock:
         before = os.fstat(file.fd)
         make_hole(file, start, end)
+        file.note_rewritten(start, end)
         if end > before.st_size and not keep_size:
             resize(file, before.st_size, end)
         size = os.fstat(file.fd).st_size

@@ -23,6 +23,8 @@ from mirrorfs.mirror.plan import Rules, is_zero
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
 
+_MAX_RANGES = 1000
+
 
 @dataclass(slots=True)
 class MirrorFile:
@@ -31,8 +33,9 @@ class MirrorFile:
 
     `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
-    it was truncated to nothing. `calm` says that the last write found nothing to do,
-    `reserved` that a client has preallocated blocks, which then stay with the file.
+    all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
+    that the last write found nothing to do, `reserved` that a client has preallocated blocks, which
+    then stay with the file.
     """
 
     fd: int
@@ -45,6 +48,22 @@ class MirrorFile:
     calm: bool = True
     reserved: bool = False
     handles: int = 0
+    rewritten: list[tuple[int, int]] = field(default_factory=list)
+
+    def distrust(self) -> None:
+        """Begin to doubt what reading the file shows."""
+        self.distrusted = True
+        self.rewritten = []
+
+    def note_rewritten(self, start: int, end: int) -> None:
+        """Note that `[start, end)` was written, if that matters."""
+        if not self.distrusted or start >= end:
+            return
+        apart = [(a, b) for a, b in self.rewritten if b < start or end < a]
+        joined = [(a, b) for a, b in self.rewritten if not (b < start or end < a)]
+        start = min([start, *(a for a, _ in joined)])
+        end = max([end, *(b for _, b in joined)])
+        self.rewritten = sorted([*apart, (start, end)])[:_MAX_RANGES]
 
     @property
     def is_seek_trusted(self) -> bool:
@@ -69,6 +88,11 @@ class PendingError:
     def settle(self, start: int, end: int) -> None:
         """Forget the error if `[start, end)`, just written, covers the place where it happened."""
         if self.code and start <= self.offset < end:
+            self.code = 0
+
+    def cut(self, size: int) -> None:
+        """Forget the error if the place where it happened is beyond the new end `size`."""
+        if not size or self.offset >= size:
             self.code = 0
 
     def check(self) -> None:
@@ -171,8 +195,12 @@ def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:
         syscalls.punch_hole(file.fd, start, start + block_bytes)
 
 
-def sync(file: MirrorFile, data_only: bool) -> None:
-    """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed."""
+def sync(file: MirrorFile, data_only: bool) -> bool:
+    """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
+
+    Returns whether it is believed again, because all of it has been written since and is now on the
+    disk.
+    """
     with file.lock:
         try:
             if data_only:
@@ -181,7 +209,12 @@ def sync(file: MirrorFile, data_only: bool) -> None:
                 os.fsync(file.fd)
         except OSError as exc:
             if exc.errno != errno.EINTR:
-                file.distrusted = True
+                file.distrust()
                 # Drops the pages that were marked clean without having been written.
                 os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             raise
+        size = os.fstat(file.fd).st_size
+        if file.distrusted and file.rewritten and file.rewritten[0][0] == 0 <= size:
+            file.distrusted = file.rewritten[0][1] < size
+            return not file.distrusted
+    return False

@@ -64,25 +64,48 @@ def write(
     Returns the number of bytes taken; raises the OSError of the failing step if that number is
     zero. `requests` is what this adds to the count of write requests.
     """
+    with file.lock:
+        return _put(file, pending, offset, data, account, requests)
+
+
+def append(
+    file: MirrorFile, pending: PendingError, data: bytes, account: Account
+) -> tuple[int, int]:
+    """Put `data` at the end of the file, wherever that is by now; returns the offset, and the
+    number of bytes taken, as `write` does.
+    """
+    with file.lock:
+        offset = os.fstat(file.fd).st_size
+        return offset, _put(file, pending, offset, data, account, 1)
+
+
+def _put(
+    file: MirrorFile,
+    pending: PendingError,
+    offset: int,
+    data: bytes,
+    account: Account,
+    requests: int,
+) -> int:
+    """`write`, by a caller who holds the lock."""
     count = Counters(write_requests=requests)
     failure: OSError | None = None
-    with file.lock:
-        before = os.fstat(file.fd)
-        size = before.st_size
-        rules = file.rules
-        grows = offset + len(data) > size and rules.punch and file.leaves_blocks
-        old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
-        request = _Request(file, offset, data, before, count, offset, size, old_end)
-        try:
-            for step in _decide(request):
-                _act(request, step)
-        except OSError as exc:
-            failure = exc
-        failure = _finish(request) or failure
-        count.received_bytes = request.done - offset
-        count.failed_bytes = request.end - request.done if failure else 0
-        account.add(file.key, count)
-        file.calm = not request.changed
+    before = os.fstat(file.fd)
+    size, rules = before.st_size, file.rules
+    grows = offset + len(data) > size and rules.punch and file.leaves_blocks
+    old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
+    request = _Request(file, offset, data, before, count, offset, size, old_end)
+    try:
+        for step in _decide(request):
+            _act(request, step)
+    except OSError as exc:
+        failure = exc
+    failure = _finish(request) or failure
+    count.received_bytes = request.done - offset
+    count.failed_bytes = request.end - request.done if failure else 0
+    account.add(file.key, count)
+    file.calm = not request.changed
+    file.note_rewritten(offset, request.done)
     pending.settle(offset, request.done)
     if failure is not None:
         pending.code, pending.offset = failure.errno or errno.EIO, request.done
@@ -210,7 +233,7 @@ def _finish(request: _Request) -> OSError | None:
     """
     fd, count = request.file.fd, request.count
     failure: OSError | None = None
-    if request.done > request.stored_end:
+    if request.done > max(request.offset, request.stored_end):
         try:
             os.ftruncate(fd, request.done)
             request.changed = True

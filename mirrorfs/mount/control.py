@@ -1,7 +1,8 @@
 """The control folder: files that are read and written, but lie on no disk.
 
 It can be opened by name and is never listed, so that copies and `rsync --delete` leave it alone.
-Texts are made at the read at offset 0 and then stay, so one reading shows one instant.
+Texts are made at the first read, and at each read at offset 0, and then stay, so one reading shows
+one instant.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class ControlFolder:
         make = self._files[handle.name].text
         if make is None:
             raise refuse(errno.EBADF)
-        if offset == 0:
+        if offset == 0 or not handle.text:
             handle.text = make()
         return handle.text[offset : offset + size]
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
 # The kernel asks for this one before every write; that a file has none is believed for a moment.
 CAPABILITY_ATTRIBUTE = b"security.capability"
+ACL_ATTRIBUTE = b"system.posix_acl_access"
 _LISTED_AT_ONCE = 32
 
 
@@ -301,19 +302,25 @@ class NameOperations(pyfuse3.Operations):
         finally:
             self.inodes.release(inode)
 
-    async def listxattr(self, node_id: int, _ctx: object) -> list[bytes]:
+    async def listxattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if ControlFolder.owns(node_id):
             return []
         with self._held(node_id) as (fd,):
             names = [os.fsencode(name) for name in os.listxattr(tree.fd_path(fd))]
-        return [name for name in names if name != STATS_ATTRIBUTE]
+        # xattr(7), "Trusted extended attributes": only the privileged see them.
+        hidden = () if ctx.uid == 0 else (b"trusted.",)
+        return [name for name in names if name != STATS_ATTRIBUTE and not name.startswith(hidden)]
 
-    async def setxattr(self, node_id: int, name: bytes, value: bytes, _ctx: object) -> None:
+    async def setxattr(
+        self, node_id: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
         if name == STATS_ATTRIBUTE:
             raise refuse(errno.EPERM)
         with self._held(node_id) as (fd,):
             self.inodes.get(node_id).plain_until = 0.0
             await self.workers.run(os.setxattr, tree.fd_path(fd), name, value)
+            if name == ACL_ATTRIBUTE and ctx.uid:
+                await self.workers.run(steps.drop_foreign_setgid, fd, ctx.pid, ctx.gid)
 
     async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
         if name == STATS_ATTRIBUTE:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mount.inodes import Inode
 
+FAILED_SYNC = -1  # where a pending error happened that no single write can make good
+
 
 @guarded
 class Operations(NameOperations):
@@ -46,8 +48,7 @@ class Operations(NameOperations):
     async def _open_held(self, inode: Inode, flags: int) -> int:
         """Open an inode that is held; the hold becomes the handle's."""
         mode = flags & os.O_ACCMODE
-        handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
-        handle.data_only = not flags & (os.O_SYNC & ~os.O_DSYNC)
+        handle = _new_handle(inode, flags)
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
@@ -79,7 +80,7 @@ class Operations(NameOperations):
             if mirror is mine:
                 mirror.distrusted = inode.key in self.state.distrusted
                 mirror.reserved = inode.key in self.state.reserved
-                self.state.last_paths[inode.key] = inode.path()
+                self.state.remember_path(inode)
             else:
                 os.close(mine.fd)
         mirror.handles += 1
@@ -90,24 +91,40 @@ class Operations(NameOperations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
-        caller = tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         with self._held(parent_id) as (parent_fd,):
+            abilities = self.inodes.abilities(self.inodes.get(parent_id))
+            caller = tree.Caller(ctx.uid, ctx.gid, ctx.umask)
+            rules = self.state.rules(abilities)
             try:
-                fd, status = await self.workers.run(
-                    steps.make, tree.create_file, parent_fd, name, mode, caller
+                made = await self.workers.run(
+                    steps.create, parent_fd, name, mode, caller, flags, abilities, rules
                 )
-                flags &= ~os.O_TRUNC
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
                 if flags & os.O_EXCL:
                     raise
                 fd, status = await self._existing(parent_fd, name)
-            entry = await self._adopt(parent_id, name, fd, status)
+                entry = await self._adopt(parent_id, name, fd, status)
+            else:
+                entry = await self._adopt(parent_id, name, made.fd, made.status)
+                fh = self._handle_of(self.inodes.get(entry.st_ino), flags, made)
+                return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh)), entry
         try:
             return await self.open(entry.st_ino, flags, ctx), entry
         except BaseException:
             await self.forget([(entry.st_ino, 1)])
             raise
+
+    def _handle_of(self, inode: Inode, flags: int, made: steps.Created) -> int:
+        """The handle of a file that was just made, and opened already."""
+        self.inodes.hold(inode)
+        handle = _new_handle(inode, flags)
+        handle.fd, handle.mirror = made.reader_fd, made.mirror
+        if made.mirror is not None:
+            made.mirror.handles = 1
+            self.state.mirrors[inode.node_id] = made.mirror
+            self.state.remember_path(inode)
+        return self.handles.add(handle)
 
     async def _existing(self, parent_fd: int, name: bytes) -> tuple[int, Status]:
         fd, status = await self.workers.run(steps.look_up, parent_fd, name)
@@ -139,12 +156,28 @@ class Operations(NameOperations):
         if mirror is None:
             raise refuse(errno.EBADF)
         account = self.state.account
-        if elision.elide(mirror, handle.pending, off, buf, account):
+        if handle.append:
+            taken = await self._append(handle, mirror, off, buf)
+        elif elision.elide(mirror, handle.pending, off, buf, account):
             taken = len(buf)
         else:
             taken = await self.workers.run(writer.write, mirror, handle.pending, off, buf, account)
         if handle.synchronous:
             await self._sync(mirror, handle.data_only)
+        return taken
+
+    async def _append(
+        self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes
+    ) -> int:
+        """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
+        where, taken = await self.workers.run(
+            writer.append, mirror, handle.pending, data, self.state.account
+        )
+        if where != offset:
+            # The kernel has put the data into its cache at the wrong place. It waits for this
+            # answer before it lets go of that page, so a worker tells it.
+            node_id = pyfuse3.InodeT(handle.inode.node_id)
+            self.workers.start(pyfuse3.invalidate_inode, node_id)
         return taken
 
     async def setattr(
@@ -183,6 +216,9 @@ class Operations(NameOperations):
 
     async def _truncate(self, mirror: MirrorFile, size: int) -> None:
         await self.workers.run(mirror_file.truncate, mirror, size, self.state.account)
+        for handle in self.handles.files():
+            if handle.mirror is mirror:
+                handle.pending.cut(size)
         if size == 0:
             self.state.distrusted.discard(mirror.key)
 
@@ -207,13 +243,22 @@ class Operations(NameOperations):
     async def _sync(self, mirror: MirrorFile, data_only: bool) -> None:
         """Make a file durable. A failure is kept for every handle that is open for writing now."""
         try:
-            await self.workers.run(mirror_file.sync, mirror, data_only)
+            if await self.workers.run(mirror_file.sync, mirror, data_only):
+                self._believe_again(mirror)
         except OSError as exc:
             self.state.distrusted.add(mirror.key)
             for handle in self.handles.files():
                 if handle.mirror is mirror:
-                    handle.pending.code, handle.pending.offset = exc.errno or errno.EIO, -1
+                    handle.pending.code = exc.errno or errno.EIO
+                    handle.pending.offset = FAILED_SYNC
             raise
+
+    def _believe_again(self, mirror: MirrorFile) -> None:
+        """The end of what a failed fsync began."""
+        self.state.distrusted.discard(mirror.key)
+        for handle in self.handles.files():
+            if handle.mirror is mirror and handle.pending.offset == FAILED_SYNC:
+                handle.pending.code = 0
 
     async def release(self, fh: int) -> None:
         if isinstance(self.handles.any(fh), ControlHandle):
@@ -243,3 +288,10 @@ class Operations(NameOperations):
         if not mirror.handles:
             self.state.mirrors.pop(inode.node_id, None)
             await self.workers.run(os.close, mirror.fd)
+
+
+def _new_handle(inode: Inode, flags: int) -> FileHandle:
+    handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
+    handle.append = bool(flags & os.O_APPEND)
+    handle.data_only = not flags & (os.O_SYNC & ~os.O_DSYNC)
+    return handle

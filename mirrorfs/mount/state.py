@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mirrorfs.mirror.counters import Account, FileKey
+from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
 from mirrorfs.mount import reports
 from mirrorfs.mount.control import ControlFile, ControlFolder
@@ -66,6 +66,15 @@ class State:
         """What is done with zeros and unchanged blocks on a file system with these abilities."""
         block = max(self.options.block_bytes or 0, abilities.unit_bytes)
         return Rules(self.options.zeros == "punch", self.options.unchanged == "skip", block)
+
+    def remember_path(self, inode: Inode) -> None:
+        """Note where a file that is being written lies, for files.json, also when the kernel has
+        forgotten it; no longer than the account remembers its counters.
+        """
+        self.last_paths.pop(inode.key, None)
+        self.last_paths[inode.key] = inode.path()
+        if len(self.last_paths) > MAX_FILES:
+            del self.last_paths[next(iter(self.last_paths))]
 
     def note_ignored_preallocation(self, inode: Inode) -> None:
         """Say once that space which a client asked for was not reserved."""

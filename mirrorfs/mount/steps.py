@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import syscalls, tree
+from mirrorfs.backing import callers, syscalls, tree
+from mirrorfs.mirror.file import MirrorFile, open_mirror_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyfuse3
 
+    from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.plan import Rules
 
 RENAME_EXCHANGE = 2
 
@@ -39,6 +43,48 @@ def with_status(fd: int) -> tuple[int, Status]:
 def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
     """Make an object by a function of `backing.tree`; its O_PATH descriptor and status."""
     return with_status(function(*args))
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new file: its O_PATH descriptor and status, and what a client's handle on it needs."""
+
+    fd: int
+    status: Status
+    reader_fd: int
+    mirror: MirrorFile | None
+
+
+def create(
+    parent_fd: int,
+    name: bytes,
+    mode: int,
+    caller: tree.Caller,
+    flags: int,
+    abilities: Abilities,
+    rules: Rules,
+) -> Created:
+    """Make a regular file and open it as `flags` say, whatever its mode lets its owner do."""
+    access = flags & os.O_ACCMODE
+    reader_fd = -1
+    mirror: MirrorFile | None = None
+
+    def open_it(fd: int) -> None:
+        nonlocal reader_fd, mirror
+        if access != os.O_RDONLY:
+            mirror = open_mirror_file(fd, syscalls.statx(fd).key, abilities, rules)
+        if access != os.O_WRONLY:
+            reader_fd = open_reader(fd)
+
+    try:
+        fd = tree.create_file(parent_fd, name, mode, caller, open_it)
+        return Created(fd, syscalls.statx(fd), reader_fd, mirror)
+    except BaseException:
+        if mirror is not None:
+            os.close(mirror.fd)
+        if reader_fd >= 0:
+            os.close(reader_fd)
+        raise
 
 
 def link(fd: int, parent_fd: int, name: bytes) -> Status:
@@ -113,6 +159,15 @@ def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAt
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
         )
+
+
+def drop_foreign_setgid(fd: int, pid: int, gid: int) -> None:
+    """Take setgid from the file of `fd` if the process that set its ACL is not in its group, as
+    posix_acl_update_mode() in the kernel does for a plain folder.
+    """
+    status = syscalls.statx(fd)
+    if status.mode & stat.S_ISGID and not callers.in_group(pid, gid, status.gid):
+        os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~stat.S_ISGID)
 
 
 def flush(fd: int) -> None:
