@@ -266,6 +266,12 @@ with open('{point}/file', 'wb') as file:
 os.rename('{point}/file', '{point}/new')
 os.chmod('{point}/new', 0o400)
 os.symlink('x', '{point}/link')
+for mode in (0o444, 0o200, 0):
+    fd = os.open(f'{point}/made', os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
+    assert os.pwrite(fd, b'mine', 0) == 4 and os.pread(fd, 9, 0) == b'mine'
+    os.close(fd)
+    assert os.stat(f'{point}/made').st_mode & 0o777 == mode
+    os.unlink(f'{point}/made')
 assert sorted(os.listdir('{point}')) == ['link', 'log', 'new']
 os.mkdir('{point}/many')
 for number in range(100):

@@ -109,6 +109,42 @@ def test_after_a_failed_fsync_nothing_is_called_unchanged(faulty: FaultyMirror) 
     assert (account.written_bytes, account.unchanged_bytes) == (2 * BLOCK, 0)
 
 
+def test_after_a_failed_fsync_a_file_written_anew_is_believed(faulty: FaultyMirror) -> None:
+    fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"x" * 4 * BLOCK, 0)
+    faulty.order(f"fsync {errno.EIO}")
+    with pytest.raises(OSError, match="Input"):
+        os.fsync(fd)
+    faulty.order()
+    for block in (2, 0, 3):
+        os.pwrite(fd, b"x" * BLOCK, block * BLOCK)
+        with pytest.raises(OSError, match="Input"):
+            os.fsync(fd)
+    os.pwrite(fd, b"x" * BLOCK, BLOCK)
+    os.fsync(fd)
+    before = faulty.account("file")
+    assert before.written_bytes == 8 * BLOCK
+    os.pwrite(fd, b"x" * 4 * BLOCK, 0)
+    assert faulty.account("file").written_bytes == before.written_bytes
+    os.close(fd)
+
+
+def test_an_error_beyond_the_new_end_is_forgotten(faulty: FaultyMirror) -> None:
+    """What databases do on a full disk: they undo the extension that failed, and go on."""
+    fds = [os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2)]
+    os.pwrite(fds[0], b"x" * BLOCK, 0)
+    faulty.order(f"pwrite 100 {errno.ENOSPC}")
+    for fd in fds:
+        with pytest.raises(OSError, match="space"):
+            os.pwrite(fd, b"x" * BLOCK, 2 * BLOCK)
+    assert os.fstat(fds[0]).st_size == BLOCK
+    faulty.order()
+    os.ftruncate(fds[0], BLOCK)
+    for fd in fds:
+        os.fsync(fd)
+        os.close(fd)
+
+
 def test_one_stalled_file_does_not_hold_up_the_others(faulty: FaultyMirror) -> None:
     faulty.order("stall 3 slow")
     fds = [os.open(faulty.path / "slow", os.O_RDWR | os.O_CREAT)]

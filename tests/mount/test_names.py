@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import MIRRORFS, run
+from tests.posix.checks import as_user, let_others_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,3 +153,21 @@ def test_the_attribute_is_readable_and_not_listed(mirror: Mirror) -> None:
         os.setxattr(mirror.path / "file", "user.mirrorfs.stats", b"1")
     os.rename(mirror.path / "file", mirror.path / "other")
     assert mirror.account("other").received_bytes == 5000
+
+
+def test_only_the_privileged_see_trusted_attributes(mirror: Mirror) -> None:
+    mirror.write("file", 0, b"x")
+    path = mirror.path / "file"
+    os.setxattr(path, "trusted.secret", b"1")
+    os.setxattr(path, "user.open", b"1")
+    assert "trusted.secret" in os.listxattr(path)
+    let_others_through(path)
+    assert as_user(lambda: os.listxattr(path)) == "['user.open']"
+
+
+def test_a_control_file_can_be_read_from_anywhere(mirror: Mirror) -> None:
+    with (mirror.path / ".mirrorfs/stats").open("rb", buffering=0) as file:
+        file.seek(5)
+        rest = file.read()
+        file.seek(0)
+        assert file.read()[5:] == rest

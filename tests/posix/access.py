@@ -6,7 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
-from tests.posix.checks import USER, as_user, check, put, said, seen, umask
+from tests.posix.checks import GROUP, USER, as_user, check, put, said, seen, umask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,19 +85,50 @@ def access_lists_are_kept_and_enforced(folder: Path) -> Any:
 
 @check
 def default_lists_are_inherited(folder: Path) -> Any:
+    """Whatever the umask is: it does not count where there is a default list (acl(5))."""
     os.setxattr(folder, "system.posix_acl_default", FOR_USER)
-    with umask(0):
+    found = []
+    for mask in (0, 0o077):
+        inner = folder / oct(mask)
+        with umask(mask):
+            inner.mkdir(0o750)
+            put(inner / "file")
+            os.mkfifo(inner / "fifo", 0o640)
+        found += [
+            (seen(path)[0], said(os.getxattr, path, "system.posix_acl_access"))
+            for path in (inner, inner / "file", inner / "fifo")
+        ]
+        found.append(said(os.getxattr, inner, "system.posix_acl_default"))
+    return found
+
+
+@check
+def the_umask_counts_without_default_lists(folder: Path) -> Any:
+    with umask(0o027):
         put(folder / "file")
-        (folder / "dir").mkdir(0o750)
-        os.mkfifo(folder / "fifo", 0o640)
-    names = ("file", "dir", "fifo")
-    return [
-        (seen(folder / name)[0], said(os.getxattr, folder / name, "system.posix_acl_access"))
-        for name in names
-    ] + [said(os.getxattr, folder / "dir", "system.posix_acl_default")]
+        (folder / "dir").mkdir(0o777)
+        os.mkfifo(folder / "fifo", 0o666)
+        os.symlink("file", folder / "link")
+    return [seen(folder / name)[0] for name in ("file", "dir", "fifo", "link")]
 
 
 @check
 def the_file_system_tells_its_limits(folder: Path) -> Any:
     status = os.statvfs(folder)
     return status.f_frsize, status.f_namemax, status.f_blocks > 0, status.f_files >= 0
+
+
+@check
+def an_outsiders_access_list_takes_setgid(folder: Path) -> Any:
+    found = []
+    for groups in ((), (GROUP,)):
+        path = put(folder / f"file-{len(groups)}")
+        os.chown(path, USER, GROUP)
+        path.chmod(0o2775)
+        entries = acl((1, 7, NOBODY), (4, 7, NOBODY), (32, 5, NOBODY))
+
+        def set_it(path: Path = path, entries: bytes = entries) -> None:
+            os.setxattr(path, "system.posix_acl_access", entries)
+
+        found.append((as_user(set_it, groups=groups), seen(path)))
+    return found

@@ -83,6 +83,15 @@ def as_user(call: Callable[[], Any], uid: int = USER, groups: tuple[int, ...] = 
     return answer
 
 
+def let_others_through(*paths: Path) -> None:
+    """Make every folder above these passable: some checks act as other users."""
+    for path in paths:
+        for folder in path.parents:
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if not mode & 0o001:
+                folder.chmod(mode | 0o011)
+
+
 def put(path: Path, content: bytes = b"content") -> Path:
     path.write_bytes(content)
     return path

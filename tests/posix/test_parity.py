@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.posix import access, attributes, content, making, naming
-from tests.posix.checks import CHECKS
+from tests.posix import access, attributes, content, making, naming, space
+from tests.posix.checks import CHECKS, let_others_through
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Mirror
-
-
-def let_others_through(*paths: Path) -> None:
-    """Make every folder above these passable: some checks act as other users."""
-    for path in paths:
-        for folder in path.parents:
-            mode = stat.S_IMODE(folder.stat().st_mode)
-            if not mode & 0o001:
-                folder.chmod(mode | 0o011)
 
 
 @pytest.mark.timeout(600)
@@ -36,12 +24,12 @@ def test_every_check_sees_the_same(mirror: Mirror, subtests_of: list[str]) -> No
             folder.mkdir(parents=True)
         below, mounted = (CHECKS[name](folder) for folder in folders)
         if below != mounted:
-            differences.append(f"{name}\n  plain {below}\n  mount {mounted}")
+            differences.append(f"{name}\n  plain {below!r:.2000}\n  mount {mounted!r:.2000}")
     assert not differences, "\n".join(differences)
 
 
 @pytest.fixture
 def subtests_of() -> list[str]:
     # Each of these adds its checks to the list when it is imported.
-    assert all((access, attributes, content, making, naming))
+    assert all((access, attributes, content, making, naming, space))
     return list(CHECKS)
