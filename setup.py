@@ -28,7 +28,8 @@ setup(
     ext_modules=[
         Extension(
             "mirrorfs._fuseext",
-            ["mirrorfs/_fuseext.c"],
+            ["mirrorfs/_fuseext.c", "mirrorfs/_fuseext_wire.c"],
+            depends=["mirrorfs/_fuseext_wire.h"],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", *fuse_flags()],
             optional=True,

@@ -1,8 +1,10 @@
 /* Gives a pyfuse3 mount the three operations that pyfuse3 has no handler for: fallocate, lseek and
- * copy_file_range; and a say in the capabilities that are negotiated in init.
+ * copy_file_range; a say in the capabilities that are negotiated in init; and what a write's message
+ * says beside its data (_fuseext_wire.c).
  *
  * How. This file defines the ELF symbols fuse_session_new, fuse_session_new_versioned (which is
- * what fuse_session_new stands for in headers since libfuse 3.17) and fuse_session_destroy. When
+ * what fuse_session_new stands for in headers since libfuse 3.17), fuse_session_destroy and
+ * fuse_session_receive_buf. When
  * it is loaded with RTLD_NOW | RTLD_GLOBAL before pyfuse3, the dynamic linker finds ours first
  * (ld.so(8), dlopen(3): the global scope comes before an object's own dependencies). Ours copy the
  * public table of operations, fill slots that are empty, and call the real function, which dlsym
@@ -38,20 +40,19 @@
 #define _GNU_SOURCE /* dladdr1, dlinfo, RTLD_NOLOAD */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#define FUSE_USE_VERSION 35
+#include "_fuseext_wire.h"
+
 #include <dlfcn.h>
 #include <errno.h>
-#include <fuse_lowlevel.h>
 #include <link.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 /* Library and header may differ; what decides is noted at each place. */
 #define HAVE_64_BIT_CAPABILITIES (FUSE_MAJOR_VERSION > 3 || FUSE_MINOR_VERSION >= 17)
-#ifndef FUSE_CAP_HANDLE_KILLPRIV_V2 /* since 3.17; an older libfuse never calls it capable */
+#ifndef FUSE_CAP_HANDLE_KILLPRIV_V2 /* since 3.17; for an older one see _fuseext_wire.c */
 #define FUSE_CAP_HANDLE_KILLPRIV_V2 (1 << 21)
 #endif
+#define KNOWS_KILLPRIV_V2 317 /* fuse_version() */
 
 /* Since 3.17 fuse_session_new is a macro, too; the labels name symbols whatever the header says. */
 #define HOOK(symbol) __asm__(symbol) __attribute__((visibility("default"), used))
@@ -63,12 +64,16 @@ typedef struct fuse_session *session_new_versioned(struct fuse_args *,
 session_new hook_new HOOK("fuse_session_new");
 session_new_versioned hook_new_versioned HOOK("fuse_session_new_versioned");
 void hook_destroy(struct fuse_session *) HOOK("fuse_session_destroy");
+int hook_receive(struct fuse_session *, struct fuse_buf *) HOOK("fuse_session_receive_buf");
 
 /* The functions of the libfuse that pyfuse3 uses: fuse_ and the name. All are there, or none. */
 static struct functions {
     session_new *session_new;
     session_new_versioned *session_new_versioned; /* NULL before 3.17 */
     void (*session_destroy)(struct fuse_session *);
+    int (*session_receive_buf)(struct fuse_session *, struct fuse_buf *);
+    custom_io *session_custom_io; /* NULL before 3.13 */
+    int (*version)(void);
     int (*reply_err)(fuse_req_t, int);
     int (*reply_lseek)(fuse_req_t, off_t);
     int (*reply_write)(fuse_req_t, size_t);
@@ -326,6 +331,10 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t node_in, off_t offset_
  * be EPROTO. Whether they exist is up to the library, not to the header. */
 static void want_capabilities(struct fuse_conn_info *conn)
 {
+    if (wire_is_tagged()) /* a spliced request stays in a pipe, where it cannot be read here */
+        not_wanted |= FUSE_CAP_SPLICE_READ;
+    else
+        wanted &= ~(ull)FUSE_CAP_HANDLE_KILLPRIV_V2;
     if (!real.set_feature_flag || !real.unset_feature_flag) {
         conn->want |= (unsigned)wanted & conn->capable;
         conn->want &= ~(unsigned)not_wanted;
@@ -414,6 +423,9 @@ static const char *resolve(const char *path)
     FIND(session_new, true)
     FIND(session_new_versioned, false)
     FIND(session_destroy, true)
+    FIND(session_receive_buf, true)
+    FIND(session_custom_io, false)
+    FIND(version, true)
     FIND(reply_err, true)
     FIND(reply_lseek, true)
     FIND(reply_write, true)
@@ -434,6 +446,17 @@ static bool is_bound(void *caller)
            (dladdr(caller, &info) && info.dli_fname && !resolve(info.dli_fname));
 }
 
+/* See to it that FUSE_HANDLE_KILLPRIV_V2 can be negotiated, if it is wanted. A libfuse that knows it
+ * does so by itself. */
+static void prepare_wire(struct fuse_session *made)
+{
+    bool by_wire = (wanted & FUSE_CAP_HANDLE_KILLPRIV_V2) && real.session_custom_io &&
+                   real.version() < KNOWS_KILLPRIV_V2;
+    wire_reset();
+    if (by_wire)
+        wire_watch_reply(made, real.session_custom_io);
+}
+
 /* What both hooks do; version is NULL in the older one. */
 static struct fuse_session *make_session(void *caller, struct fuse_args *args,
                                          const struct fuse_lowlevel_ops *op, size_t size,
@@ -449,6 +472,8 @@ static struct fuse_session *make_session(void *caller, struct fuse_args *args,
         made = real.session_new(args, op, size, userdata);
     else if (real.session_new_versioned)
         made = real.session_new_versioned(args, op, size, version, userdata);
+    if (made && installed)
+        prepare_wire(made);
     session = made;
     memset(&negotiated, 0, sizeof(negotiated));
     generation++;
@@ -480,6 +505,17 @@ void hook_destroy(struct fuse_session *ended)
     if (is_bound(__builtin_return_address(0)))
         real.session_destroy(ended);
     PyGILState_Release(gil);
+}
+
+/* Called for each request, by pyfuse3's loop, with the GIL held. */
+int hook_receive(struct fuse_session *from, struct fuse_buf *buffer)
+{
+    if (!is_bound(__builtin_return_address(0)))
+        return -ENOSYS;
+    int size = real.session_receive_buf(from, buffer);
+    if (size > 0 && from == session && installed && !(buffer->flags & FUSE_BUF_IS_FD))
+        wire_received(buffer->mem, (size_t)size);
+    return size;
 }
 
 /* ---- the module ---- */
@@ -557,8 +593,10 @@ static PyObject *install(PyObject *Py_UNUSED(module), PyObject *args, PyObject *
 
 static PyObject *state(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("{s:k,s:s,s:K,s:K,s:I,s:I,s:(II)}", "hooked", hooked, "reason", reason,
-                         "capable", negotiated.capable, "want", negotiated.want,
+    ull by_wire = wire_has_killpriv() ? FUSE_CAP_HANDLE_KILLPRIV_V2 : 0;
+    return Py_BuildValue("{s:k,s:s,s:O,s:K,s:K,s:I,s:I,s:(II)}", "hooked", hooked, "reason",
+                         reason, "tagged", wire_is_tagged() ? Py_True : Py_False, "capable",
+                         negotiated.capable | by_wire, "want", negotiated.want | by_wire,
                          "max_write", negotiated.max_write, "max_readahead",
                          negotiated.max_readahead, "protocol", negotiated.proto_major,
                          negotiated.proto_minor);
@@ -579,6 +617,7 @@ static int set_up(PyObject *module)
         {"CAP_PARALLEL_DIROPS", FUSE_CAP_PARALLEL_DIROPS},
         {"CAP_WRITEBACK_CACHE", FUSE_CAP_WRITEBACK_CACHE},
     };
+    PyObject *tags = Py_BuildValue("(KK)", WIRE_KILLS_SETID, WIRE_APPENDS);
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "only the main interpreter can use mirrorfs._fuseext");
         return -1;
@@ -586,6 +625,9 @@ static int set_up(PyObject *module)
     for (size_t i = 0; i < sizeof(capabilities) / sizeof(*capabilities); i++)
         if (PyModule_AddIntConstant(module, capabilities[i].name, capabilities[i].bit) < 0)
             return -1;
+    if (PyModule_AddObjectRef(module, "WRITE_TAGS", tags) < 0)
+        return -1;
+    Py_DECREF(tags);
     return PyModule_AddType(module, &RequestType);
 }
 

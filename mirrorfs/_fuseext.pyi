@@ -9,10 +9,13 @@ CAP_HANDLE_KILLPRIV: int
 CAP_HANDLE_KILLPRIV_V2: int
 CAP_PARALLEL_DIROPS: int
 CAP_WRITEBACK_CACHE: int
+# bits of a write's file handle: its writer may not keep setuid and setgid; the file is O_APPEND now
+WRITE_TAGS: tuple[int, int]
 
 class State(TypedDict):
     hooked: int
     reason: str
+    tagged: bool
     capable: int
     want: int
     max_write: int

@@ -34,7 +34,9 @@ class Dispatcher:
     def fallocate(
         self, request: Request, _node_id: int, fh: int, mode: int, offset: int, length: int
     ) -> None:
-        self._start(request, _done, self._operations.fallocate, fh, mode, offset, length)
+        self._start(
+            request, _done, self._operations.fallocate, fh, mode, offset, length, request.uid
+        )
 
     def copy_file_range(
         self,
@@ -51,7 +53,9 @@ class Dispatcher:
         def is_interrupted() -> bool:
             return request.interrupted
 
-        arguments = (fh_in, offset_in, fh_out, offset_out, length, flags, is_interrupted)
+        arguments = (
+            fh_in, offset_in, fh_out, offset_out, length, flags, request.uid, is_interrupted
+        )  # fmt: skip
         self._start(request, _written, self._operations.copy_file_range, *arguments)
 
     def lseek(self, request: Request, _node_id: int, fh: int, offset: int, whence: int) -> None:

@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mirrorfs._fuseext import CopyFileRange, Fallocate, Lseek, State
 
-# From libfuse's fuse_common.h: the umask is left to us (FUSE_CAP_DONT_MASK).
+# From libfuse's fuse_common.h: the umask is left to us; so is clearing setuid and setgid, in return
+# for which the kernel stops asking for security.capability before every write.
 CAP_DONT_MASK = 1 << 6
+CAP_HANDLE_KILLPRIV_V2 = 1 << 21
+
+# What the extension adds to the file handle of a write (WRITE_TAGS): its writer may not keep setuid
+# and setgid; its file is O_APPEND at this moment. Handles are numbers below these.
+KILLS_SETID = 1 << 63
+APPENDS = 1 << 62
 
 reason = "it was not loaded"  # why there is no extension; "" when there is one
 _loaded = False

@@ -26,7 +26,7 @@ class Extras:
         self._readahead_refused = "not tried yet"
         if self._extension is None:
             return
-        want = extension.CAP_DONT_MASK
+        want = extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2
         if options.sparse_operations == "off":
             self._extension.install(want=want)
         else:
@@ -59,10 +59,13 @@ class Extras:
     def describe(self) -> dict[str, object]:
         """Name of each extra, whether it is on, and why not."""
         state = self._extension.state() if self._extension else None
-        masks = state is not None and bool(state["want"] & extension.CAP_DONT_MASK)
+        want = state["want"] if state else 0
+        refused = extension.reason or "this kernel or libfuse cannot"
         reasons = {
             "sparse_operations": self._missing(),
-            "umask_by_default_acl": "" if masks else extension.reason or "the kernel cannot",
+            "umask_by_default_acl": "" if want & extension.CAP_DONT_MASK else refused,
+            "writes_without_asking": "" if want & extension.CAP_HANDLE_KILLPRIV_V2 else refused,
+            "append_where_the_end_is": "" if state and state["tagged"] else refused,
             "readahead": self._readahead_refused,
         }
         return {name: _entry(reason) for name, reason in reasons.items()}

@@ -27,7 +27,6 @@ class FileHandle:
     mirror: MirrorFile | None = None
     synchronous: bool = False
     data_only: bool = False
-    append: bool = False
     pending: PendingError = field(default_factory=PendingError)
 
 

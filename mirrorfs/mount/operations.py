@@ -12,7 +12,7 @@ import pyfuse3
 from mirrorfs.backing import syscalls, tree
 from mirrorfs.mirror import elision, reader, writer
 from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mount import steps
+from mirrorfs.mount import extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FileHandle
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mount.inodes import Inode
 
+_TAGS = extension.KILLS_SETID | extension.APPENDS
 FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 
 
@@ -30,7 +31,7 @@ FAILED_SYNC = -1  # where a pending error happened that no single write can make
 class Operations(NameOperations):
     """All handlers of a mount."""
 
-    async def open(self, node_id: int, flags: int, _ctx: object) -> pyfuse3.FileInfo:
+    async def open(self, node_id: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if ControlFolder.owns(node_id):
             handle = self.state.control.open(node_id, flags)
             return pyfuse3.FileInfo(
@@ -39,13 +40,13 @@ class Operations(NameOperations):
         inode = self.inodes.get(node_id)
         self.inodes.hold(inode)
         try:
-            fh = await self._open_held(inode, flags)
+            fh = await self._open_held(inode, flags, ctx.uid)
         except BaseException:
             self.inodes.release(inode)
             raise
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh))
 
-    async def _open_held(self, inode: Inode, flags: int) -> int:
+    async def _open_held(self, inode: Inode, flags: int, caller: int) -> int:
         """Open an inode that is held; the hold becomes the handle's."""
         mode = flags & os.O_ACCMODE
         handle = _new_handle(inode, flags)
@@ -56,7 +57,7 @@ class Operations(NameOperations):
             if mode != os.O_RDONLY:
                 handle.mirror = await self._share(inode)
             if flags & os.O_TRUNC:
-                await self._set_size(inode, fh, 0)
+                await self._set_size(inode, fh, 0, caller)
         except BaseException:
             self.handles.pop(fh)
             await self._close_files(handle)
@@ -148,15 +149,18 @@ class Operations(NameOperations):
         return data
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        handle = self.handles.any(fh)
+        tags = fh & _TAGS
+        handle = self.handles.any(fh ^ tags)
         if isinstance(handle, ControlHandle):
             return self.state.control.write(handle, buf)
-        handle = self.handles.get(fh, FileHandle)
+        handle = self.handles.get(fh ^ tags, FileHandle)
         mirror = handle.mirror
         if mirror is None:
             raise refuse(errno.EBADF)
         account = self.state.account
-        if handle.append:
+        if tags & extension.KILLS_SETID:
+            await self._drop_setid(handle.inode)
+        if tags & extension.APPENDS:
             taken = await self._append(handle, mirror, off, buf)
         elif elision.elide(mirror, handle.pending, off, buf, account):
             taken = len(buf)
@@ -165,6 +169,15 @@ class Operations(NameOperations):
         if handle.synchronous:
             await self._sync(mirror, handle.data_only)
         return taken
+
+    async def _drop_setid(self, inode: Inode) -> None:
+        """Take setuid and setgid from a file that somebody without privileges changes.
+
+        The kernel leaves it to us, if it does, and does not look at the mode again by itself.
+        """
+        if syscalls.statx(inode.fd).mode & (stat.S_ISUID | stat.S_ISGID):
+            await self.workers.run(steps.drop_setid, inode.fd)
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.node_id), attr_only=True)
 
     async def _append(
         self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes
@@ -186,14 +199,14 @@ class Operations(NameOperations):
         attr: pyfuse3.EntryAttributes,
         fields: pyfuse3.SetattrFields,
         fh: int | None,
-        _ctx: object,
+        ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):
             return self._set_control(node_id, fields)
         with self._held(node_id) as (fd,):
             inode = self.inodes.get(node_id)
             if fields.update_size:
-                await self._set_size(inode, fh, attr.st_size)
+                await self._set_size(inode, fh, attr.st_size, ctx.uid)
             await self.workers.run(steps.set_attributes, fd, fields, attr)
             return self._entry(inode, syscalls.statx(fd))
 
@@ -203,7 +216,10 @@ class Operations(NameOperations):
             raise refuse(errno.EPERM)
         return self.state.control.entry(node_id)
 
-    async def _set_size(self, inode: Inode, fh: int | None, size: int) -> None:
+    async def _set_size(self, inode: Inode, fh: int | None, size: int, caller: int) -> None:
+        """Truncate or grow a file for the user `caller`."""
+        if caller:
+            await self._drop_setid(inode)
         handle = self.handles.any(fh) if fh is not None else None
         if isinstance(handle, FileHandle) and handle.mirror is not None:
             await self._truncate(handle.mirror, size)
@@ -292,6 +308,5 @@ class Operations(NameOperations):
 
 def _new_handle(inode: Inode, flags: int) -> FileHandle:
     handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
-    handle.append = bool(flags & os.O_APPEND)
     handle.data_only = not flags & (os.O_SYNC & ~os.O_DSYNC)
     return handle

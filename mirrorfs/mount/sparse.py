@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 class SparseOperations(Operations):
     """All handlers of a mount whose extension is loaded."""
 
-    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
-        """fallocate(2); of the modes, FUSE forwards preallocation, punching and zeroing."""
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int, caller: int) -> None:
+        """fallocate(2) by the user `caller`. FUSE forwards preallocation, punching and zeroing."""
         handle, mirror = self._for_writing(fh)
+        if caller:
+            await self._drop_setid(handle.inode)
         end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
         account = self.state.account
         kind = mode & ~FALLOC_FL_KEEP_SIZE
@@ -59,13 +61,16 @@ class SparseOperations(Operations):
         offset_out: int,
         length: int,
         flags: int,
+        caller: int,
         is_interrupted: Callable[[], bool],
     ) -> int:
-        """copy_file_range(2); may copy less than asked for."""
+        """copy_file_range(2) by the user `caller`; may copy less than asked for."""
         handle, mirror = self._for_writing(fh_out)
         reading = self.handles.get(fh_in, FileHandle)
         if flags:
             raise refuse(errno.EINVAL)
+        if caller:
+            await self._drop_setid(handle.inode)
         inode = reading.inode
         written = self.state.mirrors.get(inode.node_id)
         source = copying.Source(

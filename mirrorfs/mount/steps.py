@@ -161,6 +161,18 @@ def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAt
         )
 
 
+def drop_setid(fd: int) -> None:
+    """Take setuid from the file of `fd`, and setgid if it is executable by its group, where it
+    means more than mandatory locking (inode(7)).
+    """
+    mode = stat.S_IMODE(syscalls.statx(fd).mode)
+    wanted = mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        wanted &= ~stat.S_ISGID
+    if wanted != mode:
+        os.chmod(tree.fd_path(fd), wanted)
+
+
 def drop_foreign_setgid(fd: int, pid: int, gid: int) -> None:
     """Take setgid from the file of `fd` if the process that set its ACL is not in its group, as
     posix_acl_update_mode() in the kernel does for a plain folder.

@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyfuse3
-
 from mirrorfs.cli.main import main
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mirror import writer
-from mirrorfs.mount import guard, names, operations
+from mirrorfs.mount import guard, names, operations, sparse
+
+pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
 
 EXCEPTIONS: dict[str, type[BaseException]] = {
     "FUSEError": pyfuse3.FUSEError,
@@ -41,12 +41,15 @@ EXCEPTIONS: dict[str, type[BaseException]] = {
 
 def make(kind: str) -> BaseException:
     if kind == "FUSEError":
-        return pyfuse3.FUSEError(errno.EXDEV)
+        return pyfuse3.FUSEError(errno.EDOM)
     if kind in {"OSError", "PermissionError"}:
-        return EXCEPTIONS[kind](errno.EXDEV, "injected")
+        return EXCEPTIONS[kind](errno.EDOM, "injected")
     if kind == "UnicodeDecodeError":
         return UnicodeDecodeError("utf-8", b"\xff", 0, 1, "injected")
     return EXCEPTIONS[kind]("injected")
+
+
+OWNERS = (names.NameOperations, operations.Operations, sparse.SparseOperations)
 
 
 class Orders:
@@ -61,12 +64,22 @@ class Orders:
 
 
 def inject(orders: Orders) -> None:
-    for owner in (names.NameOperations, operations.Operations):
+    for owner in OWNERS:
         for name, handler in list(vars(owner).items()):
             inner = getattr(handler, "__wrapped__", None)
             if inner is None or name.startswith("_"):
                 continue
             setattr(owner, name, wrap(orders, name, inner))
+
+    seek = sparse.SparseOperations.lseek_at_once
+
+    def faulty_seek(self: Any, *args: Any) -> Any:
+        words = orders.words()
+        if words[:2] == ["handler", "lseek"]:
+            raise make(words[2])
+        return seek(self, *args)
+
+    sparse.SparseOperations.lseek_at_once = faulty_seek  # type: ignore[method-assign]
 
 
 def wrap(orders: Orders, name: str, inner: Any) -> Any:

@@ -307,7 +307,7 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
         "TypeError",
         " is not loaded",
         " has no fuse_session_new behind it",
-        " has no fuse_reply_err behind it",
+        " has no fuse_version behind it",
     ]
 
 
