@@ -1,0 +1,114 @@
+"""Appending when the file grew beside the mount, and writers who may not keep setuid."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.posix.checks import USER, as_user, let_others_through
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+
+def append_beside(mirror: Mirror, name: str, data: bytes) -> None:
+    with (mirror.backing / name).open("ab") as file:
+        file.write(data)
+
+
+def test_appending_goes_where_the_end_is(mirror: Mirror) -> None:
+    with (mirror.path / "log").open("ab", buffering=0) as file:
+        file.write(b"one\n")
+        append_beside(mirror, "log", b"beside\n")
+        file.write(b"two\n")
+        append_beside(mirror, "log", b"beside again\n")
+        time.sleep(1.2)
+        file.write(b"three\n")
+    expected = b"one\nbeside\ntwo\nbeside again\nthree\n"
+    assert (mirror.backing / "log").read_bytes() == expected
+    time.sleep(1.2)
+    assert mirror.read("log") == expected
+
+
+def test_two_appenders_do_not_overwrite_each_other(mirror: Mirror) -> None:
+    fds = [os.open(mirror.path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for _ in range(2)]
+    for number in range(200):
+        os.write(fds[number % 2], b"%03d\n" % number)
+    for fd in fds:
+        os.close(fd)
+    assert mirror.read("log") == b"".join(b"%03d\n" % number for number in range(200))
+
+
+def test_a_handle_that_stopped_appending_writes_where_it_is_told(mirror: Mirror) -> None:
+    fd = os.open(mirror.path / "file", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    os.write(fd, b"0123456789")
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"xx", 2)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    os.write(fd, b"end")
+    os.close(fd)
+    assert mirror.read("file") == b"01xx456789end"
+    assert (mirror.backing / "file").read_bytes() == b"01xx456789end"
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 1)
+
+
+def open_empty(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+
+
+def overwrite(path: Path, data: bytes = b"new") -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.pwrite(fd, data, 0)
+    os.close(fd)
+
+
+def reserve(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.posix_fallocate(fd, 0, 8192)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("change", [cut, open_empty, overwrite, reserve])
+def test_setuid_goes_when_somebody_else_changes_a_file(
+    mirror: Mirror, change: Callable[[Path], None]
+) -> None:
+    let_others_through(mirror.path / "x", mirror.backing / "x")
+    seen = []
+    for folder in (mirror.backing, mirror.path):
+        path = folder / f"{change.__name__}-{folder.name}"
+        path.write_bytes(b"old")
+        path.chmod(0o6777)
+        as_user(lambda path=path: change(path))  # type: ignore[misc]
+        seen.append(stat.S_IMODE(path.stat().st_mode))
+    assert seen == [0o777, 0o777]
+
+
+def test_setuid_goes_even_if_nothing_changes(mirror: Mirror) -> None:
+    let_others_through(mirror.path / "x")
+    path = mirror.path / "tool"
+    path.write_bytes(b"same" * 1024)
+    path.chmod(0o4777)
+    as_user(lambda: overwrite(path, b"same" * 1024))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    assert mirror.account("tool").written_bytes == 4096
+
+
+def test_the_privileged_keep_setuid_and_a_new_owner_does_not(mirror: Mirror) -> None:
+    path = mirror.path / "tool"
+    path.write_bytes(b"old")
+    path.chmod(0o4755)
+    overwrite(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o4755
+    os.chown(path, USER, -1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
