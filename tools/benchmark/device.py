@@ -19,8 +19,11 @@ BLOCK = 4096
 TOOLS = {
     "rsync --inplace": ["rsync", "-a", "--inplace"],
     "rsync --inplace --no-whole-file": ["rsync", "-a", "--inplace", "--no-whole-file"],
+    "rsync -S --inplace --no-whole-file": ["rsync", "-aS", "--inplace", "--no-whole-file"],
     "dd conv=notrunc": None,
 }
+# Sends nothing of an unchanged file and sets its times: what the file system itself costs.
+FLOOR = "rsync --inplace --no-whole-file"
 
 
 def sectors_written(stat: Path) -> int:
@@ -85,6 +88,30 @@ class Disk:
             "seconds": seconds,
         }
 
+    def copied_inside(self, size: int) -> dict[str, float]:
+        """A copy of `size` bytes from one file of the mount to another, by copy_file_range."""
+        source, target = self.folder / "source", self.folder / "target"
+        with source.open("wb") as file:
+            for _ in range(size >> 20):
+                file.write(os.urandom(1 << 20))
+        settle(self.point)
+        sectors, counters = sectors_written(self.stat), self._written()
+        begun, done = time.perf_counter(), 0
+        with source.open("rb") as reading, target.open("wb") as writing:
+            while done < size:
+                done += os.copy_file_range(reading.fileno(), writing.fileno(), size - done)
+        seconds = time.perf_counter() - begun
+        settle(self.point)
+        device_bytes = (sectors_written(self.stat) - sectors) * 512
+        peers.run("cmp", source, target)
+        source.unlink()
+        target.unlink()
+        return {
+            "device_bytes": device_bytes,
+            "written_bytes": self._written() - counters,
+            "seconds": seconds,
+        }
+
     def touched(self) -> dict[str, float]:
         """What the file system itself writes for one new mtime, without us."""
         path = self.point / "touched"
@@ -131,8 +158,13 @@ def _plain(point: Path, stat: Path, first: Path, second: Path) -> dict[str, Any]
     disk = Disk(point, stat, folder)
     disk.copied("rsync --inplace", first / "vm.img")
     night = disk.copied("rsync --inplace", second / "vm.img")
+    later(second / "vm.img")
+    floor = disk.copied(FLOOR, second / "vm.img")
     shutil.rmtree(folder)
-    return {"night, plain folder, rsync --inplace": night}
+    return {
+        "night, plain folder, rsync --inplace": night,
+        f"unchanged, plain folder, {FLOOR}": floor,
+    }
 
 
 def _mirrored(
@@ -148,6 +180,7 @@ def _mirrored(
             later(second / "vm.img")
             found[f"unchanged, {tool}"] = disk.copied(tool, second / "vm.img")
             (mount / "vm.img").unlink()
+        found["512 MiB copied inside the mount"] = disk.copied_inside(512 << 20)
         disk.copied("rsync --inplace", ten / "big.img")
         with (ten / "big.img").open("r+b") as file:
             file.seek(100 << 20)

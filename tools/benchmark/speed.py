@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"1 MiB": MIB, "256 KiB": 256 * KIB, "32 KiB": 32 * KIB, "4 KiB": 4 * KIB}
 FILES = 500
+SEEKS = 5000
 
 
 def total_bytes(size: int, quick: bool) -> int:
@@ -53,6 +54,18 @@ def read(folder: Path, total: int) -> float:
     seconds = time.perf_counter() - begun
     os.close(fd)
     return total / seconds / 1e6
+
+
+def seek_rate(folder: Path, total: int) -> float:
+    """lseek calls with SEEK_HOLE a second, on the file that was read."""
+    read(folder, total)
+    fd = os.open(folder / "read.dat", os.O_RDONLY)
+    begun = time.perf_counter()
+    for _ in range(SEEKS):
+        os.lseek(fd, 0, os.SEEK_HOLE)
+    seconds = time.perf_counter() - begun
+    os.close(fd)
+    return SEEKS / seconds
 
 
 def stat_rate(folder: Path, _total: int) -> float:
@@ -95,6 +108,7 @@ def workloads(quick: bool) -> dict[str, Callable[[Path], float]]:
             )
     total = total_bytes(MIB, quick)
     found["read, 1 MiB, MB/s"] = lambda folder: read(folder, total)
+    found["lseek SEEK_HOLE, 1/s"] = lambda folder: seek_rate(folder, total)
     found["stat, 1/s"] = lambda folder: stat_rate(folder, 0)
     found["create and unlink, 1/s"] = lambda folder: create_rate(folder, 0)
     return found
