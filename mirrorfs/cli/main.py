@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         quiet.listen()
         signal.signal(signal.SIGTERM, _terminate)
+        sys.unraisablehook = _unraisable
         _open_streams()
         return _run(words)
     except (KeyboardInterrupt, SystemExit) as exc:
@@ -36,13 +37,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + (signal.SIGTERM if isinstance(exc, SystemExit) else signal.SIGINT)
     finally:
         # What happened is decided; the interpreter only has to end, and say so.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     # Not KeyboardInterrupt: the interpreter may then end by SIGINT, whatever main returns.
     raise SystemExit(128 + number)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """A signal whose exception was lost, since it came during a callback, comes again in a
+    moment.
+    """
+    if not issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
+        sys.__unraisablehook__(lost)
+        return
+    ended = issubclass(lost.exc_type, SystemExit)
+    number = signal.SIGTERM if ended else signal.SIGINT
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
 def _run(words: list[str]) -> int:
