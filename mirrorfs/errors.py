@@ -9,7 +9,7 @@
     ├── NotAMountError             the path is not a mirrorfs mount
     ├── DifferenceError            copies that should be equal are not
     ├── BusyError                  files are open, so it cannot be unmounted
-    └── NoAnswerError              a daemon did not answer in time
+    └── NoAnswerError              a daemon is dead, or did not answer in time
 
 Errors of single file operations are plain `OSError`: their errno goes to the caller.
 """
@@ -78,3 +78,10 @@ class BusyError(MirrorfsError):
 
 class NoAnswerError(MirrorfsError):
     exit_code = ExitCode.NO_ANSWER
+
+
+def retold(message: str, exit_code: int) -> MirrorfsError:
+    """The error that another process has told by its message and its exit code."""
+    error = MirrorfsError(message)
+    error.exit_code = ExitCode(exit_code)
+    return error

@@ -184,6 +184,10 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
         values[name] = _seconds(name, _need(name, value))
     elif name == "descriptors":
         values[name] = _descriptors(_need(name, value))
+    elif name == "remount":
+        raise UsageError(
+            "a mirrorfs cannot be remounted; unmount it, and mount it again with the options wanted"
+        )
     else:
         raise UsageError(
             f"unknown option '{name}'{_nearest(name)}; 'mirrorfs mount --help' lists them all"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -26,6 +27,17 @@ MKFS = {
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
 CLASSES = ("written_bytes", "unchanged_bytes", "punched_bytes", "hole_bytes", "shared_bytes")
+# Everything is imported before the change of user, who may not be let into the checkout.
+_AS_NOBODY = """
+import os, sys
+import mirrorfs.cli.commands, mirrorfs.cli.mount, mirrorfs.cli.stats, mirrorfs.cli.umount
+import mirrorfs.mount.daemon, mirrorfs.mount.serve
+from mirrorfs.cli.main import main
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
 # What the log of a mount may say in a test that expects no trouble.
 _QUIET_LEVELS = ("INFO", "DEBUG")
 
@@ -47,6 +59,11 @@ def mirrorfs(
 ) -> subprocess.CompletedProcess[str]:
     """The command of the user."""
     return run(*MIRRORFS, *words, check=check, timeout=60, **kwargs)
+
+
+def as_nobody(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The same as an ordinary user; wants the fixture `fuse_for_all`."""
+    return run(MIRRORFS[0], "-c", _AS_NOBODY, *words, check=check, timeout=60)
 
 
 @contextlib.contextmanager
@@ -215,6 +232,15 @@ def mount_mirror(tmp_path: Path) -> Iterator[Callable[..., Mirror]]:
         mirror.end()
     troubles = [line for mirror in mirrors if not mirror.noisy for line in mirror.troubles()]
     assert not troubles
+
+
+@pytest.fixture
+def fuse_for_all() -> Iterator[None]:
+    """What udev does on a usual machine: everybody may open /dev/fuse."""
+    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", before)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from mirrorfs.backing import mounts, syscalls
+from mirrorfs.backing import asking, health, mounts, syscalls
 from mirrorfs.errors import BackingError, FuseError, InUseError, MirrorfsError, MountPointError
 
 FORMAT_FILE = b"format.json"
@@ -29,11 +29,12 @@ def show(path: bytes) -> str:
 
 
 def open_backing(path: bytes, read_only: bool) -> int:
-    """Open the backing folder and lock it against a second daemon.
+    """Open the backing folder, a path without symbolic links, and lock it against a second daemon.
 
     Returns a real descriptor whose lock (flock(2)) lives as long as it or a copy in a child is
     open.
     """
+    asking.touch(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -51,9 +52,7 @@ def open_backing(path: bytes, read_only: bool) -> int:
         _lock(fd, path)
     except BlockingIOError:
         os.close(fd)
-        raise InUseError(
-            f"{show(path)}: another mirrorfs serves this folder already; unmount that one first"
-        ) from None
+        raise _in_use(path) from None
     except BaseException:
         os.close(fd)
         raise
@@ -65,9 +64,7 @@ def _lock(fd: int, path: bytes) -> None:
 
     BlockingIOError if another keeps it.
     """
-    real = os.path.realpath(path)
-    served = any(mount.source == real for mount in mounts.mirror_mounts())
-    end = time.monotonic() + (0 if served else _ENDING_SECONDS)
+    end = time.monotonic() + (0 if _served_at(path) else _ENDING_SECONDS)
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,6 +74,27 @@ def _lock(fd: int, path: bytes) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+def _served_at(backing: bytes) -> bytes | None:
+    """Where a mirrorfs shows this folder, as far as the mount table tells."""
+    for mount in mounts.mirror_mounts():
+        if mount.source == backing:
+            return mount.path
+    return None
+
+
+def _in_use(path: bytes) -> InUseError:
+    point = _served_at(path)
+    if point is not None:
+        return InUseError(
+            f"{show(path)}: another mirrorfs serves this folder already, on {show(point)}; "
+            f"'mirrorfs umount {show(point)}' ends that one"
+        )
+    return InUseError(
+        f"{show(path)}: another process keeps this folder locked; if that is a mirrorfs which was "
+        "unmounted with files open, it ends when they are closed"
+    )
 
 
 def _check_backing(fd: int, path: bytes, read_only: bool) -> None:
@@ -114,16 +132,23 @@ def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
         os.close(fd)
 
 
-def prepare_mount_point(path: bytes, backing_fd: int, nonempty: bool) -> bytes:
-    """The mount point without symbolic links, checked. A dead mount of ours that lies on it is
-    removed.
+def make_room(path: bytes) -> None:
+    """Refuse a mount point where a mirrorfs is at work; a dead one is removed from it."""
+    mount = mounts.mounted_at(path)
+    if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE or clear_dead(mount):
+        return
+    raise InUseError(
+        f"{show(path)}: a mirrorfs is mounted here already; see 'mirrorfs stats {show(path)}'"
+    )
+
+
+def check_mount_point(path: bytes, backing_fd: int, nonempty: bool) -> None:
+    """Refuse a mount point, a path without symbolic links, that cannot be used with the backing
+    folder.
     """
-    if path.startswith(b"-"):
-        path = b"./" + path
-    real = os.path.realpath(path)
-    clear_dead_mount(real)
+    asking.touch(path)
     try:
-        status = os.stat(real)
+        status = os.stat(path)
     except FileNotFoundError:
         raise MountPointError(f"{show(path)}: no such folder; make the mount point first") from None
     except OSError as exc:
@@ -132,25 +157,19 @@ def prepare_mount_point(path: bytes, backing_fd: int, nonempty: bool) -> bytes:
         ) from None
     if not stat.S_ISDIR(status.st_mode):
         raise MountPointError(f"{show(path)}: not a folder; name an empty folder as mount point")
-    mount = mounts.mounted_at(real)
-    if mount is not None and mount.fs_type == mounts.MIRRORFS_TYPE:
-        raise InUseError(
-            f"{show(path)}: a mirrorfs is mounted here already; see 'mirrorfs stats {show(path)}'"
-        )
     backing = os.fstat(backing_fd)
     if not os.path.samestat(status, backing):
-        _refuse_inside(real, path, backing)
-        if not nonempty and _has_entries(real, path):
+        _refuse_inside(path, backing)
+        if not nonempty and _has_entries(path):
             raise MountPointError(
                 f"{show(path)}: the mount point is not empty; empty it, or pass -o nonempty"
             )
-    if os.geteuid() != 0 and not os.access(real, os.W_OK):
+    if os.geteuid() != 0 and not os.access(path, os.W_OK):
         raise MountPointError(f"{show(path)}: you may only mount on a folder that you can write to")
-    return real
 
 
-def _refuse_inside(real: bytes, path: bytes, backing: os.stat_result) -> None:
-    folder = real
+def _refuse_inside(path: bytes, backing: os.stat_result) -> None:
+    folder = path
     while folder != b"/":
         folder = os.path.dirname(folder)
         if os.path.samestat(os.stat(folder), backing):
@@ -160,27 +179,20 @@ def _refuse_inside(real: bytes, path: bytes, backing: os.stat_result) -> None:
             )
 
 
-def _has_entries(real: bytes, path: bytes) -> bool:
+def _has_entries(path: bytes) -> bool:
     try:
-        with os.scandir(real) as entries:
+        with os.scandir(path) as entries:
             return next(entries, None) is not None
     except OSError as exc:
         raise MountPointError(f"{show(path)}: cannot be listed: {exc.strerror}") from None
 
 
-def clear_dead_mount(path: bytes) -> bool:
-    """Unmount what a daemon that died left at `path`; returns whether there was one."""
-    try:
-        os.statvfs(path)  # attributes may be cached; this one is always asked
-    except OSError as exc:
-        if exc.errno not in {errno.ENOTCONN, errno.ECONNABORTED}:
-            return False
-        mount = mounts.mounted_at(path)
-        if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
-            return False
-        detach(path, lazy=True)
-        return True
-    return False
+def clear_dead(mount: mounts.Mount) -> bool:
+    """Unmount what a daemon that died left; returns whether it did. NoAnswerError if it hangs."""
+    if not health.is_dead(mount):
+        return False
+    asking.ask(detach, mount.path, True)
+    return True
 
 
 def detach(path: bytes, lazy: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,15 +12,15 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mirrorfs.cli import demo_image, mounted
-from mirrorfs.errors import DifferenceError, ExitCode, MirrorfsError
+from mirrorfs.cli.output import note
+from mirrorfs.errors import DifferenceError, ExitCode, MirrorfsError, retold
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
 # The image, its copies, and what a copy writes beside the old file while it replaces it.
 _NEEDED_BYTES = 6 * demo_image.CONTENT_BYTES + demo_image.APPARENT_BYTES
@@ -48,31 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 8 if a copy is not equal; 128 + N after a signal, with everything cleaned up."""
     demo_image.require_tools("rsync", *demo_image.TOOLS)
-    with _signals_as_interrupt():
-        try:
-            with _work_folder(arguments.folder) as work, _progress(arguments.json) as say:
-                rows = _story(work, say)
-        except KeyboardInterrupt as exc:
-            number = exc.args[0] if exc.args else signal.SIGINT
-            print("mirrorfs: interrupted; everything was removed again", file=sys.stderr)
-            return 128 + int(number)
+    try:
+        with _work_folder(arguments.folder) as work, _progress(arguments.json) as say:
+            rows = _story(work, say)
+    except (KeyboardInterrupt, SystemExit):
+        note("interrupted; everything was removed again")
+        raise
     if arguments.json:
         print(json.dumps({"schema": 1, "copies": [asdict(row) for row in rows]}))
     else:
         _print_table(rows)
     return ExitCode.DONE
-
-
-@contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(number)
-
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 @contextmanager
@@ -155,9 +140,10 @@ def _written_by_children() -> int:
 
 
 def _mirrored(night: str, image: Path, backing: Path, mirror: Path) -> Row:
-    before = mounted.read_stats(os.fsencode(mirror))["counters"]
+    mount = mounted.at(str(mirror))
+    before = mounted.Statistics(mount).read()["counters"]
     seconds = _rsync(image, mirror, "--inplace")
-    after = mounted.read_stats(os.fsencode(mirror))["counters"]
+    after = mounted.Statistics(mount).read()["counters"]
     received, written = (after[name] - before[name] for name in ("received_bytes", "written_bytes"))
     allocated = (backing / image.name).stat().st_blocks * 512
     return Row(night, "with mirrorfs", received, written, allocated, seconds)
@@ -179,9 +165,7 @@ def _mirrorfs(*words: str) -> None:
     command = [sys.executable, "-m", "mirrorfs", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        error = MirrorfsError(done.stderr.strip().removeprefix("mirrorfs: "))
-        error.exit_code = ExitCode(done.returncode)
-        raise error
+        raise retold(done.stderr.strip().removeprefix("mirrorfs: "), done.returncode)
 
 
 def _print_table(rows: list[Row]) -> None:

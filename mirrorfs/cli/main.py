@@ -1,117 +1,113 @@
-"""Find the command, run it, and turn every expected failure into one line on stderr and an exit
-code.
+"""Run a command, and turn every expected failure into one line on stderr and an exit code.
+
+What is needed for that is imported here; all else inside, where Ctrl-C is already taken care of.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import importlib
+from mirrorfs.cli import quiet
+
+# isort: split
+import contextlib
 import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from mirrorfs import __version__
-from mirrorfs.errors import ExitCode, MirrorfsError, UsageError
+from mirrorfs.cli.output import note
+from mirrorfs.errors import ExitCode, MirrorfsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-COMMANDS = {
-    "mount": "mount a backing folder",
-    "umount": "unmount, and wait until the daemon has ended",
-    "stats": "show what was received, written, skipped and punched",
-    "demo": "the whole story on real files in half a minute",
-}
-
-_DESCRIPTION = """\
-Mount a folder over a folder. Whatever tool writes into the mount, the disk below receives only the
-blocks that changed, zeros become holes, and every byte is accounted for.
-"""
-
-_EPILOG = """\
-examples:
-  mirrorfs mount /srv/backup /mnt/mirror
-  rsync -a --inplace /var/lib/libvirt/images/ /mnt/mirror/
-  mirrorfs stats /mnt/mirror
-  mirrorfs umount /mnt/mirror
-  mirrorfs /srv/backup /mnt/mirror -o OPT,...     the form of mount(8) and fstab
-
-exit codes: 0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable, 5 FUSE not
-available, 6 in use, 7 not a mirrorfs mount, 8 difference found, 11 busy, 12 no answer in time, 32
-any failure in mount(8)'s form
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors as UsageError, so that there is one place that prints them."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see '{self.prog} --help'")
+    from types import FrameType
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    mount8 = _is_mount8(words)
     try:
-        if mount8:
-            words.insert(0, "mount")
-        return int(_run(words))
-    except MirrorfsError as exc:
-        print(f"mirrorfs: {exc}", file=sys.stderr)
-        return int(ExitCode.MOUNT_FAILED if mount8 else exc.exit_code)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader has gone (`mirrorfs stats | head -1`); nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + signal.SIGPIPE
-    except OSError as exc:
-        where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
-        print(f"mirrorfs: {where}{exc.strerror or exc}", file=sys.stderr)
-        return int(ExitCode.MOUNT_FAILED if mount8 else ExitCode.FAILED)
+        quiet.listen()
+        signal.signal(signal.SIGTERM, _terminate)
+        sys.unraisablehook = _unraisable
+        _open_streams()
+        return _run(words)
+    except (KeyboardInterrupt, SystemExit) as exc:
+        with contextlib.suppress(MirrorfsError, OSError):
+            _flush()
+        return 128 + (signal.SIGTERM if isinstance(exc, SystemExit) else signal.SIGINT)
+    finally:
+        # What happened is decided; the interpreter only has to end, and say so.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)
 
 
-def _is_mount8(words: list[str]) -> bool:
-    """`mirrorfs BACKING MOUNTPOINT -o …`: two places instead of a command."""
-    if not words or words[0] in COMMANDS or words[0] in {"-h", "--help", "--version"}:
-        return False
-    return len(words) >= 2 and (words[0] == "-o" or not words[0].startswith("-"))
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    # Not KeyboardInterrupt: the interpreter may then end by SIGINT, whatever main returns.
+    raise SystemExit(128 + number)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """A signal whose exception was lost, since it came during a callback, comes again in a
+    moment.
+    """
+    if not issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
+        sys.__unraisablehook__(lost)
+        return
+    ended = issubclass(lost.exc_type, SystemExit)
+    number = signal.SIGTERM if ended else signal.SIGINT
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
 def _run(words: list[str]) -> int:
-    parser = Parser(
-        prog="mirrorfs",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"mirrorfs {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"unknown command '{words[0]}'{hint}; see 'mirrorfs --help'")
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if words and words[0] == name:
-            importlib.import_module(f"mirrorfs.cli.{name}").add_arguments(command)
-    if not words:
-        parser.print_help()
-        return ExitCode.USAGE
+    from mirrorfs.cli import commands
+
+    mount8 = commands.is_mount8(words)
     try:
-        arguments = parser.parse_args(words)
-    except SystemExit as exc:  # --help and --version end this way
-        return int(exc.code or 0)
-    code: int = importlib.import_module(f"mirrorfs.cli.{arguments.command}").run(arguments)
-    return code
+        code = commands.run(words)
+        _flush()
+        return code
+    except MirrorfsError as exc:
+        note(str(exc))
+        code = exc.exit_code
+    except BrokenPipeError:
+        # The reader has gone (`mirrorfs stats | head -1`); nothing more can be said to it.
+        code = 128 + signal.SIGPIPE
+    except OSError as exc:
+        where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
+        note(f"{where}{exc.strerror or exc}")
+        code = ExitCode.FAILED
+    with contextlib.suppress(MirrorfsError, OSError):
+        _flush()
+    return int(ExitCode.MOUNT_FAILED if mount8 else code)
+
+
+def _open_streams() -> None:
+    """Let each standard stream lead somewhere, so that no file of ours gets its number; and let
+    stdout take any name.
+    """
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            break
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Write out what was printed; after a failure the rest is dropped, so that the interpreter does
+    not try again when it ends.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(exc, BrokenPipeError):
+            raise
+        raise MirrorfsError(f"standard output: {exc.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from typing import TYPE_CHECKING
 
-from mirrorfs.errors import BackingError, ExitCode, FuseError, NoAnswerError, UsageError
+from mirrorfs.cli.output import note
+from mirrorfs.errors import BackingError, ExitCode, FuseError, UsageError
 from mirrorfs.options import OPTIONS, MountOptions, parse
 
 if TYPE_CHECKING:
     import argparse
-    from types import FrameType
 
     from mirrorfs.backing.probe import Abilities
-
-_ANSWER_SECONDS = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("backing", metavar="BACKING", help="the folder that holds the files")
     parser.add_argument(
-        "mount_point", metavar="MOUNTPOINT", help="the empty folder through which they are written"
+        "mount_point",
+        metavar="MOUNTPOINT",
+        nargs="?",  # so that an option is judged first: mount -o remount MOUNTPOINT
+        help="the empty folder through which they are written",
     )
+    parser.usage = "mirrorfs mount BACKING MOUNTPOINT [-o OPT,...] [-f]"
     parser.add_argument(
         "-o", dest="options", metavar="OPT,...", action="append", default=[], help="see below"
     )
@@ -43,33 +43,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Mount; returns when the mount answers, or with -f when it has ended."""
     options = parse(",".join(arguments.options))
-    backing = os.fsencode(arguments.backing)
-    mount_point = os.fsencode(arguments.mount_point)
-    from mirrorfs.backing import places
+    if arguments.mount_point is None:
+        raise UsageError("two places are needed: mirrorfs mount BACKING MOUNTPOINT")
+    from mirrorfs.backing import asking, places
     from mirrorfs.backing.probe import probe
     from mirrorfs.mount import daemon
     from mirrorfs.mount.job import Job
 
     places.check_fuse(bool(options.allow_other))
-    # A mount over the backing folder itself may lie dead on it.
-    places.clear_dead_mount(os.path.realpath(mount_point))
+    backing = asking.resolve(os.fsencode(arguments.backing))
+    mount_point = asking.resolve(os.fsencode(arguments.mount_point))
+    # First, since a dead mount may lie on the backing folder itself.
+    places.make_room(mount_point)
     backing_fd = places.open_backing(backing, options.ro)
-    real = places.prepare_mount_point(mount_point, backing_fd, options.nonempty)
+    places.check_mount_point(mount_point, backing_fd, options.nonempty)
     places.check_control_name(backing_fd, backing, options.control)
     try:
         abilities = probe(backing_fd, writable=not options.ro)
     except OSError as exc:
         raise BackingError(f"{places.show(backing)}: cannot be written: {exc.strerror}") from None
     _check_abilities(places.show(backing), options, abilities)
-    job = Job(os.path.realpath(backing), backing_fd, real, options, abilities)
+    job = Job(backing, backing_fd, mount_point, options, abilities)
     _check_libraries()
     if arguments.foreground:
         daemon.run_foreground(job, lambda: None)
         return ExitCode.DONE
-    note = daemon.run_background(job)
-    _wait_for_answer(real)
-    if note:
-        print(f"mirrorfs: {note}", file=sys.stderr)
+    hint = daemon.run_background(job)
+    if hint:
+        note(hint)
     return ExitCode.DONE
 
 
@@ -99,15 +100,3 @@ def _check_libraries() -> None:
     for name in ("pyfuse3", "trio"):
         if find_spec(name) is None:
             raise FuseError(f"the Python package {name} is not installed; run tools/bootstrap")
-
-
-def _wait_for_answer(mount_point: bytes) -> None:
-    def give_up(_number: int, _frame: FrameType | None) -> None:
-        raise NoAnswerError(
-            f"{os.fsdecode(mount_point)}: mounted, but no answer within {_ANSWER_SECONDS} seconds"
-        )
-
-    signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(_ANSWER_SECONDS)
-    os.statvfs(mount_point)
-    signal.alarm(0)

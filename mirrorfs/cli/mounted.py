@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import signal
-from typing import TYPE_CHECKING, Any
+import time
+from typing import Any
 
-from mirrorfs.backing import mounts
-from mirrorfs.errors import NoAnswerError, NotAMountError
+from mirrorfs.backing import asking, health, mounts
+from mirrorfs.backing.asking import ANSWER_SECONDS
+from mirrorfs.errors import MirrorfsError, NotAMountError
 
-if TYPE_CHECKING:
-    from types import FrameType
-
-ANSWER_SECONDS = 10
 # On the root of a mount: the content of stats.json, which is thus found whatever the control folder
 # is called.
 STATS_ATTRIBUTE = "user.mirrorfs.stats"
 
 
-def require(path: bytes) -> mounts.Mount:
+def show(path: bytes) -> str:
+    """A path for a message on the terminal."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def at(path: str) -> mounts.Mount:
     """The mirrorfs mount at `path`; NotAMountError if there is none."""
-    mount = mounts.mounted_at(path)
+    point = asking.resolve(os.fsencode(path))
+    mount = mounts.mounted_at(point)
     if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
         raise NotAMountError(
-            f"{os.fsdecode(path)}: not a mirrorfs mount; 'mirrorfs stats' lists those there are"
+            f"{show(point)}: not a mirrorfs mount; 'mirrorfs stats' lists those there are"
         )
     return mount
 
 
-def mount_above(path: bytes) -> bytes:
-    """The mount point of the mirrorfs that `path` lies in; NotAMountError if it lies in none."""
-    points = {mount.path for mount in mounts.mirror_mounts()}
+def above(path: bytes) -> mounts.Mount:
+    """The mirrorfs mount that `path`, without symbolic links, lies in; NotAMountError if it lies in
+    none.
+    """
+    topmost = {mount.path: mount for mount in mounts.mount_table()}
     folder = path
-    while folder not in points:
-        if folder == b"/":
-            raise NotAMountError(f"{os.fsdecode(path)}: not in a mirrorfs mount")
+    while folder not in topmost and folder != b"/":
         folder = os.path.dirname(folder)
-    return folder
-
-
-def read_stats(mount_point: bytes) -> dict[str, Any]:
-    """stats.json of a mount. NoAnswerError if it does not answer in time."""
-    with _Alarm(mount_point):
-        stats: dict[str, Any] = json.loads(os.getxattr(mount_point, STATS_ATTRIBUTE))
-    return stats
-
-
-def daemon_pid(mount_point: bytes) -> int | None:
-    """The daemon's process number, or None if the mount does not say."""
-    try:
-        return int(read_stats(mount_point)["pid"])
-    except (OSError, ValueError, NoAnswerError):
-        return None
-
-
-class _Alarm:
-    """Raise NoAnswerError in the block when it lasts too long."""
-
-    def __init__(self, mount_point: bytes) -> None:
-        self._mount_point = mount_point
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGALRM, self._give_up)
-        signal.alarm(ANSWER_SECONDS)
-
-    def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
-
-    def _give_up(self, _number: int, _frame: FrameType | None) -> None:
-        raise NoAnswerError(
-            f"{os.fsdecode(self._mount_point)}: no answer within {ANSWER_SECONDS} seconds"
+    mount = topmost.get(folder)
+    if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
+        raise NotAMountError(
+            f"{show(path)}: not in a mirrorfs mount; 'mirrorfs stats' lists those there are"
         )
+    return mount
+
+
+def every() -> list[mounts.Mount]:
+    """All mirrorfs mounts that no other mount covers, by path."""
+    topmost = {mount.path: mount for mount in mounts.mount_table()}
+    return [
+        topmost[path] for path in sorted(topmost) if topmost[path].fs_type == mounts.MIRRORFS_TYPE
+    ]
+
+
+class Statistics:
+    """The account of a mount, or of the file `path` in it. Asked for at once, read later, so that
+    many mounts that hang cost no more time than one.
+    """
+
+    def __init__(self, mount: mounts.Mount, path: bytes | None = None) -> None:
+        self._mount = mount
+        self._path = path or mount.path
+        self._question = asking.Question(os.getxattr, self._path, STATS_ATTRIBUTE)
+        self._end = time.monotonic() + ANSWER_SECONDS
+
+    def read(self, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+        """The content of stats.json, or the file's counters. MirrorfsError that says why there is
+        nothing.
+        """
+        try:
+            told = self._question.answer(min(self._end, time.monotonic() + seconds))
+            stats: dict[str, Any] = json.loads(told)
+        except TimeoutError:
+            raise health.hanging(self._mount) from None
+        except OSError as exc:
+            raise self._explain(exc) from None
+        except ValueError:
+            raise MirrorfsError(
+                f"{show(self._path)}: what the mount tells about itself cannot be read; "
+                "is it another version's?"
+            ) from None
+        return stats
+
+    def _explain(self, exc: OSError) -> MirrorfsError:
+        place = show(self._path)
+        if exc.errno in health.DEAD:
+            return health.dead(self._mount)
+        if exc.errno in {errno.ENOENT, errno.ENOTDIR} and self._path != self._mount.path:
+            return NotAMountError(f"{place}: no such file")
+        if exc.errno in {errno.EACCES, errno.EPERM}:
+            return MirrorfsError(
+                f"{place}: you may not look in; run this as the user who mounted it, or as one who "
+                "may read the file"
+            )
+        if exc.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
+            return NotAMountError(f"{place}: only files and mount points have counters")
+        return MirrorfsError(f"{place}: {exc.strerror}")

@@ -6,8 +6,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from mirrorfs.backing import asking
 from mirrorfs.cli import mounted
-from mirrorfs.errors import ExitCode, NotAMountError
+from mirrorfs.cli.output import note
+from mirrorfs.errors import ExitCode, MirrorfsError, NotAMountError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,47 +23,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the counters; exit code 7 if there is no mirrorfs."""
+    """Print the counters; exit code 7 if there is no mirrorfs, 12 if one does not answer."""
     if arguments.path is None:
         return _all(arguments.json)
-    path = os.path.realpath(os.fsencode(arguments.path))
-    mount_point = mounted.mount_above(path)
-    if path == mount_point:
-        _print_mount(mount_point, mounted.read_stats(mount_point), arguments.json)
+    path = asking.resolve(os.fsencode(arguments.path))
+    mount = mounted.above(path)
+    if path == mount.path:
+        _print_mount(path, mounted.Statistics(mount).read(), arguments.json)
         return ExitCode.DONE
-    try:
-        counters = json.loads(os.getxattr(path, mounted.STATS_ATTRIBUTE))
-    except FileNotFoundError:
-        raise NotAMountError(f"{os.fsdecode(path)}: no such file") from None
-    except OSError:
-        raise NotAMountError(
-            f"{os.fsdecode(path)}: only files and mount points have counters"
-        ) from None
+    counters = mounted.Statistics(mount, path).read()
     if arguments.json:
         print(json.dumps({"schema": 1, "file": os.fsdecode(path), "counters": counters}))
     else:
-        _print_table(os.fsdecode(path), counters, None)
+        _print_table(mounted.show(path), counters, None)
     return ExitCode.DONE
 
 
 def _all(as_json: bool) -> int:
-    from mirrorfs.backing import mounts
-
-    points = sorted({mount.path for mount in mounts.mirror_mounts()})
-    if not points:
+    """Every mount that answers; the others are named on stderr, and the highest of their exit codes
+    is returned.
+    """
+    asked = [(mount.path, mounted.Statistics(mount)) for mount in mounted.every()]
+    if not asked:
         raise NotAMountError(
             "no mirrorfs is mounted here; 'mirrorfs mount BACKING MOUNTPOINT' mounts one"
         )
-    for point in points:
-        _print_mount(point, mounted.read_stats(point), as_json)
-    return ExitCode.DONE
+    code = ExitCode.DONE
+    for path, statistics in asked:
+        try:
+            _print_mount(path, statistics.read(), as_json)
+        except MirrorfsError as exc:
+            note(str(exc))
+            code = max(code, exc.exit_code)
+    return code
 
 
 def _print_mount(mount_point: bytes, stats: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"mount_point": os.fsdecode(mount_point), **stats}))
     else:
-        title = f"{os.fsdecode(mount_point)}: {stats['backing']} ({stats['file_system']['type']})"
+        title = f"{mounted.show(mount_point)}: {stats['backing']} ({stats['file_system']['type']})"
         _print_table(title, stats["counters"], stats["since_reset"])
 
 

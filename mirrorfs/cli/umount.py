@@ -5,63 +5,70 @@ from __future__ import annotations
 import errno
 import os
 import select
-import sys
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import asking, processes
 from mirrorfs.cli import mounted
-from mirrorfs.errors import BusyError, ExitCode, NoAnswerError
+from mirrorfs.cli.output import note
+from mirrorfs.errors import BusyError, ExitCode, MirrorfsError, NoAnswerError
 
 if TYPE_CHECKING:
     import argparse
 
+    from mirrorfs.backing.mounts import Mount
+
 _END_SECONDS = 30
 _LAZY_SECONDS = 2
+_PID_SECONDS = 2
+_BUSY_SECONDS = 1
 _MAX_NAMED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mount_point", metavar="MOUNTPOINT")
     parser.add_argument(
-        "--lazy", action="store_true", help="take it out of the tree now; it ends when unused"
+        "--lazy",
+        action="store_true",
+        help="take it out of the tree now, even if it is in use or hangs; it ends when unused",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does
-    not end.
+    """Exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does not
+    answer or does not end. `--lazy` asks the mount for nothing that it needs.
     """
     from mirrorfs.backing import places
 
-    path = os.path.realpath(os.fsencode(arguments.mount_point))
-    if places.clear_dead_mount(path):
-        print(
-            f"mirrorfs: {places.show(path)}: the daemon was dead; removed what it left",
-            file=sys.stderr,
-        )
+    mount = mounted.at(arguments.mount_point)
+    if not arguments.lazy and places.clear_dead(mount):
+        note(f"{places.show(mount.path)}: the daemon was dead; removed what it left")
         return ExitCode.DONE
-    mounted.require(path)
-    pid = mounted.daemon_pid(path)
+    pid = _daemon(mount)
     watch = _open_pid(pid)
-    try:
-        places.detach(path, arguments.lazy)
-    except OSError as exc:
-        if exc.errno != errno.EBUSY:
+    _detach(mount, arguments.lazy)
+    if watch is not None:
+        try:
+            _wait(watch, mount, pid, arguments.lazy)
+        except (KeyboardInterrupt, SystemExit):
+            note(f"{places.show(mount.path)}: unmounted; process {pid} has not ended yet")
             raise
-        raise BusyError(
-            f"{places.show(path)}: in use by {_holders(path)}; close them, or pass --lazy"
-        ) from None
-    if watch is not None and not _ended(watch, _LAZY_SECONDS if arguments.lazy else _END_SECONDS):
-        if arguments.lazy:
-            print(
-                f"mirrorfs: files are still open; process {pid} ends when they are closed",
-                file=sys.stderr,
-            )
-        else:
-            raise NoAnswerError(
-                f"{places.show(path)}: unmounted, but process {pid} has not ended; see its log"
-            )
     return ExitCode.DONE
+
+
+def _daemon(mount: Mount) -> int | None:
+    """The daemon's process number: from /proc, or else, where that may not be read, as the mount
+    tells.
+    """
+    pid = processes.daemon_of(mount)
+    if pid is not None:
+        return pid
+    try:
+        pid = int(mounted.Statistics(mount).read(_PID_SECONDS)["pid"])
+    except (MirrorfsError, LookupError, ValueError, TypeError):
+        return None
+    # In a container the mount may tell a number that means another process here.
+    return pid if processes.is_mirrorfs(pid) else None
 
 
 def _open_pid(pid: int | None) -> int | None:
@@ -73,37 +80,49 @@ def _open_pid(pid: int | None) -> int | None:
         return None
 
 
-def _ended(watch: int, seconds: float) -> bool:
+def _detach(mount: Mount, lazy: bool) -> None:
+    """Take the mount out of the tree. One that is busy for a moment only, as when somebody looks
+    through all open files, gets that moment.
+    """
+    from mirrorfs.backing import places
+
+    end = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return asking.ask(places.detach, mount.path, lazy, seconds=_END_SECONDS)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise MirrorfsError(
+                    f"{places.show(mount.path)}: cannot be unmounted: {exc.strerror}"
+                ) from None
+        found = processes.holders(mount)
+        if found or time.monotonic() >= end:
+            raise BusyError(
+                f"{places.show(mount.path)}: in use by {_named(found)}; close them, or pass --lazy"
+            )
+        time.sleep(0.05)
+
+
+def _named(found: list[str]) -> str:
+    if not found:
+        return "a process that cannot be seen from here, or a mount inside it"
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    return ", ".join(found[:_MAX_NAMED]) + more
+
+
+def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
+    """Wait until the daemon has ended; with `lazy` only so long that it can be told whether it
+    will.
+    """
     poll = select.poll()
     poll.register(watch, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
-def _holders(path: bytes) -> str:
-    """Processes with an open file, folder or mapping below `path`, by name and number."""
-    device = os.stat(path).st_dev
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and _holds(process, device):
-            name = (process / "comm").read_text(errors="replace").strip()
-            found.append(f"{name} ({process.name})")
-    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    return (
-        ", ".join(found[:_MAX_NAMED]) + more if found else "a process that cannot be seen from here"
-    )
-
-
-def _holds(process: Path, device: int) -> bool:
-    links = [process / "cwd", process / "root", process / "exe"]
-    for folder in ("fd", "map_files"):
-        try:
-            links += (process / folder).iterdir()
-        except OSError:
-            continue
-    for link in links:
-        try:
-            if link.stat().st_dev == device:
-                return True
-        except OSError:
-            continue
-    return False
+    if poll.poll((_LAZY_SECONDS if lazy else _END_SECONDS) * 1000) or pid is None:
+        return
+    if not lazy:
+        raise NoAnswerError(
+            f"{mounted.show(mount.path)}: unmounted, but process {pid} has not ended; see its log"
+        )
+    if processes.is_stopped(pid):
+        note(f"process {pid} is stopped; it ends after 'kill -CONT {pid}'")
+    else:
+        note(f"files are still open, or the daemon hangs; process {pid} ends when that is over")

@@ -1,18 +1,24 @@
 """Run a mount in the foreground, or in a child that outlives the command.
 
-The child is forked before there is any thread, closes its standard streams, and tells its parent
-through a pipe that the mount answers, or why not. The parent returns only then.
+The child is forked before there is any thread, keeps no descriptor that it does not need, and tells
+its parent through a pipe that the mount answers, or why not. The parent returns only then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
+import signal
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NoReturn
 
-from mirrorfs.errors import ExitCode, MirrorfsError
+from mirrorfs.backing import mounts, places
+from mirrorfs.backing.descriptors import close_inherited
+from mirrorfs.errors import ExitCode, MirrorfsError, NoAnswerError, retold
 from mirrorfs.mount import journal
 
 if TYPE_CHECKING:
@@ -21,6 +27,11 @@ if TYPE_CHECKING:
     from mirrorfs.mount.job import Job
 
 log = logging.getLogger(__name__)
+
+_READY = b"ready"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 5.0
+_COMMAND_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def run_foreground(job: Job, ready: Callable[[], None]) -> None:
@@ -34,21 +45,63 @@ def run_foreground(job: Job, ready: Callable[[], None]) -> None:
 def run_background(job: Job) -> str | None:
     """Serve in a child; returns, when the mount answers, a note for the user or None.
 
-    Raises MirrorfsError with the child's reason and exit code if it does not come to that.
+    Raises MirrorfsError with the child's reason and exit code if it does not come to that. Then,
+    and after Ctrl-C, neither the child nor its mount is left.
     """
     note = journal.set_up(job.options.log, foreground=False, debug=job.options.debug)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError):
+            stream.flush()
     reading, writing = os.pipe()
-    if os.fork() == 0:
-        os.close(reading)
+    # A signal right after the fork would else run the command's handlers in the child.
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _COMMAND_SIGNALS)
+    pid = os.fork()
+    if pid == 0:
         _child(job, writing)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    if answer == b"ready":
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        answer = _read(reading)
+        # What is mounted now stays, and the command only has to say so.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _COMMAND_SIGNALS)
+    except BaseException:
+        _stop(pid, job.mount_point)
+        raise
+    if answer == _READY:
         return note
     raise _reason(answer)
+
+
+def _read(pipe: int) -> bytes:
+    """What the child tells; NoAnswerError if that takes too long."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    end = time.monotonic() + _START_SECONDS
+    told = b""
+    while poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        piece = os.read(pipe, 1 << 16)
+        told += piece
+        if not piece or told == _READY:
+            return told
+    raise NoAnswerError(
+        f"the mount did not answer within {_START_SECONDS:.0f} seconds; "
+        "run again with -f to see why"
+    )
+
+
+def _stop(pid: int, mount_point: bytes) -> None:
+    """End the child, and take away the mount that it may have made and left."""
+    watch = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, 1.0)):
+        signal.pidfd_send_signal(watch, number)
+        if poll.poll(seconds * 1000):
+            break
+    mount = mounts.mounted_at(mount_point)
+    if mount is not None and mount.fs_type == mounts.MIRRORFS_TYPE:
+        with contextlib.suppress(MirrorfsError, OSError):
+            places.clear_dead(mount)
 
 
 def _reason(answer: bytes) -> MirrorfsError:
@@ -57,26 +110,23 @@ def _reason(answer: bytes) -> MirrorfsError:
             "the daemon died before the mount answered; run again with -f to see why"
         )
     told = json.loads(answer)
-    error = MirrorfsError(told["message"])
-    error.exit_code = ExitCode(told["exit_code"])
-    return error
+    return retold(told["message"], told["exit_code"])
 
 
-def _child(job: Job, pipe: int) -> None:
-    """Never returns."""
+def _child(job: Job, pipe: int) -> NoReturn:
     code = ExitCode.FAILED
     told = False
 
     def ready() -> None:
         nonlocal told
         told = True
-        os.write(pipe, b"ready")
+        os.write(pipe, _READY)
         os.close(pipe)
 
     try:
-        os.setsid()
+        _leave_terminal()
         os.chdir("/")
-        _close_streams()
+        close_inherited({pipe, job.backing_fd, *journal.descriptors()})
         from mirrorfs.mount.serve import serve
 
         serve(job, ready)
@@ -94,9 +144,10 @@ def _child(job: Job, pipe: int) -> None:
         os._exit(code)
 
 
-def _close_streams() -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    if null > 2:
-        os.close(null)
+def _leave_terminal() -> None:
+    """Become a session of its own, out of reach of the terminal's Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also forgets one that has come meanwhile
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _COMMAND_SIGNALS)

@@ -49,6 +49,17 @@ def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
     return note
 
 
+def descriptors() -> set[int]:
+    """What the log is written to, which a daemon keeps open."""
+    found = set()
+    for handler in logging.getLogger().handlers:
+        for name in ("stream", "socket"):
+            owner = getattr(handler, name, None)
+            if owner is not None:
+                found.add(owner.fileno())
+    return found
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     """False for answers to requests that were given up meanwhile, by a signal or an unmount."""
     message = record.getMessage()

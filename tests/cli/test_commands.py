@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.errors import ExitCode
-from tests.conftest import MIRRORFS, loop_mounted, mirrorfs, run
+from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.conftest import Mirror
 
@@ -222,28 +222,7 @@ def test_help_and_stats_import_nothing_heavy() -> None:
     run(MIRRORFS[0], "-c", code)
 
 
-@pytest.fixture
-def _fuse_for_all() -> Iterator[None]:
-    """What udev does on a usual machine: everybody may open /dev/fuse."""
-    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", before)
-
-
-# Everything is imported before the change of user, who may not be let into the checkout.
-AS_NOBODY = """
-import os, sys
-import mirrorfs.cli.mount, mirrorfs.cli.umount, mirrorfs.mount.daemon, mirrorfs.mount.serve
-from mirrorfs.cli.main import main
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.usefixtures("_fuse_for_all")
+@pytest.mark.usefixtures("fuse_for_all")
 def test_an_ordinary_user_can_mount() -> None:
     base = Path(run("mktemp", "-d").stdout.strip())
     base.chmod(0o755)
@@ -251,9 +230,6 @@ def test_an_ordinary_user_can_mount() -> None:
     for folder in (point, backing):
         folder.mkdir()
         os.chown(folder, 65534, 65534)
-
-    def as_nobody(*words: str | Path) -> None:
-        run(MIRRORFS[0], "-c", AS_NOBODY, *words, timeout=60)
 
     as_nobody("mount", backing, point, "-o", f"log={backing}/log,descriptors=16,attr_timeout=0")
     try:

@@ -1,0 +1,110 @@
+"""Who serves a mount, and who holds it, read from /proc (proc(5)). Nothing here asks the mount."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mirrorfs.backing.mounts import Mount
+
+_FUSE_DEVICE = b"/dev/fuse"
+_CONNECTION = re.compile(r"^fuse_connection:\s*(\d+)", re.MULTILINE)
+_MOUNT_ID = re.compile(r"^mnt_id:\s*(\d+)", re.MULTILINE)
+
+
+def daemon_of(mount: Mount) -> int | None:
+    """The process that serves `mount`, or None if it cannot be seen from here.
+
+    Linux from 6.10 on tells the connection of a descriptor of /dev/fuse; before, a process that has
+    one and also the backing folder open is taken.
+    """
+    connection = int(mount.device.partition(":")[2])
+    for process in _processes():
+        links = dict(_descriptors(process))
+        devices = [fd for fd, link in links.items() if link == _FUSE_DEVICE]
+        told = [_number(_CONNECTION, process, fd) for fd in devices]
+        if connection in told:
+            return int(process.name)
+        if devices and told == [None] * len(told) and mount.source in links.values():
+            return int(process.name)
+    return None
+
+
+def holders(mount: Mount) -> list[str]:
+    """Processes with an open file, folder or mapping in `mount`, by name and number."""
+    found = []
+    for process in _processes():
+        if _holds(process, mount):
+            with contextlib.suppress(OSError):
+                name = (process / "comm").read_text(errors="replace").strip()
+                found.append(f"{name} ({process.name})")
+    return found
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process was stopped by a signal or a debugger."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return status.rpartition(b")")[2].split()[0] in {b"T", b"t"}
+
+
+def is_mirrorfs(pid: int) -> bool:
+    """Whether the process was started as mirrorfs, as far as its command line tells."""
+    try:
+        return b"mirrorfs" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _processes() -> Iterator[Path]:
+    return (process for process in Path("/proc").iterdir() if process.name.isdigit())
+
+
+def _holds(process: Path, mount: Mount) -> bool:
+    # The text of a link costs no request, as stat(2) would; the mount's id tells a file in the
+    # mount from one in the folder below it.
+    if any(
+        _is_below(link, mount.path) and _number(_MOUNT_ID, process, fd) == mount.mount_id
+        for fd, link in _descriptors(process)
+    ):
+        return True
+    links = [process / name for name in ("cwd", "root", "exe")]
+    with contextlib.suppress(OSError):
+        links += (process / "map_files").iterdir()
+    return any(_is_below(_link(path), mount.path) for path in links)
+
+
+def _descriptors(process: Path) -> Iterator[tuple[str, bytes]]:
+    """Number and path of what the process has open; nothing where that may not be seen."""
+    try:
+        for fd in (process / "fd").iterdir():
+            yield fd.name, _link(fd)
+    except OSError:
+        return
+
+
+def _link(path: Path) -> bytes:
+    try:
+        return os.readlink(os.fsencode(path))
+    except OSError:
+        return b""
+
+
+def _number(pattern: re.Pattern[str], process: Path, fd: str) -> int | None:
+    try:
+        match = pattern.search((process / "fdinfo" / fd).read_text())
+    except OSError:
+        return None
+    return int(match[1]) if match else None
+
+
+def _is_below(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")

@@ -1,0 +1,358 @@
+"""Commands where something is wrong: a daemon that hangs or is dead, a terminal or a reader that
+goes away, streams that are closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing import asking, mounts, processes
+from mirrorfs.errors import ExitCode
+from tests.conftest import MIRRORFS, as_nobody, mirrorfs, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Mirror
+
+# The limit of one question, and what the machine may be late.
+PATIENCE = asking.ANSWER_SECONDS + 15
+
+
+@contextlib.contextmanager
+def stopped(mirror: Mirror) -> Iterator[int]:
+    """The daemon does not answer meanwhile, and the kernel remembers nothing for it."""
+    pid = mirror.pid
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.2)
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def start(*words: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*MIRRORFS, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def two(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> tuple[Mirror, Mirror]:
+    """Two mounts with names that sort in this order."""
+    for name in ("a", "b"):
+        (ext4_folder / name).mkdir()
+    return mount_mirror(ext4_folder / "a"), mount_mirror(ext4_folder / "b")
+
+
+def test_no_command_waits_for_a_daemon_that_hangs(
+    two: tuple[Mirror, Mirror], tmp_path: Path
+) -> None:
+    hung, well = two
+    hung.write("file", 0, b"x")
+    (tmp_path / "link").symlink_to(hung.path)
+    with stopped(hung) as pid:
+        asked = [
+            start("stats", hung.path),
+            start("stats", hung.path / "file"),
+            start("stats", tmp_path / "link"),
+            start("umount", hung.path),
+            start("mount", tmp_path, hung.path),
+            start("mount", hung.path, tmp_path / "other"),
+        ]
+        every = start("stats")
+        for code, out, err in map(outcome, asked):
+            assert (code, out) == (ExitCode.NO_ANSWER, "")
+            (line,) = err.splitlines()
+            assert line.startswith(f"mirrorfs: {hung.path}")
+        assert f"kill -CONT {pid}" in err or "hangs" in err
+        code, out, err = outcome(every)
+        assert code == ExitCode.NO_ANSWER
+        assert str(well.path) in out
+        assert f"{hung.path}: the mirrorfs here does not answer" in err
+        assert hung.path.name in os.listdir(tmp_path)
+    assert mirrorfs("stats", hung.path).returncode == 0
+
+
+def test_a_hung_mount_is_taken_away_without_asking_it(mirror: Mirror) -> None:
+    with stopped(mirror) as pid:
+        before = time.monotonic()
+        code, _, err = outcome(start("umount", "--lazy", mirror.path))
+        assert time.monotonic() - before < 8
+        assert code == 0
+        assert f"kill -CONT {pid}" in err
+        assert not mirror.path.is_mount()
+    watch = processes.is_mirrorfs
+    for _ in range(100):
+        if not watch(pid):
+            break
+        time.sleep(0.05)
+    assert not watch(pid)
+
+
+def test_a_question_that_the_daemon_has_taken_cannot_be_killed_and_holds_nobody(
+    two: tuple[Mirror, Mirror],
+) -> None:
+    """The outer daemon takes the request, and hangs with it in the inner mount."""
+    outer, inner = two
+    (outer.backing / "inner").mkdir()
+    run("mount", "--bind", inner.path, outer.backing / "inner")
+    try:
+        with stopped(inner):
+            before = time.monotonic()
+            path = outer.path / "inner/file"
+            done = subprocess.run(
+                f"{' '.join(MIRRORFS)} stats {path} 2>&1 | cat",
+                shell=True,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            assert "no answer" in done.stdout or "does not answer" in done.stdout
+            assert time.monotonic() - before < PATIENCE
+    finally:
+        run("umount", "--lazy", outer.backing / "inner")
+
+
+def test_a_dead_mount_is_called_dead_and_does_not_end_the_listing(
+    two: tuple[Mirror, Mirror],
+) -> None:
+    dead, well = two
+    dead.kill()
+    code, _, err = outcome(start("stats", dead.path))
+    assert code == ExitCode.NO_ANSWER
+    (line,) = err.splitlines()
+    assert line.startswith(f"mirrorfs: {dead.path}: the daemon of this mirrorfs is dead")
+    assert f"mirrorfs umount {dead.path}" in line
+    code, out, err = outcome(start("stats", "--json"))
+    assert code == ExitCode.NO_ANSWER
+    assert str(well.path) in [json.loads(line)["mount_point"] for line in out.splitlines()]
+    assert line in err.splitlines()
+    dead.mount()
+    assert mirrorfs("stats", dead.path).returncode == 0
+
+
+@pytest.mark.usefixtures("fuse_for_all")
+def test_an_ordinary_user_is_not_kept_waiting_either() -> None:
+    base = Path(tempfile.mkdtemp())
+    base.chmod(0o755)
+    point, backing = base / "point", base / "backing"
+    for folder in (point, backing):
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+    as_nobody("mount", backing, point, "-o", f"log={backing}/log")
+    mount = mounts.mounted_at(os.fsencode(point))
+    assert mount is not None
+    pid = processes.daemon_of(mount)
+    assert pid is not None
+    try:
+        # Not even root may look in; that is said, and ends nothing.
+        done = mirrorfs("stats", point, check=False)
+        assert done.returncode == ExitCode.FAILED
+        assert "as the user who mounted it" in done.stderr
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.2)
+        done = as_nobody("stats", point, check=False)
+        assert done.returncode == ExitCode.NO_ANSWER, done.stderr
+        assert "umount --lazy" in done.stderr
+        as_nobody("umount", "--lazy", point)
+        assert str(point) not in Path("/proc/self/mountinfo").read_text()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        run("umount", "--lazy", point, check=False)
+        run("rm", "-r", base)
+
+
+@pytest.mark.parametrize("words", [[], ["--lazy"]])
+def test_a_dead_mount_is_removed(mirror: Mirror, words: list[str]) -> None:
+    mirror.kill()
+    mirrorfs("umount", *words, mirror.path)
+    assert not mirror.path.is_mount()
+
+
+def test_the_daemon_is_found_without_asking(two: tuple[Mirror, Mirror]) -> None:
+    for mirror in two:
+        mount = mounts.mounted_at(os.fsencode(mirror.path))
+        assert mount is not None
+        assert processes.daemon_of(mount) == mirror.pid
+        assert processes.holders(mount) == []
+
+
+def test_the_daemon_holds_nothing_of_its_caller(two: tuple[Mirror, Mirror], tmp_path: Path) -> None:
+    mirror, _ = two
+    mirror.umount()
+    mount = " ".join([*MIRRORFS, "mount", str(mirror.backing), str(mirror.path)])
+    lock = tmp_path / "lock"
+    script = f"""
+        ( flock -n 9 && {mount} -o log={mirror.log} ) 9>{lock}
+        flock -n {lock} true && echo free
+    """
+    done = run("bash", "-c", script, timeout=30)
+    assert done.stdout == "free\n"
+    kept = {os.readlink(link) for link in os.scandir(f"/proc/{mirror.pid}/fd")}
+    assert str(lock) not in kept
+    assert {str(mirror.log), str(mirror.backing), "/dev/fuse", "/dev/null"} <= kept
+    assert "mounted" in mirror.log.read_text()
+    mirror.umount()
+    run("bash", "-c", f"{mount} -o log={mirror.log} 3>&1 | cat", timeout=30)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_trouble(two: tuple[Mirror, Mirror], closed: str) -> None:
+    mirror, _ = two
+    mirror.umount()
+    for words in (f"mount {mirror.backing} {mirror.path} -o log={mirror.log}", "stats", "umount"):
+        command = words if "-o" in words else f"{words} {mirror.path}"
+        done = run("bash", "-c", f"{' '.join(MIRRORFS)} {command} {closed}", timeout=30)
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_trouble(mirror: Mirror, unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    for words in (f"stats {mirror.path}", "stats", "--help", "stats --json"):
+        script = f"{' '.join(MIRRORFS)} {words} | true; exit ${{PIPESTATUS[0]}}"
+        done = run("bash", "-c", script, check=False, timeout=30, env=environment)
+        assert done.returncode in {0, 128 + signal.SIGPIPE}
+        assert done.stderr == ""
+    script = f"{' '.join(MIRRORFS)} stats {mirror.path} > /dev/full"
+    done = run("bash", "-c", script, check=False, timeout=30, env=environment)
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr.endswith("No space left on device\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_name_that_is_not_text_is_shown(ext4_folder: Path, tmp_path: Path) -> None:
+    point = os.fsencode(tmp_path) + b"/point\xff"
+    os.mkdir(point)
+    mirrorfs("mount", ext4_folder, os.fsdecode(point), "-o", f"log={tmp_path}/log")
+    try:
+        assert "point\\xff" in mirrorfs("stats", os.fsdecode(point)).stdout
+    finally:
+        mirrorfs("umount", os.fsdecode(point))
+
+
+@pytest.mark.parametrize("command", ["mount", "stats", "umount"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_nothing_and_leaves_no_half(
+    two: tuple[Mirror, Mirror], command: str, number: signal.Signals
+) -> None:
+    """At many moments; before the first, the interpreter itself is starting."""
+    mirror, _ = two
+    mirror.noisy = True
+    words: list[str | Path] = [command, mirror.path]
+    if command == "mount":
+        words = [command, mirror.backing, mirror.path, "-o", f"log={mirror.log}"]
+    for delay in range(40, 300, 20):
+        if mirror.path.is_mount() == (command == "mount"):
+            mirror.umount() if command == "mount" else mirror.mount()
+        process = start(*words)
+        time.sleep(delay / 1000)
+        process.send_signal(number)
+        code, _, err = outcome(process)
+        assert "Traceback" not in err or "mirrorfs/cli" not in err
+        assert code in {0, 128 + number, -number}
+        if command == "mount":
+            assert mirror.path.is_mount() == (code == 0), (delay, code)
+            if code == 0:
+                os.statvfs(mirror.path)
+
+
+def test_ctrl_c_ends_the_wait_for_a_mount_that_hangs(mirror: Mirror) -> None:
+    with stopped(mirror):
+        process = start("stats", mirror.path)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        process.wait(2)
+        assert process.returncode == 128 + signal.SIGINT
+        assert process.communicate() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["mount", "-o", "remount,ro", "MOUNTPOINT"], ExitCode.USAGE),
+        (["mount", "BACKING", "MOUNTPOINT", "-o", "remount,ro"], ExitCode.USAGE),
+        (["BACKING", "MOUNTPOINT", "-o", "rw,remount"], ExitCode.MOUNT_FAILED),
+    ],
+)
+def test_remounting_is_refused_with_advice(words: list[str], code: ExitCode) -> None:
+    done = mirrorfs(*words, check=False)
+    assert done.returncode == code
+    assert done.stderr == (
+        "mirrorfs: a mirrorfs cannot be remounted; unmount it, and mount it again with the options "
+        "wanted\n"
+    )
+
+
+def test_a_missing_or_empty_place_is_refused() -> None:
+    done = mirrorfs("mount", "/srv", check=False)
+    assert (done.returncode, "BACKING MOUNTPOINT" in done.stderr) == (ExitCode.USAGE, True)
+    for words in (["mount", "", "/mnt"], ["mount", "/srv", ""], ["umount", ""], ["stats", ""]):
+        done = mirrorfs(*words, check=False)
+        assert done.returncode == ExitCode.USAGE
+        assert "path is empty" in done.stderr
+
+
+def test_a_removed_current_folder_is_told(tmp_path: Path) -> None:
+    script = f'mkdir {tmp_path}/x && cd {tmp_path}/x && rmdir ../x && {MIRRORFS[0]} -c "$1"'
+    code = "import sys; from mirrorfs.cli.main import main; sys.exit(main(['stats', 'x']))"
+    done = run("bash", "-c", script, "bash", code, check=False)
+    assert done.returncode == ExitCode.FAILED
+    assert "current folder has been removed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ("rw", {"nosuid", "nodev"}),
+        ("suid", {"nodev"}),
+        ("suid,dev", set()),
+        ("nodev", {"nodev", "nosuid"}),
+    ],
+)
+def test_set_user_id_and_devices_are_off_unless_asked_for(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], options: str, flags: set[str]
+) -> None:
+    mirror = mount_mirror(ext4_folder, options)
+    told = run("findmnt", "-n", "-o", "VFS-OPTIONS", mirror.path).stdout.strip().split(",")
+    assert {"nosuid", "nodev"} & set(told) == flags
+
+
+def test_links_are_resolved_as_the_system_does(tmp_path: Path) -> None:
+    (tmp_path / "real/inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/inside")
+    (tmp_path / "up").symlink_to(tmp_path / "link/..")
+    (tmp_path / "nowhere").symlink_to("missing/x")
+    top = os.fsencode(tmp_path)
+    for path in (b"link", b"up/inside", b"./real//inside/", b"link/../x", b"nowhere/y", b"real/z"):
+        wanted = os.path.realpath(os.path.join(top, path))
+        assert asking.resolve(os.path.join(top, path)) == wanted
+    assert asking.resolve(b".") == os.path.realpath(b".")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        asking.resolve(top + b"/loop")
