@@ -244,6 +244,16 @@ def fuse_for_all() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_extension(tmp_path: Path) -> str:
+    """For PYTHONPATH: a folder that makes a Python believe that the extension was not built."""
+    folder = tmp_path / "without"
+    folder.mkdir()
+    block = "import sys\nsys.modules['mirrorfs._fuseext'] = None\n"
+    (folder / "sitecustomize.py").write_text(block)
+    return str(folder)
+
+
+@pytest.fixture
 def mirror(loop_fs: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
     """A mount with the default options on each of the three file systems."""
     return mount_mirror(loop_fs)

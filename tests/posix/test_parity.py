@@ -10,22 +10,51 @@ from tests.posix import access, attributes, content, making, naming, space
 from tests.posix.checks import CHECKS, let_others_through
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tests.conftest import Mirror
 
 
-@pytest.mark.timeout(600)
-def test_every_check_sees_the_same(mirror: Mirror, subtests_of: list[str]) -> None:
+# What only the extension can do.
+NEEDS_EXTENSION = {
+    "default_lists_are_inherited",
+    "ranges_are_punched_and_zeroed",
+    "space_is_preallocated",
+    "data_and_holes_are_found",
+}
+
+
+def differences(mirror: Mirror, names: list[str]) -> str:
+    """What each check sees in the plain folder and in the mount, where that is not the same."""
     let_others_through(mirror.path, mirror.backing)
     plain = mirror.backing.parent / f"{mirror.backing.name}-plain"
-    differences = []
-    for name in subtests_of:
+    found = []
+    for name in names:
         folders = plain / name, mirror.path / name
         for folder in folders:
             folder.mkdir(parents=True)
         below, mounted = (CHECKS[name](folder) for folder in folders)
         if below != mounted:
-            differences.append(f"{name}\n  plain {below!r:.2000}\n  mount {mounted!r:.2000}")
-    assert not differences, "\n".join(differences)
+            found.append(f"{name}\n  plain {below!r:.2000}\n  mount {mounted!r:.2000}")
+    return "\n".join(found)
+
+
+@pytest.mark.timeout(600)
+def test_every_check_sees_the_same(mirror: Mirror, subtests_of: list[str]) -> None:
+    assert not differences(mirror, subtests_of)
+
+
+@pytest.mark.timeout(600)
+def test_so_it_does_without_the_extension(
+    loop_fs: Path,
+    mount_mirror: Callable[..., Mirror],
+    subtests_of: list[str],
+    no_extension: str,
+) -> None:
+    mirror = mount_mirror(loop_fs, PYTHONPATH=no_extension)
+    names = [name for name in subtests_of if name not in NEEDS_EXTENSION]
+    assert not differences(mirror, names)
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+"""A mount without the sparse operations, by choice or because the extension is missing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mirrorfs.backing import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+BLOCK = 4096
+DATA = b"\xa5" * BLOCK
+
+
+def extras(mirror: Mirror) -> dict[str, Any]:
+    return json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())["extras"]
+
+
+@pytest.fixture
+def without(loop_fs: Path, mount_mirror: Callable[..., Mirror], no_extension: str) -> Mirror:
+    return mount_mirror(loop_fs, PYTHONPATH=no_extension)
+
+
+def refuses_sparse_operations(mirror: Mirror) -> None:
+    """And does the next best thing, as the kernel and the C library do."""
+    mirror.write("file", 0, DATA)
+    os.truncate(mirror.path / "file", 64 * BLOCK)
+    fd = os.open(mirror.path / "file", os.O_RDWR)
+    try:
+        with pytest.raises(OSError) as caught:
+            syscalls.punch_hole(fd, 0, BLOCK)
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == 64 * BLOCK
+        assert os.copy_file_range(fd, fd, BLOCK, 0, 8 * BLOCK) == BLOCK
+        assert os.pread(fd, BLOCK, 8 * BLOCK) == DATA
+    finally:
+        os.close(fd)
+    assert (mirror.backing / "file").stat().st_blocks * 512 <= 4 * BLOCK
+
+
+def test_sparse_operations_can_be_turned_off(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "sparse_operations=off")
+    refuses_sparse_operations(mirror)
+    told = extras(mirror)
+    assert told["sparse_operations"] == {
+        "on": False,
+        "reason": "turned off by sparse_operations=off",
+    }
+    assert told["umask_by_default_acl"]["on"]
+
+
+def test_a_mount_works_without_the_extension(without: Mirror) -> None:
+    refuses_sparse_operations(without)
+    told = extras(without)
+    for name in ("sparse_operations", "umask_by_default_acl", "writes_without_asking"):
+        assert not told[name]["on"]
+        assert "_fuseext" in told[name]["reason"]
+    lines = [line for line in without.log.read_text().splitlines() if "sparse operations" in line]
+    assert len(lines) == 1
+
+
+def test_everything_is_on_where_the_machine_allows_it(mirror: Mirror) -> None:
+    assert {name: extra["on"] for name, extra in extras(mirror).items()} == {
+        "sparse_operations": True,
+        "umask_by_default_acl": True,
+        "writes_without_asking": True,
+        "append_where_the_end_is": True,
+        "readahead": True,
+    }
