@@ -28,8 +28,8 @@ setup(
     ext_modules=[
         Extension(
             "mirrorfs._fuseext",
-            ["mirrorfs/_fuseext.c", "mirrorfs/_fuseext_wire.c"],
-            depends=["mirrorfs/_fuseext_wire.h"],
+            [f"mirrorfs/_fuseext{part}.c" for part in ("", "_request", "_wire")],
+            depends=["mirrorfs/_fuseext.h", "mirrorfs/_fuseext_wire.h"],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", *fuse_flags()],
             optional=True,

@@ -38,9 +38,7 @@
  * pyfuse3 knows one session, in a module global: a new session ends the old one for us, too.
  */
 #define _GNU_SOURCE /* dladdr1, dlinfo, RTLD_NOLOAD */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include "_fuseext_wire.h"
+#include "_fuseext.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -56,35 +54,13 @@
 
 /* Since 3.17 fuse_session_new is a macro, too; the labels name symbols whatever the header says. */
 #define HOOK(symbol) __asm__(symbol) __attribute__((visibility("default"), used))
-typedef struct fuse_session *session_new(struct fuse_args *, const struct fuse_lowlevel_ops *,
-                                         size_t, void *userdata);
-typedef struct fuse_session *session_new_versioned(struct fuse_args *,
-                                                   const struct fuse_lowlevel_ops *, size_t,
-                                                   void *version, void *userdata);
 session_new hook_new HOOK("fuse_session_new");
 session_new_versioned hook_new_versioned HOOK("fuse_session_new_versioned");
 void hook_destroy(struct fuse_session *) HOOK("fuse_session_destroy");
 int hook_receive(struct fuse_session *, struct fuse_buf *) HOOK("fuse_session_receive_buf");
 
-/* The functions of the libfuse that pyfuse3 uses: fuse_ and the name. All are there, or none. */
-static struct functions {
-    session_new *session_new;
-    session_new_versioned *session_new_versioned; /* NULL before 3.17 */
-    void (*session_destroy)(struct fuse_session *);
-    int (*session_receive_buf)(struct fuse_session *, struct fuse_buf *);
-    custom_io *session_custom_io; /* NULL before 3.13 */
-    int (*version)(void);
-    int (*reply_err)(fuse_req_t, int);
-    int (*reply_lseek)(fuse_req_t, off_t);
-    int (*reply_write)(fuse_req_t, size_t);
-    const struct fuse_ctx *(*req_ctx)(fuse_req_t);
-    int (*req_interrupted)(fuse_req_t);
-    bool (*set_feature_flag)(struct fuse_conn_info *, uint64_t); /* NULL before 3.17.3, as is */
-    void (*unset_feature_flag)(struct fuse_conn_info *, uint64_t);
-} real;
-
-typedef unsigned long long ull; /* Python's "K"; its "L" is long long */
-enum operation { FALLOCATE, LSEEK, COPY_FILE_RANGE, OPERATIONS };
+/* All are there, or none. */
+struct functions real;
 
 /* What install() was given. */
 static bool installed;
@@ -93,7 +69,7 @@ static ull wanted, not_wanted;
 
 /* The session that lives, hooked or not; generation moves on when one begins and when one ends. */
 static struct fuse_session *session;
-static unsigned long generation;
+unsigned long generation;
 static void (*original_init)(void *, struct fuse_conn_info *);
 
 /* What state() tells. */
@@ -104,171 +80,7 @@ static struct {
     unsigned max_write, max_readahead, proto_major, proto_minor;
 } negotiated;
 
-/* ---- Request: what a callable is given to answer with ---- */
-
-typedef struct {
-    PyObject_HEAD
-    fuse_req_t req; /* NULL once answered */
-    unsigned long generation;
-    enum operation operation;
-    ull limit; /* of the number that it is answered with */
-    uid_t uid; /* copied, since they outlive req */
-    gid_t gid;
-    pid_t pid;
-} Request;
-
-static bool is_open(const Request *self)
-{
-    return self->req && self->generation == generation;
-}
-
-/* Hand out what is to be answered now. NULL if nothing is to be sent: with an exception if this is
- * a second answer, without one if the session has ended. */
-static fuse_req_t take(Request *self)
-{
-    fuse_req_t req = is_open(self) ? self->req : NULL;
-    if (!self->req)
-        PyErr_SetString(PyExc_RuntimeError, "this request is already answered");
-    self->req = NULL;
-    return req;
-}
-
-/* Answer with an error unless that is done. */
-static void give_up(Request *self, int code)
-{
-    if (is_open(self))
-        real.reply_err(self->req, code);
-    self->req = NULL;
-}
-
-/* What the reply functions return is of no use: ENOENT says that the caller was killed meanwhile,
- * which undoes nothing of what we did, and libfuse prints the others. */
-static PyObject *answered_or_raised(void)
-{
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-}
-
-static PyObject *request_error(PyObject *object, PyObject *argument)
-{
-    Request *self = (Request *)object;
-    long code = PyLong_AsLong(argument);
-    if (code == -1 && PyErr_Occurred())
-        return NULL;
-    /* The kernel refuses the answer if the number is 512 or more, and the caller would wait for
-     * ever (fs/fuse/dev.c, fuse_dev_do_write). Only fallocate's success carries no data. */
-    if (code < 0 || code >= 512 || (code == 0 && self->operation != FALLOCATE))
-        return PyErr_Format(PyExc_ValueError, "%ld is not an error of this operation", code);
-    fuse_req_t req = take(self);
-    if (req)
-        real.reply_err(req, (int)code);
-    return answered_or_raised();
-}
-
-/* Answer an lseek or a copy_file_range with a number. */
-static PyObject *answer_number(Request *self, enum operation operation, PyObject *argument)
-{
-    ull number = PyLong_AsUnsignedLongLong(argument);
-    if (number == (ull)-1 && PyErr_Occurred())
-        return NULL;
-    if (self->operation != operation)
-        return PyErr_Format(PyExc_TypeError, "another operation is answered so");
-    if (number > self->limit)
-        return PyErr_Format(PyExc_ValueError, "%llu is more than %llu", number, self->limit);
-    fuse_req_t req = take(self);
-    if (req && operation == LSEEK)
-        real.reply_lseek(req, (off_t)number);
-    else if (req)
-        real.reply_write(req, (size_t)number);
-    return answered_or_raised();
-}
-
-static PyObject *request_offset(PyObject *self, PyObject *argument)
-{
-    return answer_number((Request *)self, LSEEK, argument);
-}
-
-static PyObject *request_written(PyObject *self, PyObject *argument)
-{
-    return answer_number((Request *)self, COPY_FILE_RANGE, argument);
-}
-
-static PyObject *request_answered(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(!is_open((Request *)self));
-}
-
-static PyObject *request_interrupted(PyObject *self, void *Py_UNUSED(closure))
-{
-    Request *request = (Request *)self;
-    return PyBool_FromLong(is_open(request) && real.req_interrupted(request->req));
-}
-
-/* closure says which of the three numbers, by its place */
-static PyObject *request_number(PyObject *self, void *closure)
-{
-    return PyLong_FromUnsignedLong(*(unsigned *)((char *)self + (uintptr_t)closure));
-}
-
-static void request_dealloc(PyObject *self)
-{
-    int saved = errno; /* objects die in unexpected places */
-    give_up((Request *)self, EIO);
-    errno = saved;
-    PyObject_Free(self);
-}
-
-static PyMethodDef request_methods[] = {
-    {"error", request_error, METH_O, "Answer with an errno; 0 is the success of fallocate."},
-    {"offset", request_offset, METH_O, "Answer an lseek."},
-    {"written", request_written, METH_O, "Answer a copy_file_range; fewer bytes are allowed."},
-    {NULL, NULL, 0, NULL},
-};
-
-_Static_assert(sizeof(uid_t) == sizeof(unsigned) && sizeof(gid_t) == sizeof(unsigned) &&
-                   sizeof(pid_t) == sizeof(unsigned),
-               "request_number");
-static PyGetSetDef request_properties[] = {
-    {"answered", request_answered, NULL, "Nothing is to be sent any more.", NULL},
-    {"interrupted", request_interrupted, NULL,
-     "The caller was sent a signal. It is waiting all the same, even if it was SIGKILL.", NULL},
-    {"uid", request_number, NULL, NULL, (void *)offsetof(Request, uid)},
-    {"gid", request_number, NULL, NULL, (void *)offsetof(Request, gid)},
-    {"pid", request_number, NULL, NULL, (void *)offsetof(Request, pid)},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-/* A static type: it holds no references, and lives as long as the hooks do. */
-static PyTypeObject RequestType = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mirrorfs._fuseext.Request",
-    .tp_doc = "One request of the kernel, to be answered once; dropped, it answers EIO.",
-    .tp_basicsize = sizeof(Request),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .tp_dealloc = request_dealloc,
-    .tp_methods = request_methods,
-    .tp_getset = request_properties,
-};
-
 /* ---- from libfuse to the callables ---- */
-
-static Request *make_request(fuse_req_t req, enum operation operation, ull limit)
-{
-    Request *self = PyObject_New(Request, &RequestType);
-    if (!self) {
-        PyErr_Clear();
-        real.reply_err(req, ENOMEM);
-        return NULL;
-    }
-    const struct fuse_ctx *context = real.req_ctx(req);
-    self->req = req;
-    self->generation = generation;
-    self->operation = operation;
-    self->limit = limit;
-    self->uid = context->uid;
-    self->gid = context->gid;
-    self->pid = context->pid;
-    return self;
-}
 
 /* Call what was installed for this operation. Takes both references; arguments may be NULL with an
  * exception set. install() may have replaced the callables since the slots were filled. */
@@ -277,12 +89,12 @@ static void call(Request *request, PyObject *arguments)
     PyObject *callable = Py_XNewRef(callables[request->operation]);
     PyObject *result = NULL;
     if (!callable)
-        give_up(request, ENOSYS); /* as an empty slot does */
+        request_give_up(request, ENOSYS); /* as an empty slot does */
     else if (arguments)
         result = PyObject_CallObject(callable, arguments);
     if (PyErr_Occurred()) {
         PyErr_WriteUnraisable(callable);
-        give_up(request, EIO);
+        request_give_up(request, EIO);
     }
     Py_XDECREF(result);
     Py_XDECREF(callable);
@@ -294,7 +106,7 @@ static void on_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset
                          struct fuse_file_info *fi)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
-    Request *request = make_request(req, FALLOCATE, 0);
+    Request *request = request_make(req, FALLOCATE, 0);
     if (request)
         call(request, Py_BuildValue("(OKKiLL)", request, (ull)node, (ull)fi->fh, mode,
                                     (long long)offset, (long long)length));
@@ -305,7 +117,7 @@ static void on_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
                      struct fuse_file_info *fi)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
-    Request *request = make_request(req, LSEEK, INT64_MAX);
+    Request *request = request_make(req, LSEEK, INT64_MAX);
     if (request)
         call(request, Py_BuildValue("(OKKLi)", request, (ull)node, (ull)fi->fh, (long long)offset,
                                     whence));
@@ -317,7 +129,7 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t node_in, off_t offset_
                                struct fuse_file_info *out, size_t length, int flags)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
-    Request *request = make_request(req, COPY_FILE_RANGE, length);
+    Request *request = request_make(req, COPY_FILE_RANGE, length);
     if (request)
         call(request, Py_BuildValue("(OKKLKKLKi)", request, (ull)node_in, (ull)in->fh,
                                     (long long)offset_in, (ull)node_out, (ull)out->fh,
