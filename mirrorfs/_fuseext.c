@@ -1,6 +1,6 @@
 /* Gives a pyfuse3 mount the three operations that pyfuse3 has no handler for: fallocate, lseek and
- * copy_file_range; a say in the capabilities that are negotiated in init; and what a write's message
- * says beside its data (_fuseext_wire.c).
+ * copy_file_range; a say in what is negotiated in init; and what a write's message says beside its
+ * data (_fuseext_wire.c).
  *
  * How. This file defines the ELF symbols fuse_session_new, fuse_session_new_versioned (which is
  * what fuse_session_new stands for in headers since libfuse 3.17), fuse_session_destroy and
@@ -66,6 +66,7 @@ struct functions real;
 static bool installed;
 static PyObject *callables[OPERATIONS];
 static ull wanted, not_wanted;
+static unsigned max_background; /* 0 leaves it to the kernel */
 
 /* The session that lives, hooked or not; generation moves on when one begins and when one ends. */
 static struct fuse_session *session;
@@ -166,6 +167,8 @@ static void on_init(void *userdata, struct fuse_conn_info *conn)
     if (original_init)
         original_init(userdata, conn);
     want_capabilities(conn);
+    if (max_background)
+        conn->max_background = max_background;
     negotiated.capable = conn->capable;
     negotiated.want = conn->want;
 #if HAVE_64_BIT_CAPABILITIES
@@ -385,19 +388,23 @@ static int to_bits(PyObject *object, void *place)
 
 static PyObject *install(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"fallocate", "lseek", "copy_file_range", "want", "dont_want", NULL};
+    static char *names[] = {"fallocate", "lseek", "copy_file_range", "want",
+                            "dont_want", "max_background", NULL};
     PyObject *given[OPERATIONS] = {Py_None, Py_None, Py_None};
-    ull want = 0, dont_want = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO&O&:install", names, &given[FALLOCATE],
-                                     &given[LSEEK], &given[COPY_FILE_RANGE], to_bits, &want,
-                                     to_bits, &dont_want))
+    ull want = 0, dont_want = 0, background = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO&O&O&:install", names,
+                                     &given[FALLOCATE], &given[LSEEK], &given[COPY_FILE_RANGE],
+                                     to_bits, &want, to_bits, &dont_want, to_bits, &background))
         return NULL;
     for (int i = 0; i < OPERATIONS; i++)
         if (given[i] != Py_None && !PyCallable_Check(given[i]))
             return PyErr_Format(PyExc_TypeError, "%s is neither callable nor None", names[i]);
     for (int i = 0; i < OPERATIONS; i++)
         Py_XSETREF(callables[i], given[i] == Py_None ? NULL : Py_NewRef(given[i]));
+    if (background > UINT16_MAX)
+        return PyErr_Format(PyExc_ValueError, "max_background is at most %d", UINT16_MAX);
     wanted = want;
+    max_background = (unsigned)background;
     not_wanted = dont_want;
     installed = true;
     Py_RETURN_NONE;

@@ -53,5 +53,6 @@ def install(
     copy_file_range: CopyFileRange | None = None,
     want: int = 0,
     dont_want: int = 0,
+    max_background: int = 0,
 ) -> None: ...
 def state() -> State: ...

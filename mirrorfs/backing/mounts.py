@@ -22,6 +22,12 @@ class Mount:
     read_only: bool
     device: str
 
+    @property
+    def dev(self) -> int:
+        """The device as st_dev has it, except on btrfs, where each subvolume has another one."""
+        major, _, minor = self.device.partition(":")
+        return os.makedev(int(major), int(minor or 0)) if major else -1
+
 
 def mount_table() -> list[Mount]:
     """All mounts of this mount namespace, in the order in which they were mounted."""

@@ -18,6 +18,9 @@ from mirrorfs.backing.mounts import mount_of
 # SEEK_DATA is right for data not yet written back on these; elsewhere (OpenZFS before 2.2.2,
 # network file systems) it is not taken as proof that there is nothing to read.
 TRUSTED_SEEK = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
+# These answer from memory what statx(2) asks of an inode in use; elsewhere a server may be asked,
+# which may be stopped, or be ourselves.
+LOCAL = TRUSTED_SEEK | {"ext2", "ext3"}
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 65536
 _PROBE_BYTES = 131072
@@ -72,6 +75,25 @@ def probe(folder_fd: int, writable: bool) -> Abilities:
     finally:
         os.close(fd)
     return Abilities(mount.fs_type, unit, punch, trusted and punch, reason, clone)
+
+
+def probe_at(path_fd: int, writable: bool) -> Abilities:
+    """Probe the file system of what the O_PATH descriptor `path_fd` stands for.
+
+    What is no folder, or may not be opened, cannot be tried out: then nothing is taken for granted.
+    """
+    try:
+        fd = os.open(
+            f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NONBLOCK
+        )
+    except (NotADirectoryError, PermissionError):
+        return Abilities(mount_of(path_fd).fs_type, MIN_BLOCK_BYTES, punch=True, trusted_seek=False)
+    try:
+        return probe(fd, writable)
+    except OSError:
+        return probe(fd, writable=False)
+    finally:
+        os.close(fd)
 
 
 def _try_clone(fd: int) -> bool:

@@ -143,6 +143,11 @@ def get_xattr(fd: int, name: str | bytes) -> bytes:
     return os.getxattr(fd_path(fd), name)
 
 
+def list_xattrs(fd: int) -> list[bytes]:
+    """The names of the extended attributes of the inode of `fd`."""
+    return [os.fsencode(name) for name in os.listxattr(fd_path(fd))]
+
+
 def remove(parent_fd: int, name: bytes) -> None:
     """unlink, or rmdir if it is a folder."""
     try:

@@ -1,26 +1,27 @@
 """From the extension's calls to handlers and back: each request is answered exactly once.
 
 The calls come inside pyfuse3's loop. What can be answered at once is; the rest becomes a task of
-its own, of which a bounded number runs at a time. A request whose task is cut off by the end of the
-mount is dropped, which the extension answers with EIO.
+its own, of which a bounded number runs at a time on each device. A request whose task is cut off by
+the end of the mount is dropped, which the extension answers with EIO.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pyfuse3
-import trio
 
 from mirrorfs.mount import guard
+from mirrorfs.mount.handles import FileHandle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import trio
+
     from mirrorfs._fuseext import Request
     from mirrorfs.mount.sparse import SparseOperations
-
-_TASKS = 16
 
 
 class Dispatcher:
@@ -28,15 +29,13 @@ class Dispatcher:
 
     def __init__(self, operations: SparseOperations) -> None:
         self._operations = operations
-        self._limiter = trio.CapacityLimiter(_TASKS)
         self.nursery: trio.Nursery | None = None
 
     def fallocate(
         self, request: Request, _node_id: int, fh: int, mode: int, offset: int, length: int
     ) -> None:
-        self._start(
-            request, _done, self._operations.fallocate, fh, mode, offset, length, request.uid
-        )
+        arguments = (fh, mode, offset, length, request.uid)
+        self._start(request, fh, _done, self._operations.fallocate, *arguments)
 
     def copy_file_range(
         self,
@@ -56,7 +55,7 @@ class Dispatcher:
         arguments = (
             fh_in, offset_in, fh_out, offset_out, length, flags, request.uid, is_interrupted
         )  # fmt: skip
-        self._start(request, _written, self._operations.copy_file_range, *arguments)
+        self._start(request, fh_out, _written, self._operations.copy_file_range, *arguments)
 
     def lseek(self, request: Request, _node_id: int, fh: int, offset: int, whence: int) -> None:
         try:
@@ -65,28 +64,34 @@ class Dispatcher:
             request.error(guard.answer_to(self._operations, "lseek", exc))
             return
         if position is None:
-            self._start(request, _offset, self._operations.lseek, fh, offset, whence)
+            self._start(request, fh, _offset, self._operations.lseek, fh, offset, whence)
         else:
             request.offset(position)
 
     def _start(
         self,
         request: Request,
+        fh: int,
         answer: Callable[[Request, Any], None],
         handler: Callable[..., Awaitable[object]],
         *arguments: object,
     ) -> None:
-        if self.nursery is not None:
-            self.nursery.start_soon(self._run, request, answer, handler, arguments)
+        handle = self._operations.handles.any(fh)
+        if not isinstance(handle, FileHandle):
+            request.error(errno.EBADF)
+        elif self.nursery is not None:
+            limiter = handle.inode.device.long_calls
+            self.nursery.start_soon(self._run, limiter, request, answer, handler, arguments)
 
     async def _run(
         self,
+        limiter: trio.CapacityLimiter,
         request: Request,
         answer: Callable[[Request, Any], None],
         handler: Callable[..., Awaitable[object]],
         arguments: tuple[object, ...],
     ) -> None:
-        async with self._limiter:
+        async with limiter:
             try:
                 result = await handler(*arguments)
             except pyfuse3.FUSEError as exc:

@@ -46,10 +46,12 @@ class Extension:
         copy_file_range: CopyFileRange | None = None,
         want: int = 0,
         dont_want: int = 0,
+        max_background: int = 0,
     ) -> None:
         """Have these called in the next session that pyfuse3 makes, with a Request to answer.
 
-        They run inside pyfuse3's loop and must not wait. `want` and `dont_want` are capabilities.
+        They run inside pyfuse3's loop and must not wait. `want` and `dont_want` are capabilities;
+        `max_background` is how many reads ahead the kernel may have under way (0: its own 12).
         """
         from mirrorfs import _fuseext
 
@@ -59,6 +61,7 @@ class Extension:
             copy_file_range=copy_file_range,
             want=want,
             dont_want=dont_want,
+            max_background=max_background,
         )
 
     def state(self) -> State:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The kernel asks for nearly all reads in the background, and by itself for no more than 12 at once,
+# whatever file systems they are for: as many readers of one that has stalled would stop all others.
+BACKGROUND = 256
+
 
 class Extras:
     """Made before pyfuse3's `init`, because the extension has its say there."""
@@ -28,13 +32,14 @@ class Extras:
             return
         want = extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2
         if options.sparse_operations == "off":
-            self._extension.install(want=want)
+            self._extension.install(want=want, max_background=BACKGROUND)
         else:
             self._extension.install(
                 fallocate=dispatcher.fallocate,
                 lseek=dispatcher.lseek,
                 copy_file_range=dispatcher.copy_file_range,
                 want=want,
+                max_background=BACKGROUND,
             )
 
     def log(self) -> None:

@@ -1,13 +1,19 @@
 """The table of inodes that the kernel knows, and the descriptors that stand for them.
 
-An inode is (device, inode number, birth time), never a path. Its O_PATH descriptor is kept in an
-LRU of bounded size; one that was given up is opened again by file handle (root) or by parent and
-name, and must then be the same inode, else ESTALE. An inode that is in use by a request (`hold`),
-open, or nameless keeps its descriptor.
+An inode is (device, inode number, birth time), never a path; only what a mount point leads to is
+known by the mount, since a server that does not answer cannot tell a number (`steps.top`).
+
+Its O_PATH descriptor is kept in an LRU of bounded size; one that was given up is opened again by
+file handle (root) or by parent and name, and must then be the same inode, else ESTALE. An inode
+that is in use by a request (`hold`), open, or nameless keeps its descriptor.
+
+A descriptor pins the mount that it was opened in. So those in other mounts than the backing
+folder's own (`visiting`) are given up soon after their last use, and are then opened again by name
+only: a handle would need another descriptor there.
 
 Everything here runs in the main loop's thread, so no lock is needed; what may block is done by the
-callers' workers. Lookup counts follow FUSE: each entry handed to the kernel adds one, `forget`
-takes them away.
+workers of the inode's device. Lookup counts follow FUSE: each entry handed to the kernel adds one,
+`forget` takes them away.
 """
 
 from __future__ import annotations
@@ -15,20 +21,24 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import syscalls, tree
-from mirrorfs.backing.probe import Abilities, probe
+from mirrorfs.backing import syscalls
+from mirrorfs.mount import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mount.devices import Device, Devices
 
 ROOT_ID = 1
 FIRST_OTHER_ID = 1 << 62
 FIRST_CONTROL_ID = 1 << 63
+# How long a descriptor in a mount below stays after its last use: long enough that work there does
+# not open everything again and again, short enough for somebody who wants to unmount.
+VISIT_SECONDS = 2.0
 
 
 class Inode:
@@ -36,7 +46,7 @@ class Inode:
 
     __slots__ = (
         "birth_ns",
-        "dev",
+        "device",
         "fd",
         "handle",
         "ino",
@@ -48,11 +58,14 @@ class Inode:
         "parent",
         "pins",
         "plain_until",
+        "visiting",
     )
 
-    def __init__(self, node_id: int, status: Status, parent: Inode | None, name: bytes) -> None:
+    def __init__(
+        self, node_id: int, status: Status, device: Device, parent: Inode | None, name: bytes
+    ) -> None:
         self.node_id = node_id
-        self.dev = status.dev
+        self.device = device
         self.ino = status.ino
         self.birth_ns = status.btime_ns
         self.kind = stat.S_IFMT(status.mode)
@@ -63,13 +76,14 @@ class Inode:
         self.lookups = 0
         self.pins = 0
         self.nameless = False
+        self.visiting = False
         # Until then, on the monotonic clock, it is known to have no security.capability.
         self.plain_until = 0.0
 
     @property
     def key(self) -> tuple[int, int, int]:
         """Identity: device, inode number, birth time in ns."""
-        return (self.dev, self.ino, self.birth_ns)
+        return (self.device.dev, self.ino, self.birth_ns)
 
     def path(self) -> bytes:
         """The path below the root by which it was last seen; for people and reports only."""
@@ -81,18 +95,6 @@ class Inode:
         return b"/".join(reversed(parts))
 
 
-class Device:
-    """One file system in the backing tree: what it can do, and a descriptor by which handles are
-    opened.
-    """
-
-    __slots__ = ("abilities", "anchor_fd")
-
-    def __init__(self, abilities: Abilities, anchor_fd: int) -> None:
-        self.abilities = abilities
-        self.anchor_fd = anchor_fd
-
-
 def stale() -> OSError:
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
@@ -101,37 +103,27 @@ class InodeTable:
     """All inodes of one mount.
 
     `root_fd` is a real (not O_PATH) descriptor of the backing folder; `limit` bounds the
-    descriptors of inodes that are merely known; `dispose` closes a descriptor where that may block
-    (the last one of an unlinked file).
+    descriptors of inodes that are merely known, those that are visiting apart from the others.
     """
 
-    def __init__(
-        self,
-        root_fd: int,
-        abilities: Abilities,
-        limit: int,
-        writable: bool,
-        dispose: Callable[[int], None],
-    ) -> None:
-        status = syscalls.statx(root_fd)
+    def __init__(self, root_fd: int, root: Status, devices: Devices, limit: int) -> None:
         self._by_id: dict[int, Inode] = {}
-        self._other: dict[
-            tuple[int, int], int
-        ] = {}  # (device, number) -> node id, where the two differ
-        self._lru: OrderedDict[int, Inode] = OrderedDict()
+        # (device, number) -> node id, where the two differ
+        self._other: dict[tuple[int, int], int] = {}
+        self._kept: OrderedDict[Inode, None] = OrderedDict()
+        self._visiting: OrderedDict[Inode, float] = OrderedDict()  # with the time of the last use
         self._limit = limit
-        self._writable = writable
-        self._dispose = dispose
         self._next_other = FIRST_OTHER_ID
         self._by_handle = os.geteuid() == 0
-        self.root_dev = status.dev
-        self.devices = {status.dev: Device(abilities, root_fd)}
-        self.root = Inode(ROOT_ID, status, None, b"")
+        self._root_fd = root_fd
+        self._root_mount = root.mount_id
+        self.devices = devices
+        self.root = Inode(ROOT_ID, root, devices.root, None, b"")
         self.root.fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=root_fd)
         self.root.pins = 1
         self.root.lookups = 1
         self._by_id[ROOT_ID] = self.root
-        self._other[status.dev, status.ino] = ROOT_ID
+        self._other[root.dev, root.ino] = ROOT_ID
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -139,7 +131,7 @@ class InodeTable:
     @property
     def descriptors(self) -> int:
         """How many descriptors of merely known inodes are kept now."""
-        return len(self._lru)
+        return len(self._kept) + len(self._visiting)
 
     def get(self, node_id: int) -> Inode:
         """The inode of a node id; ESTALE if the kernel names one that it was not told of."""
@@ -151,7 +143,7 @@ class InodeTable:
     def find(self, status: Status) -> Inode | None:
         """The known inode with this identity."""
         node_id = self._other.get((status.dev, status.ino))
-        if node_id is None and status.dev == self.root_dev:
+        if node_id is None and status.dev == self.devices.root.dev:
             node_id = status.ino
         inode = self._by_id.get(node_id) if node_id is not None else None
         return inode if inode is not None and inode.key == status.key else None
@@ -163,14 +155,28 @@ class InodeTable:
         """
         inode = self.find(status)
         if inode is None:
-            inode = Inode(self._new_id(status), status, parent, name)
+            device = self.devices.at(status.dev)
+            inode = Inode(self._new_id(status), status, device, parent, name)
             self._by_id[inode.node_id] = inode
+            device.known += 1
         elif inode is not self.root:
             inode.parent, inode.name = parent, name
+        self._note_mount(inode, status)
         inode.lookups += 1
         if fd >= 0:
             self.give(inode, fd)
         return inode
+
+    def _note_mount(self, inode: Inode, status: Status) -> None:
+        """A descriptor that was opened in another mount than the one it was now found in is given
+        up, unless it is in use: it might pin that mount for long.
+        """
+        visiting = status.mount_id != self._root_mount or inode.device is not self.devices.root
+        if visiting != inode.visiting and not inode.pins and not inode.nameless:
+            if inode.fd >= 0:
+                self._unkeep(inode)
+                self._give_up(inode)
+            inode.visiting = visiting
 
     def give(self, inode: Inode, fd: int) -> None:
         """Hand the table an O_PATH descriptor of `inode`; a second one is closed."""
@@ -191,14 +197,21 @@ class InodeTable:
         self._drop(inode)
         return inode
 
-    def hold(self, inode: Inode) -> int:
+    async def hold(self, inode: Inode) -> int:
         """The descriptor of `inode`, kept until `release`; opened again if it was given up. Raises
         ESTALE.
         """
-        if inode.fd < 0:
-            inode.fd = self._reopen(inode)
         inode.pins += 1
-        self._lru.pop(inode.node_id, None)
+        self._unkeep(inode)
+        if inode.fd < 0 or inode.device.abilities is None:
+            try:
+                if inode.fd < 0:
+                    await self._reopen(inode)
+                if inode.device.abilities is None:
+                    await self.devices.probe(inode.device, inode.fd)
+            except BaseException:
+                self.release(inode)
+                raise
         return inode.fd
 
     def release(self, inode: Inode) -> None:
@@ -224,43 +237,71 @@ class InodeTable:
         now on.
         """
         inode.nameless = True
-        self._lru.pop(inode.node_id, None)
+        self._unkeep(inode)
+
+    def sweep(self) -> None:
+        """Give up the descriptors in other mounts that were not used for a moment, and forget the
+        devices of which nothing is known any more.
+        """
+        latest = time.monotonic() - VISIT_SECONDS
+        while self._visiting and next(iter(self._visiting.values())) < latest:
+            self._give_up(self._visiting.popitem(last=False)[0])
+        self.devices.sweep()
 
     def close(self) -> None:
         """Close every descriptor."""
         for inode in self._by_id.values():
             if inode.fd >= 0:
-                os.close(inode.fd)
+                self._dispose(inode)
         self._by_id.clear()
-        self._lru.clear()
+        self._kept.clear()
+        self._visiting.clear()
 
     def abilities(self, inode: Inode) -> Abilities:
-        """What the file system of `inode` can do."""
-        return self.devices[inode.dev].abilities
+        """What the file system of `inode`, which is or was held, can do."""
+        if inode.device.abilities is None:
+            raise stale()
+        return inode.device.abilities
 
     def _keep(self, inode: Inode) -> None:
-        if inode.pins or inode.nameless:
+        if inode.pins or inode.nameless or inode.fd < 0:
             return
-        self._lru[inode.node_id] = inode
-        self._lru.move_to_end(inode.node_id)
-        while len(self._lru) > self._limit:
-            _, oldest = self._lru.popitem(last=False)
-            self._give_up(oldest)
+        if inode.visiting:
+            self._visiting[inode] = time.monotonic()
+            self._visiting.move_to_end(inode)
+            if len(self._visiting) > self._limit:
+                self._give_up(self._visiting.popitem(last=False)[0])
+        else:
+            self._kept[inode] = None
+            self._kept.move_to_end(inode)
+            if len(self._kept) > self._limit:
+                self._give_up(self._kept.popitem(last=False)[0])
+
+    def _unkeep(self, inode: Inode) -> None:
+        self._kept.pop(inode, None)
+        if inode.visiting:
+            self._visiting.pop(inode, None)
 
     def _give_up(self, inode: Inode) -> None:
-        if self._by_handle:
+        if self._by_handle and not inode.visiting:
             inode.handle = syscalls.file_handle(inode.fd)
-        self._dispose(inode.fd)
+        self._dispose(inode)
+
+    def _dispose(self, inode: Inode) -> None:
+        """Close the descriptor where that may block (the last one of an unlinked file)."""
+        inode.device.workers.start(os.close, inode.fd)
         inode.fd = -1
 
     def _drop(self, inode: Inode) -> None:
-        self._by_id.pop(inode.node_id, None)
-        self._lru.pop(inode.node_id, None)
-        if self._other.get((inode.dev, inode.ino)) == inode.node_id:
-            del self._other[inode.dev, inode.ino]
+        # It may have been dropped before, and have been held as somebody's parent since.
+        if self._by_id.get(inode.node_id) is inode:
+            del self._by_id[inode.node_id]
+            inode.device.known -= 1
+            if self._other.get((inode.device.dev, inode.ino)) == inode.node_id:
+                del self._other[inode.device.dev, inode.ino]
+        self._unkeep(inode)
         if inode.fd >= 0:
-            self._dispose(inode.fd)
-            inode.fd = -1
+            self._dispose(inode)
 
     def _new_id(self, status: Status) -> int:
         """The backing inode number where it is free on the root's device; else the next number from
@@ -268,7 +309,7 @@ class InodeTable:
         """
         number = status.ino
         if (
-            status.dev == self.root_dev
+            status.dev == self.devices.root.dev
             and ROOT_ID < number < FIRST_OTHER_ID
             and number not in self._by_id
         ):
@@ -279,53 +320,40 @@ class InodeTable:
         self._other[status.dev, number] = node_id
         return node_id
 
-    def _reopen(self, inode: Inode) -> int:
-        """By handle where there is one, else by parent and name. The result must be the
-        same inode.
+    async def _reopen(self, inode: Inode) -> None:
+        """Open the descriptor of `inode` again, by handle where there is one, else by parent and
+        name, after those of its parents where they were given up, too.
         """
-        fd = -1
-        if inode.handle is not None:
-            device = self.devices.get(inode.dev)
-            if device is not None and device.anchor_fd >= 0:
-                try:
-                    fd = syscalls.open_by_handle(device.anchor_fd, inode.handle)
-                except PermissionError:
-                    fd = -1
-        if fd < 0:
-            fd = self._open_by_name(inode)
-        if syscalls.statx(fd).key != inode.key:
-            os.close(fd)
-            raise stale()
-        return fd
-
-    def _open_by_name(self, inode: Inode) -> int:
-        if inode.parent is None or inode.nameless:
-            raise stale()
-        parent_fd = self.hold(inode.parent)
+        lost = [inode]
+        while not self._has_way(lost[-1]):
+            parent = lost[-1].parent
+            if parent is None or lost[-1].nameless:
+                raise stale()
+            parent.pins += 1
+            self._unkeep(parent)
+            lost.append(parent)
         try:
-            return tree.open_path(parent_fd, inode.name)
-        except FileNotFoundError:
-            raise stale() from None
+            for found in reversed(lost):
+                if found.fd < 0:
+                    await self._open_again(found)
         finally:
-            self.release(inode.parent)
+            for parent in lost[1:]:
+                self.release(parent)
 
-    def meet_device(self, status: Status, fd: int) -> None:
-        """Probe a file system the first time something on it is met; `fd` is O_PATH, in that file
-        system.
-        """
-        if status.dev in self.devices:
-            return
-        is_folder = stat.S_ISDIR(status.mode)
-        anchor = (
-            os.open(tree.fd_path(fd), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-            if is_folder
-            else -1
-        )
-        if anchor >= 0:
+    def _has_way(self, inode: Inode) -> bool:
+        return inode.fd >= 0 or (inode.handle is not None and not inode.visiting)
+
+    async def _open_again(self, inode: Inode) -> None:
+        """By handle, or by name in a parent that has its descriptor."""
+        run, asks, key = inode.device.workers.run, inode.device.asks, inode.key
+        fd = -1
+        if inode.handle is not None and not inode.visiting:
+            fd = await run(steps.open_handle, self._root_fd, inode.handle, key)
+        if fd < 0:
+            if inode.parent is None or inode.parent.fd < 0:
+                raise stale()
             try:
-                abilities = probe(anchor, self._writable)
-            except OSError:
-                abilities = probe(anchor, writable=False)
-        else:
-            abilities = Abilities("unknown", 4096, punch=True, trusted_seek=False)
-        self.devices[status.dev] = Device(abilities, anchor)
+                fd = await run(steps.open_name, inode.parent.fd, inode.name, asks, key)
+            except FileNotFoundError:
+                raise stale() from None
+        self.give(inode, fd)

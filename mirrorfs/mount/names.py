@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -21,10 +20,11 @@ from mirrorfs.mount import attributes, reports, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FolderHandle
+from mirrorfs.mount.holding import Holding
 from mirrorfs.mount.inodes import ROOT_ID, Inode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mount.state import State
@@ -48,8 +48,8 @@ class NameOperations(pyfuse3.Operations):
         super().__init__()
         self.state = state
         self.inodes = state.inodes
+        self.devices = state.inodes.devices
         self.handles = state.handles
-        self.workers = state.workers
 
     def count_error(self, code: int) -> None:
         self.state.account.add_error(code)
@@ -60,46 +60,57 @@ class NameOperations(pyfuse3.Operations):
     def _is_control(self, parent_id: int, name: bytes) -> bool:
         return parent_id == ROOT_ID and name == self.state.control.name
 
-    @contextmanager
-    def _held(self, *node_ids: int) -> Iterator[list[int]]:
-        """The O_PATH descriptors of these inodes, kept while the block runs."""
+    def _held(self, *node_ids: int) -> Holding:
+        """These inodes, with their O_PATH descriptors, kept while the block runs."""
         if any(ControlFolder.owns(node_id) for node_id in node_ids):
             raise refuse(errno.EPERM)
-        held: list[Inode] = []
-        try:
-            fds = []
-            for node_id in node_ids:
-                inode = self.inodes.get(node_id)
-                fds.append(self.inodes.hold(inode))
-                held.append(inode)
-            yield fds
-        finally:
-            for inode in held:
-                self.inodes.release(inode)
+        return Holding(self.inodes, node_ids)
 
-    async def _adopt(
-        self, parent_id: int, name: bytes, fd: int, status: Status
+    def _adopt(
+        self, parent: Inode, name: bytes, fd: int, status: Status
     ) -> pyfuse3.EntryAttributes:
-        if status.dev not in self.inodes.devices:
-            self.inodes.meet_device(status, fd)
-        inode = self.inodes.adopt(status, self.inodes.get(parent_id), name, fd)
-        return self._entry(inode, status)
+        if status.dev == parent.device.dev:
+            return self._entry(self.inodes.adopt(status, parent, name, fd), status)
+        try:
+            is_local = self.devices.meet(status, fd).is_local
+        except BaseException:
+            os.close(fd)
+            raise
+        # The kernel keeps the folder locked while it looks up a name in it, so this must not wait
+        # for what is mounted there: attributes that are not certain are asked for at their use.
+        if stat.S_ISDIR(status.mode) or not is_local:
+            status = steps.top(status)
+        entry = self._entry(self.inodes.adopt(status, parent, name, fd), status)
+        if not is_local:
+            entry.attr_timeout = 0
+        return entry
+
+    async def _status(self, inode: Inode) -> Status:
+        """The status of an inode that is held."""
+        if inode.device.is_local:
+            return syscalls.statx(inode.fd, ask=False)
+        return await inode.device.workers.run(syscalls.statx, inode.fd)
 
     async def lookup(self, parent_id: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(parent_id):
             return self.state.control.lookup(parent_id, name)
         if self._is_control(parent_id, name):
             return self.state.control.entry()
-        with self._held(parent_id) as (parent_fd,):
+        async with self._held(parent_id) as (parent,):
+            fd, status = await self._find(parent, name)
+            return self._adopt(parent, name, fd, status)
+
+    async def _find(self, parent: Inode, name: bytes) -> tuple[int, Status]:
+        """An O_PATH descriptor of `name`, and what is known of its status without asking others."""
+        device = parent.device
+        if device.is_local:
             try:
-                fd, status = steps.with_status(
-                    syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
-                )
+                fd = syscalls.open_cached(parent.fd, name, os.O_PATH | os.O_NOFOLLOW)
+                return fd, syscalls.statx(fd, ask=False)
             except OSError as exc:
                 if exc.errno == errno.ENOENT:
                     raise
-                fd, status = await self.workers.run(steps.look_up, parent_fd, name)
-            return await self._adopt(parent_id, name, fd, status)
+        return await device.workers.run(steps.look_up, parent.fd, name, device.asks)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for node_id, lookups in inode_list:
@@ -110,22 +121,20 @@ class NameOperations(pyfuse3.Operations):
     async def getattr(self, node_id: int, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):
             return self.state.control.entry(node_id)
-        inode = self.inodes.get(node_id)
-        fd = self.inodes.hold(inode)
-        try:
-            return self._entry(inode, syscalls.statx(fd))
-        finally:
-            self.inodes.release(inode)
+        async with self._held(node_id) as (inode,):
+            return self._entry(inode, await self._status(inode))
 
     async def readlink(self, node_id: int, _ctx: object) -> bytes:
-        with self._held(node_id) as (fd,):
-            return tree.read_link(fd)
+        async with self._held(node_id) as (inode,):
+            if inode.device.is_prompt:
+                return tree.read_link(inode.fd)
+            return await inode.device.workers.run(tree.read_link, inode.fd)
 
     async def opendir(self, node_id: int, _ctx: object) -> int:
         if ControlFolder.owns(node_id):
             return self.handles.add(ControlHandle("", writing=False))
         inode = self.inodes.get(node_id)
-        self.inodes.hold(inode)
+        await self.inodes.hold(inode)
         return self.handles.add(FolderHandle(inode))
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -134,40 +143,39 @@ class NameOperations(pyfuse3.Operations):
             return
         handle = self.handles.get(fh, FolderHandle)
         inode = handle.inode
+        device = inode.device
         if start_id == 0:
-            names = await self.workers.run(steps.list_folder, inode.fd)
+            names = await device.workers.run(steps.list_folder, inode.fd)
             if inode is self.inodes.root:
                 names = [name for name in names if name != self.state.control.name]
             handle.names = [b".", b"..", *names]
         index = start_id
         while index < len(handle.names):
             names = handle.names[index : index + _LISTED_AT_ONCE]
-            for name, status in zip(
-                names, await self.workers.run(steps.stat_names, inode.fd, names), strict=True
-            ):
+            found = await device.workers.run(steps.stat_names, inode.fd, names, device.asks)
+            for name, status in zip(names, found, strict=True):
                 index += 1
-                if status is not None and not await self._reply(token, inode, name, status, index):
+                if status is not None and not self._reply(token, inode, name, status, index):
                     return
 
-    async def _reply(
+    def _reply(
         self, token: pyfuse3.ReaddirToken, folder: Inode, name: bytes, status: Status, index: int
     ) -> bool:
         """One entry of a listing; False if the reply is full."""
         if name in {b".", b".."}:
             # The kernel takes no lookup for these two, and asks for nothing but the number.
-            known = (
-                self.inodes.find(status)
-                if name == b".." and folder is not self.inodes.root
-                else folder
-            )
-            entry = self._entry(known or folder, status)
+            parent = folder.parent if name == b".." else None
+            entry = self._entry(parent or folder, status)
             return pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, index)
-        if status.dev not in self.inodes.devices:
-            fd, status = await self.workers.run(steps.look_up, folder.fd, name)
-            self.inodes.meet_device(status, fd)
-            os.close(fd)
+        is_elsewhere = status.dev != folder.device.dev
+        if is_elsewhere:
+            status = steps.top(status)
         inode = self.inodes.adopt(status, folder, name)
-        if pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), self._entry(inode, status), index):
+        entry = self._entry(inode, status)
+        if is_elsewhere:
+            # Who wants to know more of what is mounted here than its type has to look it up.
+            entry.entry_timeout = entry.attr_timeout = 0
+        if pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, index):
             return True
         self.inodes.forget(inode.node_id, 1)
         return False
@@ -181,16 +189,19 @@ class NameOperations(pyfuse3.Operations):
         if isinstance(self.handles.any(fh), ControlHandle):
             return
         handle = self.handles.get(fh, FolderHandle)
-        await self.workers.run(tree.sync_folder, handle.inode.fd, datasync)
+        inode = handle.inode
+        await inode.device.workers.run(tree.sync_folder, inode.fd, datasync)
 
     async def _make(
         self, parent_id: int, name: bytes, function: object, *args: object
     ) -> pyfuse3.EntryAttributes:
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
-        with self._held(parent_id) as (parent_fd,):
-            fd, status = await self.workers.run(steps.make, function, parent_fd, name, *args)
-            return await self._adopt(parent_id, name, fd, status)
+        async with self._held(parent_id) as (parent,):
+            fd, status = await parent.device.workers.run(
+                steps.make, function, parent.fd, name, *args
+            )
+            return self._adopt(parent, name, fd, status)
 
     async def mknod(
         self, parent_id: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
@@ -218,9 +229,11 @@ class NameOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         if self._is_control(new_parent_id, new_name):
             raise refuse(errno.EEXIST)
-        with self._held(node_id, new_parent_id) as (fd, parent_fd):
-            status = await self.workers.run(steps.link, fd, parent_fd, new_name)
-            return await self._adopt(new_parent_id, new_name, -1, status)
+        async with self._held(node_id, new_parent_id) as (inode, parent):
+            if inode.device is not parent.device:
+                raise refuse(errno.EXDEV)
+            status = await parent.device.workers.run(steps.link, inode.fd, parent.fd, new_name)
+            return self._adopt(parent, new_name, -1, status)
 
     async def unlink(self, parent_id: int, name: bytes, _ctx: object) -> None:
         await self._remove(parent_id, name, folder=False)
@@ -231,8 +244,11 @@ class NameOperations(pyfuse3.Operations):
     async def _remove(self, parent_id: int, name: bytes, folder: bool) -> None:
         if self._is_control(parent_id, name):
             raise refuse(errno.EPERM)
-        with self._held(parent_id) as (parent_fd,):
-            self._lost_name(*await self.workers.run(steps.remove, parent_fd, name, folder))
+        async with self._held(parent_id) as (parent,):
+            device = parent.device
+            self._lost_name(
+                *await device.workers.run(steps.remove, parent.fd, name, folder, device.asks)
+            )
 
     def _lost_name(self, fd: int, status: Status) -> None:
         """One name of the inode with `status` (as it was before) is gone; `fd` is a descriptor of
@@ -241,7 +257,7 @@ class NameOperations(pyfuse3.Operations):
         last = status.nlink <= 1 or stat.S_ISDIR(status.mode)
         inode = self.inodes.find(status)
         if inode is None:
-            self.workers.start(os.close, fd)
+            self.devices.at(status.dev).workers.start(os.close, fd)
             if last:
                 self.state.account.drop(status.key)
             return
@@ -262,9 +278,13 @@ class NameOperations(pyfuse3.Operations):
             raise refuse(errno.EPERM)
         if self._is_control(new_parent_id, new_name):
             raise refuse(errno.EEXIST)
-        with self._held(parent_id, new_parent_id) as (src_fd, dst_fd):
-            moved, met = await self.workers.run(steps.rename, src_fd, name, dst_fd, new_name, flags)
-            old_parent, new_parent = self.inodes.get(parent_id), self.inodes.get(new_parent_id)
+        async with self._held(parent_id, new_parent_id) as (old_parent, new_parent):
+            device = old_parent.device
+            if device is not new_parent.device:
+                raise refuse(errno.EXDEV)
+            moved, met = await device.workers.run(
+                steps.rename, old_parent.fd, name, new_parent.fd, new_name, flags, device.asks
+            )
             same = met is not None and met[1].key == moved.key
             inode = self.inodes.find(moved)
             if inode is not None and not same:
@@ -275,12 +295,12 @@ class NameOperations(pyfuse3.Operations):
                 other = self.inodes.find(met[1])
                 if other is not None and not same:
                     self.inodes.renamed(other, old_parent, name)
-                os.close(met[0])
+                device.workers.start(os.close, met[0])
             else:
                 self._lost_name(*met)
 
     async def statfs(self, _ctx: object) -> pyfuse3.StatvfsData:
-        return await self.workers.run(attributes.file_system, self.inodes.root.fd)
+        return await self.devices.root.workers.run(attributes.file_system, self.inodes.root.fd)
 
     async def getxattr(self, node_id: int, name: bytes, _ctx: object) -> bytes:
         if ControlFolder.owns(node_id):
@@ -292,21 +312,24 @@ class NameOperations(pyfuse3.Operations):
             return self.state.stats_json()
         if name == CAPABILITY_ATTRIBUTE and time.monotonic() < inode.plain_until:
             raise refuse(errno.ENODATA)
-        fd = self.inodes.hold(inode)
-        try:
-            return tree.get_xattr(fd, name)
-        except OSError as exc:
-            if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
-                inode.plain_until = time.monotonic() + self.state.options.attr_timeout
-            raise
-        finally:
-            self.inodes.release(inode)
+        async with self._held(node_id):
+            try:
+                if inode.device.is_prompt:
+                    return tree.get_xattr(inode.fd, name)
+                return await inode.device.workers.run(tree.get_xattr, inode.fd, name)
+            except OSError as exc:
+                if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
+                    inode.plain_until = time.monotonic() + self.state.options.attr_timeout
+                raise
 
     async def listxattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if ControlFolder.owns(node_id):
             return []
-        with self._held(node_id) as (fd,):
-            names = [os.fsencode(name) for name in os.listxattr(tree.fd_path(fd))]
+        async with self._held(node_id) as (inode,):
+            if inode.device.is_prompt:
+                names = tree.list_xattrs(inode.fd)
+            else:
+                names = await inode.device.workers.run(tree.list_xattrs, inode.fd)
         # xattr(7), "Trusted extended attributes": only the privileged see them.
         hidden = () if ctx.uid == 0 else (b"trusted.",)
         return [name for name in names if name != STATS_ATTRIBUTE and not name.startswith(hidden)]
@@ -316,14 +339,15 @@ class NameOperations(pyfuse3.Operations):
     ) -> None:
         if name == STATS_ATTRIBUTE:
             raise refuse(errno.EPERM)
-        with self._held(node_id) as (fd,):
-            self.inodes.get(node_id).plain_until = 0.0
-            await self.workers.run(os.setxattr, tree.fd_path(fd), name, value)
+        async with self._held(node_id) as (inode,):
+            inode.plain_until = 0.0
+            run = inode.device.workers.run
+            await run(os.setxattr, tree.fd_path(inode.fd), name, value)
             if name == ACL_ATTRIBUTE and ctx.uid:
-                await self.workers.run(steps.drop_foreign_setgid, fd, ctx.pid, ctx.gid)
+                await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
 
     async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
         if name == STATS_ATTRIBUTE:
             raise refuse(errno.EPERM)
-        with self._held(node_id) as (fd,):
-            await self.workers.run(os.removexattr, tree.fd_path(fd), name)
+        async with self._held(node_id) as (inode,):
+            await inode.device.workers.run(os.removexattr, tree.fd_path(inode.fd), name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from mirrorfs.backing import syscalls, tree
+from mirrorfs.backing import tree
 from mirrorfs.mirror import elision, reader, writer
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mount import extension, steps
@@ -38,7 +38,7 @@ class Operations(NameOperations):
                 fh=pyfuse3.FileHandleT(self.handles.add(handle)), direct_io=True
             )
         inode = self.inodes.get(node_id)
-        self.inodes.hold(inode)
+        await self.inodes.hold(inode)
         try:
             fh = await self._open_held(inode, flags, ctx.uid)
         except BaseException:
@@ -53,7 +53,7 @@ class Operations(NameOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                handle.fd = await self.workers.run(steps.open_reader, inode.fd)
+                handle.fd = await inode.device.workers.run(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
                 handle.mirror = await self._share(inode)
             if flags & os.O_TRUNC:
@@ -69,7 +69,7 @@ class Operations(NameOperations):
         mirror = self.state.mirrors.get(inode.node_id)
         if mirror is None:
             abilities = self.inodes.abilities(inode)
-            mine = await self.workers.run(
+            mine = await inode.device.workers.run(
                 mirror_file.open_mirror_file,
                 inode.fd,
                 inode.key,
@@ -83,7 +83,7 @@ class Operations(NameOperations):
                 mirror.reserved = inode.key in self.state.reserved
                 self.state.remember_path(inode)
             else:
-                os.close(mine.fd)
+                inode.device.workers.start(os.close, mine.fd)
         mirror.handles += 1
         return mirror
 
@@ -92,23 +92,23 @@ class Operations(NameOperations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         if self._is_control(parent_id, name):
             raise refuse(errno.EEXIST)
-        with self._held(parent_id) as (parent_fd,):
-            abilities = self.inodes.abilities(self.inodes.get(parent_id))
+        async with self._held(parent_id) as (parent,):
+            abilities = self.inodes.abilities(parent)
             caller = tree.Caller(ctx.uid, ctx.gid, ctx.umask)
             rules = self.state.rules(abilities)
             try:
-                made = await self.workers.run(
-                    steps.create, parent_fd, name, mode, caller, flags, abilities, rules
+                made = await parent.device.workers.run(
+                    steps.create, parent.fd, name, mode, caller, flags, abilities, rules
                 )
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
                 if flags & os.O_EXCL:
                     raise
-                fd, status = await self._existing(parent_fd, name)
-                entry = await self._adopt(parent_id, name, fd, status)
+                fd, status = await self._existing(parent, name)
+                entry = self._adopt(parent, name, fd, status)
             else:
-                entry = await self._adopt(parent_id, name, made.fd, made.status)
-                fh = self._handle_of(self.inodes.get(entry.st_ino), flags, made)
+                entry = self._adopt(parent, name, made.fd, made.status)
+                fh = await self._handle_of(self.inodes.get(entry.st_ino), flags, made)
                 return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh)), entry
         try:
             return await self.open(entry.st_ino, flags, ctx), entry
@@ -116,9 +116,9 @@ class Operations(NameOperations):
             await self.forget([(entry.st_ino, 1)])
             raise
 
-    def _handle_of(self, inode: Inode, flags: int, made: steps.Created) -> int:
+    async def _handle_of(self, inode: Inode, flags: int, made: steps.Created) -> int:
         """The handle of a file that was just made, and opened already."""
-        self.inodes.hold(inode)
+        await self.inodes.hold(inode)
         handle = _new_handle(inode, flags)
         handle.fd, handle.mirror = made.reader_fd, made.mirror
         if made.mirror is not None:
@@ -127,8 +127,8 @@ class Operations(NameOperations):
             self.state.remember_path(inode)
         return self.handles.add(handle)
 
-    async def _existing(self, parent_fd: int, name: bytes) -> tuple[int, Status]:
-        fd, status = await self.workers.run(steps.look_up, parent_fd, name)
+    async def _existing(self, parent: Inode, name: bytes) -> tuple[int, Status]:
+        fd, status = await self._find(parent, name)
         if not stat.S_ISREG(status.mode):
             os.close(fd)
             raise refuse(errno.ESTALE)
@@ -141,10 +141,12 @@ class Operations(NameOperations):
         handle = self.handles.get(fh, FileHandle)
         fd = handle.fd if handle.fd >= 0 or handle.mirror is None else handle.mirror.fd
         abilities = self.inodes.abilities(handle.inode)
-        data: bytes | None = reader.read_cached(fd, off, size, abilities.no_wait_flags)
+        data: bytes | None = None
+        if handle.inode.device.is_local:
+            data = reader.read_cached(fd, off, size, abilities.no_wait_flags)
         if data is None:
             trusted = abilities.trusted_seek
-            data = await self.workers.run(reader.read, fd, off, size, trusted)
+            data = await handle.inode.device.workers.run(reader.read, fd, off, size, trusted)
         self.state.account.add_read(handle.inode.key, len(data))
         return data
 
@@ -157,17 +159,18 @@ class Operations(NameOperations):
         mirror = handle.mirror
         if mirror is None:
             raise refuse(errno.EBADF)
-        account = self.state.account
+        account, device = self.state.account, handle.inode.device
         if tags & extension.KILLS_SETID:
             await self._drop_setid(handle.inode)
         if tags & extension.APPENDS:
             taken = await self._append(handle, mirror, off, buf)
-        elif elision.elide(mirror, handle.pending, off, buf, account):
+        elif device.is_local and elision.elide(mirror, handle.pending, off, buf, account):
             taken = len(buf)
         else:
-            taken = await self.workers.run(writer.write, mirror, handle.pending, off, buf, account)
+            run = device.workers.run
+            taken = await run(writer.write, mirror, handle.pending, off, buf, account)
         if handle.synchronous:
-            await self._sync(mirror, handle.data_only)
+            await self._sync(handle.inode, mirror, handle.data_only)
         return taken
 
     async def _drop_setid(self, inode: Inode) -> None:
@@ -175,22 +178,23 @@ class Operations(NameOperations):
 
         The kernel leaves it to us, if it does, and does not look at the mode again by itself.
         """
-        if syscalls.statx(inode.fd).mode & (stat.S_ISUID | stat.S_ISGID):
-            await self.workers.run(steps.drop_setid, inode.fd)
+        if (await self._status(inode)).mode & (stat.S_ISUID | stat.S_ISGID):
+            await inode.device.workers.run(steps.drop_setid, inode.fd)
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.node_id), attr_only=True)
 
     async def _append(
         self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes
     ) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        where, taken = await self.workers.run(
+        workers = handle.inode.device.workers
+        where, taken = await workers.run(
             writer.append, mirror, handle.pending, data, self.state.account
         )
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this
             # answer before it lets go of that page, so a worker tells it.
             node_id = pyfuse3.InodeT(handle.inode.node_id)
-            self.workers.start(pyfuse3.invalidate_inode, node_id)
+            workers.start(pyfuse3.invalidate_inode, node_id)
         return taken
 
     async def setattr(
@@ -203,12 +207,11 @@ class Operations(NameOperations):
     ) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):
             return self._set_control(node_id, fields)
-        with self._held(node_id) as (fd,):
-            inode = self.inodes.get(node_id)
+        async with self._held(node_id) as (inode,):
             if fields.update_size:
                 await self._set_size(inode, fh, attr.st_size, ctx.uid)
-            await self.workers.run(steps.set_attributes, fd, fields, attr)
-            return self._entry(inode, syscalls.statx(fd))
+            await inode.device.workers.run(steps.set_attributes, inode.fd, fields, attr)
+            return self._entry(inode, await self._status(inode))
 
     def _set_control(self, node_id: int, fields: pyfuse3.SetattrFields) -> pyfuse3.EntryAttributes:
         """`echo 1 > reset` truncates first; nothing else of a control file can be set."""
@@ -222,16 +225,16 @@ class Operations(NameOperations):
             await self._drop_setid(inode)
         handle = self.handles.any(fh) if fh is not None else None
         if isinstance(handle, FileHandle) and handle.mirror is not None:
-            await self._truncate(handle.mirror, size)
+            await self._truncate(handle.inode, handle.mirror, size)
             return
         mirror = await self._share(inode)
         try:
-            await self._truncate(mirror, size)
+            await self._truncate(inode, mirror, size)
         finally:
             await self._unshare(inode, mirror)
 
-    async def _truncate(self, mirror: MirrorFile, size: int) -> None:
-        await self.workers.run(mirror_file.truncate, mirror, size, self.state.account)
+    async def _truncate(self, inode: Inode, mirror: MirrorFile, size: int) -> None:
+        await inode.device.workers.run(mirror_file.truncate, mirror, size, self.state.account)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)
@@ -243,7 +246,7 @@ class Operations(NameOperations):
         if isinstance(handle, FileHandle) and handle.mirror is not None:
             if not handle.mirror.abilities.trusted_seek:
                 # Only a file system that is not local holds errors back until close.
-                await self.workers.run(steps.flush, handle.mirror.fd)
+                await handle.inode.device.workers.run(steps.flush, handle.mirror.fd)
             handle.pending.check()
 
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -251,15 +254,15 @@ class Operations(NameOperations):
         if not isinstance(handle, FileHandle):
             return
         if handle.mirror is None:
-            await self.workers.run(steps.sync_reader, handle.fd, datasync)
+            await handle.inode.device.workers.run(steps.sync_reader, handle.fd, datasync)
         else:
-            await self._sync(handle.mirror, datasync)
+            await self._sync(handle.inode, handle.mirror, datasync)
         handle.pending.check()
 
-    async def _sync(self, mirror: MirrorFile, data_only: bool) -> None:
+    async def _sync(self, inode: Inode, mirror: MirrorFile, data_only: bool) -> None:
         """Make a file durable. A failure is kept for every handle that is open for writing now."""
         try:
-            if await self.workers.run(mirror_file.sync, mirror, data_only):
+            if await inode.device.workers.run(mirror_file.sync, mirror, data_only):
                 self._believe_again(mirror)
         except OSError as exc:
             self.state.distrusted.add(mirror.key)
@@ -294,7 +297,7 @@ class Operations(NameOperations):
     async def _close_files(self, handle: FileHandle) -> None:
         try:
             if handle.fd >= 0:
-                await self.workers.run(os.close, handle.fd)
+                await handle.inode.device.workers.run(os.close, handle.fd)
         finally:
             if handle.mirror is not None:
                 await self._unshare(handle.inode, handle.mirror)
@@ -303,7 +306,7 @@ class Operations(NameOperations):
         mirror.handles -= 1
         if not mirror.handles:
             self.state.mirrors.pop(inode.node_id, None)
-            await self.workers.run(os.close, mirror.fd)
+            await inode.device.workers.run(os.close, mirror.fd)
 
 
 def _new_handle(inode: Inode, flags: int) -> FileHandle:

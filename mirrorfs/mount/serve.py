@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from mirrorfs.backing import places, syscalls
+from mirrorfs.backing import mounts, places, syscalls
 from mirrorfs.errors import FuseError
+from mirrorfs.mount.devices import Devices
 from mirrorfs.mount.dispatch import Dispatcher
 from mirrorfs.mount.extras import Extras
 from mirrorfs.mount.inodes import InodeTable
 from mirrorfs.mount.sparse import SparseOperations
 from mirrorfs.mount.state import State
-from mirrorfs.mount.workers import Workers
 from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
 
 if TYPE_CHECKING:
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_THREADS = 48
-_TASKS = 96
+# Requests that can be under way, waiting for a device or for a thread. A small one costs 9 KiB
+# while it waits, a write of 1 MiB twice its size: 5 MiB, 1 GiB at the very worst. That is enough
+# for ten stalled devices with all their threads, and twice what the kernel reads ahead (`extras`).
+_TASKS = 512
+_SWEEP_SECONDS = 1.0
 _QUIET_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
 _LOG_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
@@ -75,13 +78,10 @@ def descriptor_limit(options: MountOptions) -> int:
 
 
 async def _serve(job: Job, ready: Callable[[], None]) -> None:
-    workers = Workers(_THREADS)
-    writable = not job.options.ro
-    limit = descriptor_limit(job.options)
-    inodes = InodeTable(
-        job.backing_fd, job.abilities, limit, writable, lambda fd: workers.start(os.close, fd)
-    )
-    state = State(job.backing, job.options, inodes, workers)
+    root = syscalls.statx(job.backing_fd)
+    devices = Devices(root, job.abilities, writable=not job.options.ro)
+    inodes = InodeTable(job.backing_fd, root, devices, descriptor_limit(job.options))
+    state = State(job.backing, job.options, inodes)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)
@@ -91,6 +91,9 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
         pyfuse3.init(operations, os.fsdecode(job.mount_point), _fuse_options(job))
     except RuntimeError as exc:
         raise FuseError(f"{places.show(job.mount_point)}: FUSE refused the mount: {exc}") from None
+    mount = mounts.mounted_at(job.mount_point)
+    if mount is not None:
+        devices.own_dev = mount.dev
     log.info("mounted %s on %s", places.show(job.backing), places.show(job.mount_point))
     extras.log()
     try:
@@ -98,6 +101,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
             dispatcher.nursery = nursery
             await nursery.start(_watch_signals, job.mount_point, state)
             nursery.start_soon(_announce, job.mount_point, extras, ready)
+            nursery.start_soon(_sweep, inodes)
             await pyfuse3.main(max_tasks=_TASKS)
             nursery.cancel_scope.cancel()
     finally:
@@ -137,23 +141,26 @@ async def _announce(mount_point: bytes, extras: Extras, ready: Callable[[], None
     ready()
 
 
+async def _sweep(inodes: InodeTable) -> None:
+    while True:
+        await trio.sleep(_SWEEP_SECONDS)
+        inodes.sweep()
+
+
 async def _watch_signals(
     mount_point: bytes, state: State, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
-        stopping = False
         async for number in signals:
             log.info("got %s, unmounting", signal.Signals(number).name)
-            if stopping:
-                pyfuse3.terminate()
-                return
-            stopping = True
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop, mount_point, state, nursery.cancel_scope)
                 async for _ in signals:
                     break
                 nursery.cancel_scope.cancel()
+            for line in state.inodes.devices.cut_off():
+                log.warning("%s", line)
             pyfuse3.terminate()
             return
 
@@ -170,7 +177,7 @@ async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> Non
             before = state.account.snapshot().since_mount["write_requests"]
             await trio.sleep(_QUIET_SECONDS)
             idle = (
-                not state.workers.busy
+                not state.inodes.devices.busy
                 and before == state.account.snapshot().since_mount["write_requests"]
             )
             quiet = quiet + 1 if idle else 0
@@ -185,14 +192,20 @@ def _detach(mount_point: bytes) -> None:
 
 
 async def _close_all(state: State) -> None:
-    """Close what clients left open, then the tables, then the threads."""
-    for mirror in state.mirrors.values():
-        os.close(mirror.fd)
-    for handle in state.handles.files():
-        if handle.fd >= 0:
-            os.close(handle.fd)
-    state.inodes.close()
-    await trio.to_thread.run_sync(state.workers.close)
+    """Close what clients left open, then the tables, then the threads.
+
+    Threads that were left behind may still use any descriptor by its number, so then the end of the
+    process closes them.
+    """
+    devices = state.inodes.devices
+    if not devices.is_cut_off:
+        for handle in state.handles.files():
+            if handle.fd >= 0:
+                handle.inode.device.workers.start(os.close, handle.fd)
+        for node_id, mirror in state.mirrors.items():
+            state.inodes.get(node_id).device.workers.start(os.close, mirror.fd)
+        state.inodes.close()
+    await trio.to_thread.run_sync(devices.close)
 
 
 def _start_log_thread(state: State) -> None:

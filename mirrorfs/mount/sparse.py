@@ -35,23 +35,20 @@ class SparseOperations(Operations):
             await self._drop_setid(handle.inode)
         end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
         account = self.state.account
+        run = handle.inode.device.workers.run
         kind = mode & ~FALLOC_FL_KEEP_SIZE
         if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and mirror.rules.punch):
-            await self.workers.run(
-                discard.discard, mirror, handle.pending, offset, end, keep_size, account
-            )
+            await run(discard.discard, mirror, handle.pending, offset, end, keep_size, account)
         elif kind == FALLOC_FL_ZERO_RANGE:
-            await self.workers.run(
-                discard.keep_zeros, mirror, handle.pending, offset, end, keep_size
-            )
+            await run(discard.keep_zeros, mirror, handle.pending, offset, end, keep_size)
         elif kind:
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
             self.state.reserved.add(mirror.key)
-            await self.workers.run(discard.preallocate, mirror, offset, end, keep_size)
+            await run(discard.preallocate, mirror, offset, end, keep_size)
         else:
             self.state.note_ignored_preallocation(handle.inode)
-            await self.workers.run(discard.grow_only, mirror, end, keep_size, account)
+            await run(discard.grow_only, mirror, end, keep_size, account)
 
     async def copy_file_range(
         self,
@@ -72,6 +69,10 @@ class SparseOperations(Operations):
         if caller:
             await self._drop_setid(handle.inode)
         inode = reading.inode
+        if inode.device is not handle.inode.device:
+            # As everywhere else (copy_file_range(2)). The caller reads and writes instead, and a
+            # thread waits for one device only.
+            raise refuse(errno.EXDEV)
         written = self.state.mirrors.get(inode.node_id)
         source = copying.Source(
             reading.fd,
@@ -80,7 +81,7 @@ class SparseOperations(Operations):
             inode.key in self.state.distrusted,
             written.lock if written is not None else None,
         )
-        return await self.workers.run(
+        return await inode.device.workers.run(
             copying.copy,
             source,
             offset_in,
@@ -94,11 +95,18 @@ class SparseOperations(Operations):
 
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
-        return await self.workers.run(holes.seek, *self._seek_arguments(fh, offset, whence))
+        arguments = self._seek_arguments(fh, offset, whence)
+        workers = self.handles.get(fh, FileHandle).inode.device.workers
+        return await workers.run(holes.seek, *arguments)
 
     def lseek_at_once(self, fh: int, offset: int, whence: int) -> int | None:
-        """The same without waiting; None if a worker is at the file and might hold us up."""
-        mirror = self.state.mirrors.get(self.handles.get(fh, FileHandle).inode.node_id)
+        """The same without waiting; None if something might hold us up: a worker at the file, or a
+        file system that is not local or has stalled.
+        """
+        inode = self.handles.get(fh, FileHandle).inode
+        if not inode.device.is_prompt:
+            return None
+        mirror = self.state.mirrors.get(inode.node_id)
         if mirror is None:
             return holes.seek(*self._seek_arguments(fh, offset, whence))
         if not mirror.lock.acquire(blocking=False):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mount.inodes import Inode, InodeTable
-    from mirrorfs.mount.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ class State:
     backing: bytes
     options: MountOptions
     inodes: InodeTable
-    workers: Workers
     account: Account = field(default_factory=Account)
     handles: HandleTable = field(default_factory=HandleTable)
     mirrors: dict[int, MirrorFile] = field(default_factory=dict)
@@ -103,7 +101,7 @@ class State:
         now = self.account.snapshot().since_mount
         return (
             f"{len(self.inodes)} inodes known, {self.inodes.descriptors} descriptors kept, "
-            f"{len(self.handles)} open, {self.workers.busy} calls running; received "
+            f"{len(self.handles)} open, {self.inodes.devices.busy} calls running; received "
             f"{now['received_bytes']} bytes, written {now['written_bytes']}, unchanged "
             f"{now['unchanged_bytes']}, punched {now['punched_bytes']}, hole "
             f"{now['hole_bytes']}, failed {now['failed_bytes']}"

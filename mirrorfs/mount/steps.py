@@ -6,9 +6,10 @@ Nothing here touches the inode or handle tables, which belong to the main loop's
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import callers, syscalls, tree
@@ -26,23 +27,63 @@ if TYPE_CHECKING:
 RENAME_EXCHANGE = 2
 
 
-def look_up(parent_fd: int, name: bytes) -> tuple[int, Status]:
-    """An O_PATH descriptor of `name` and its status."""
-    return with_status(tree.open_path(parent_fd, name))
-
-
-def with_status(fd: int) -> tuple[int, Status]:
-    """`fd` and its status; `fd` is closed if there is none."""
+def look_up(parent_fd: int, name: bytes, asks: int) -> tuple[int, Status]:
+    """An O_PATH descriptor of `name` and its status, see `status_of`."""
+    fd = tree.open_path(parent_fd, name)
     try:
-        return fd, syscalls.statx(fd)
+        return fd, status_of(fd, b"", asks)
     except OSError:
         os.close(fd)
         raise
 
 
+def status_of(fd: int, name: bytes, asks: int) -> Status:
+    """The status of `name` in the folder `fd`, or of `fd` itself.
+
+    Only the device `asks` is asked itself. What lies on another, behind a mount point, is described
+    as the kernel knows it: that device may not answer, and has threads of its own for that.
+    """
+    status = syscalls.statx(fd, name, ask=False)
+    return syscalls.statx(fd, name) if status.dev == asks else status
+
+
+def top(status: Status) -> Status:
+    """`status` of what a mount point leads to, with the identity that it has for us: that of the
+    mount. Its true one may not be had without waiting.
+    """
+    return replace(status, ino=-1 - status.mount_id, btime_ns=-1)
+
+
+def open_name(parent_fd: int, name: bytes, asks: int, key: tuple[int, int, int]) -> int:
+    """An O_PATH descriptor of `name`, if that is the inode `key`; else ESTALE."""
+    fd, status = look_up(parent_fd, name, asks)
+    return _same(fd, status, key)
+
+
+def open_handle(root_fd: int, handle: bytes, key: tuple[int, int, int]) -> int:
+    """The same by a file handle; -1 if that is not allowed."""
+    try:
+        fd = syscalls.open_by_handle(root_fd, handle)
+    except PermissionError:
+        return -1
+    return _same(fd, syscalls.statx(fd), key)
+
+
+def _same(fd: int, status: Status, key: tuple[int, int, int]) -> int:
+    if key not in {status.key, top(status).key}:
+        os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return fd
+
+
 def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
     """Make an object by a function of `backing.tree`; its O_PATH descriptor and status."""
-    return with_status(function(*args))
+    fd = function(*args)
+    try:
+        return fd, syscalls.statx(fd)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +133,9 @@ def link(fd: int, parent_fd: int, name: bytes) -> Status:
     return syscalls.statx(fd)
 
 
-def remove(parent_fd: int, name: bytes, folder: bool) -> tuple[int, Status]:
+def remove(parent_fd: int, name: bytes, folder: bool, asks: int) -> tuple[int, Status]:
     """unlink or rmdir; the descriptor and status (from before) of what was removed."""
-    fd, status = look_up(parent_fd, name)
+    fd, status = look_up(parent_fd, name, asks)
     try:
         if folder:
             os.rmdir(name, dir_fd=parent_fd)
@@ -107,15 +148,15 @@ def remove(parent_fd: int, name: bytes, folder: bool) -> tuple[int, Status]:
 
 
 def rename(
-    src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int
+    src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, asks: int
 ) -> tuple[Status, tuple[int, Status] | None]:
     """rename; the status of what was moved, and descriptor and status (from before) of what it met
     there.
     """
     met = None
-    moved = syscalls.statx(src_fd, src)
+    moved = status_of(src_fd, src, asks)
     with contextlib.suppress(FileNotFoundError):
-        met = look_up(dst_fd, dst)
+        met = look_up(dst_fd, dst, asks)
     try:
         tree.rename(src_fd, src, dst_fd, dst, flags)
     except OSError:
@@ -129,12 +170,12 @@ def list_folder(fd: int) -> list[bytes]:
     return tree.list_names(fd)
 
 
-def stat_names(folder_fd: int, names: list[bytes]) -> list[Status | None]:
-    """The status of each name; None for one that is gone."""
+def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | None]:
+    """The status of each name, see `status_of`; None for one that is gone."""
     found: list[Status | None] = []
     for name in names:
         try:
-            found.append(syscalls.statx(folder_fd, name))
+            found.append(status_of(folder_fd, name, asks))
         except OSError:
             found.append(None)
     return found

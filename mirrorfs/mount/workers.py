@@ -1,17 +1,24 @@
 """The one way from the main loop to a thread and back, for what may block.
 
-A hop through the event loop costs about 90 µs, most of it for waking the loop. Most calls are done
+A hop through the event loop costs about 80 µs, most of it for waking the loop. Most calls are done
 sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
 which costs half; only a call that takes longer goes through the loop. That moment is also the
 longest time for which a stalled disk can hold up other requests, and while a call is known to be
-slow nobody is waited for. Calls cannot be cancelled: a write that was begun is finished.
+slow nobody is waited for.
+
+There is one such object for each device, so that a stalled one can only use up its own threads, and
+is only slow itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a
+mount the waiting can be cut off; the threads then stay behind, and so must what they use.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import outcome
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _BRIEF_SECONDS = 0.001
-_CLOSE_SECONDS = 10.0
 
 
 class _Call:
@@ -56,7 +62,9 @@ class Workers:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._waited_for: set[_Call] = set()
         self._token = trio.lowlevel.current_trio_token()
+        self.is_cut_off = False
 
     @property
     def busy(self) -> int:
@@ -64,7 +72,12 @@ class Workers:
         return self._busy
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on
-        """Call `function(*args)` in a thread; returns what it returns, raises what it raises."""
+        """Call `function(*args)` in a thread; returns what it returns, raises what it raises.
+
+        Raises EIO if the waiting is cut off; the call may then still take effect.
+        """
+        if self.is_cut_off:
+            raise _cut_off()
         call = _Call(function, args)
         alone = not self._busy
         self._submit(call)
@@ -73,24 +86,43 @@ class Workers:
         else:
             call.task = trio.lowlevel.current_task()
             if not (call.finished.acquire(blocking=False) and call.claim()):
+                self._waited_for.add(call)
                 await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
+                self._waited_for.discard(call)
         self._busy -= 1
         result: outcome.Outcome[_T] | None = call.result
-        assert result is not None
+        if result is None:
+            raise _cut_off()
         return result.unwrap()
 
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Call `function(*args)` in a thread some time soon; nobody waits for it."""
-        self._submit(_Call(function, args))
-        self._busy -= 1
+        if not self.is_cut_off:
+            self._submit(_Call(function, args))
+            self._busy -= 1
+
+    def cut_off(self) -> Counter[str]:
+        """Let nobody wait any longer, and take no more calls.
+
+        Returns the names of the functions whose effect is now unknown, and how often each.
+        """
+        self.is_cut_off = True
+        left: Counter[str] = Counter()
+        for call in self._waited_for:
+            if call.task is not None and call.claim():
+                left[call.function.__name__] += 1
+                trio.lowlevel.reschedule(call.task)
+        return left
 
     def close(self) -> None:
-        """End the threads when what was submitted is done; a stalled one is left behind."""
+        """Let the threads end when what was submitted is done."""
         for _ in self._threads:
             self._calls.put(None)
-        end = time.monotonic() + _CLOSE_SECONDS
+
+    def join(self, deadline: float) -> None:
+        """Wait until they have ended, or until `deadline` on the monotonic clock."""
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _submit(self, call: _Call) -> None:
         self._busy += 1
@@ -111,6 +143,10 @@ class Workers:
                 except trio.RunFinishedError:
                     return
             del call
+
+
+def _cut_off() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def _not_cancellable(_raise_cancel: object) -> trio.lowlevel.Abort:

@@ -1,0 +1,255 @@
+"""A file system below that does not answer holds up those who use it, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Mirror
+
+MIB = 1 << 20
+WRITER = "import os, sys; os.pwrite(int(sys.argv[1]), b'y' * 5000, 0)"
+READER = "import os, sys; os.read(int(sys.argv[1]), 100)"
+
+
+@contextlib.contextmanager
+def nested_disk(image: Path, point: Path) -> Iterator[Path]:
+    """An ext4 of its own below the backing folder."""
+    with image.open("wb") as file:
+        file.truncate(512 * MIB)
+    run("mkfs.ext4", "-q", "-F", image)
+    point.mkdir()
+    run("mount", "-o", "loop,noatime", image, point)
+    try:
+        yield point
+    finally:
+        run("fsfreeze", "-u", point, check=False)
+        run("umount", "--lazy", point)
+
+
+@contextlib.contextmanager
+def clients(program: str, paths: list[Path], flags: int) -> Iterator[Callable[[], list[int]]]:
+    """So many processes that use one file each, opened before; gives a function that starts them.
+
+    They have ended when the block has: what stalls them must be over by then.
+    """
+    fds = [os.open(path, flags) for path in paths]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> list[int]:
+        for fd in fds:
+            words = [sys.executable, "-S", "-c", program, str(fd)]
+            started.append(subprocess.Popen(words, pass_fds=[fd], stderr=subprocess.DEVNULL))
+        time.sleep(1 + len(fds) / 40)
+        assert all(client.poll() is None for client in started)
+        return [client.pid for client in started]
+
+    try:
+        yield start
+    finally:
+        for client in started:
+            client.wait(30)
+        for fd in fds:
+            with contextlib.suppress(OSError):  # a test may have ended the mount
+                os.close(fd)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def check_others(mirror: Mirror, number: int) -> None:
+    """What does not concern the stalled file system is done at once."""
+    begun = time.monotonic()
+    for command in (
+        ["cat", mirror.path / ".mirrorfs/stats"],
+        ["ls", mirror.path],
+        ["md5sum", mirror.path / f"other-{number}"],
+        ["dd", "if=/dev/zero", f"of={mirror.path}/new-{number}", "bs=1M", "count=4", "status=none"],
+        ["rm", mirror.path / f"new-{number}"],
+        ["mkdir", mirror.path / f"folder-{number}"],
+        ["df", mirror.path],
+        ["getfattr", "-d", mirror.path / "other-0"],
+    ):
+        done = run("timeout", "-s", "KILL", "10", *command, check=False)
+        assert done.returncode == 0, command
+    assert time.monotonic() - begun < 3
+
+
+def make_others(backing: Path) -> None:
+    for number in range(4):
+        (backing / f"other-{number}").write_bytes(os.urandom(MIB))
+
+
+def daemon_ended(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("count", [60, 110])
+def test_writers_on_a_frozen_disk(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, count: int
+) -> None:
+    make_others(ext4_folder)
+    with nested_disk(tmp_path / "image", ext4_folder / "nested") as nested:
+        files = [nested / f"file-{number}" for number in range(count)]
+        for file in files:
+            file.write_bytes(b"x" * 5000)
+        mirror = mount_mirror(ext4_folder)
+        paths = [mirror.path / "nested" / file.name for file in files]
+        with clients(WRITER, paths, os.O_RDWR) as start:
+            run("fsfreeze", "-f", nested)
+            try:
+                start()
+                check_others(mirror, 0)
+                assert (mirror.path / "nested/file-1").stat().st_size == 5000
+            finally:
+                run("fsfreeze", "-u", nested)
+        assert all(file.read_bytes() == b"y" * 5000 for file in files)
+        mirror.umount()
+
+
+def test_readers_on_a_dead_disk(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    """More of them than the kernel reads ahead for by itself. The disk is a file on a mount whose
+    daemon is stopped.
+    """
+    make_others(ext4_folder)
+    (tmp_path / "images").mkdir()
+    holder = mount_mirror(tmp_path / "images")
+    with nested_disk(holder.path / "image", ext4_folder / "nested") as nested:
+        for number in range(40):
+            (nested / f"file-{number}").write_bytes(os.urandom(MIB))
+        mirror = mount_mirror(ext4_folder)
+        paths = [mirror.path / f"nested/file-{number}" for number in range(40)]
+        with clients(READER, paths, os.O_RDONLY) as start:
+            run("sync")
+            Path("/proc/sys/vm/drop_caches").write_text("1")
+            with stopped(holder.pid):
+                start()
+                for number in range(4):
+                    check_others(mirror, number)
+        mirror.umount()
+
+
+def test_a_server_that_does_not_answer(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    """Another mirrorfs below, stopped: known to us or not, listed or used."""
+    make_others(ext4_folder)
+    below = tmp_path / "below"
+    below.mkdir()
+    (below / "file").write_bytes(b"content")
+    inner = mount_mirror(below)
+    inner_pid = inner.pid
+    (ext4_folder / "nested").mkdir()
+    run("mount", "--bind", inner.path, ext4_folder / "nested")
+    try:
+        for met_before in (False, True):
+            mirror = mount_mirror(ext4_folder, "attr_timeout=0")
+            if met_before:
+                assert mirror.read("nested/file") == b"content"
+            started = []
+            with stopped(inner_pid):
+                for _ in range(30):
+                    command = ["cat", mirror.path / "nested/file"]
+                    started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+                    started.append(
+                        subprocess.Popen(
+                            ["ls", "-l", mirror.path / "nested"], stdout=subprocess.DEVNULL
+                        )
+                    )
+                time.sleep(2)
+                assert all(client.poll() is None for client in started)
+                check_others(mirror, int(met_before))
+            assert [client.wait(20) for client in started] == [0] * len(started)
+            mirror.umount()
+    finally:
+        run("umount", "--lazy", ext4_folder / "nested")
+
+
+def test_a_term_during_a_stall_says_what_was_cut_off(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    """A frozen disk keeps the threads of a process until it is thawed; all else is over before."""
+    with nested_disk(tmp_path / "image", ext4_folder / "nested") as nested:
+        for number in range(60):
+            (nested / f"file-{number}").write_bytes(b"x" * 5000)
+        mirror = mount_mirror(ext4_folder, noisy=True)
+        pid = mirror.pid
+        paths = [mirror.path / f"nested/file-{number}" for number in range(60)]
+        with clients(WRITER, paths, os.O_RDWR) as start:
+            run("fsfreeze", "-f", nested)
+            try:
+                pids = start()
+                os.kill(pid, signal.SIGTERM)
+                assert daemon_ended(pid, 15)
+                assert not mirror.path.is_mount()
+                time.sleep(0.5)
+                ended = [
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids
+                ]
+                assert all(ended)
+            finally:
+                run("fsfreeze", "-u", nested)
+        log = mirror.log.read_text()
+        assert "ext4 (7:" in log
+        assert "does not answer; cut off, with unknown effect: " in log
+        assert "60 files were still open" in log
+        assert "INFO mirrorfs.mount.serve: unmounted" in log
+        assert "Traceback" not in log
+        assert daemon_ended(pid, 5)
+        # Nothing is left behind: the folder can be served again.
+        again = mount_mirror(ext4_folder)
+        assert again.read("nested/file-0") in {b"x" * 5000, b"y" * 5000}
+
+
+def test_a_term_while_a_server_does_not_answer(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    (below / "file").write_bytes(b"content")
+    inner = mount_mirror(below)
+    inner_pid = inner.pid
+    (ext4_folder / "nested").mkdir()
+    run("mount", "--bind", inner.path, ext4_folder / "nested")
+    try:
+        mirror = mount_mirror(ext4_folder, "attr_timeout=0", noisy=True)
+        pid = mirror.pid
+        with stopped(inner_pid):
+            client = subprocess.Popen(["cat", mirror.path / "nested/file"])
+            time.sleep(1)
+            os.kill(pid, signal.SIGTERM)
+            assert daemon_ended(pid, 15)
+            assert client.wait(5)
+            assert not mirror.path.is_mount()
+        assert "unmounted" in mirror.log.read_text()
+    finally:
+        run("umount", "--lazy", ext4_folder / "nested")
