@@ -23,6 +23,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls
@@ -39,6 +40,7 @@ FIRST_CONTROL_ID = 1 << 63
 # How long a descriptor in a mount below stays after its last use: long enough that work there does
 # not open everything again and again, short enough for somebody who wants to unmount.
 VISIT_SECONDS = 2.0
+_SWEPT_AT_ONCE = 1000  # about a millisecond
 
 
 class Inode:
@@ -113,6 +115,7 @@ class InodeTable:
         self._kept: OrderedDict[Inode, None] = OrderedDict()
         self._visiting: OrderedDict[Inode, float] = OrderedDict()  # with the time of the last use
         self._limit = limit
+        self._looked_at = 0
         self._next_other = FIRST_OTHER_ID
         self._by_handle = os.geteuid() == 0
         self._root_fd = root_fd
@@ -240,13 +243,27 @@ class InodeTable:
         self._unkeep(inode)
 
     def sweep(self) -> None:
-        """Give up the descriptors in other mounts that were not used for a moment, and forget the
-        devices of which nothing is known any more.
+        """Give up descriptors that pin what others want to be rid of: those in other mounts that
+        were not used for a moment, and those of files that were deleted beside the mount, whose
+        blocks are not free before. Forget the devices of which nothing is known any more.
         """
         latest = time.monotonic() - VISIT_SECONDS
         while self._visiting and next(iter(self._visiting.values())) < latest:
             self._give_up(self._visiting.popitem(last=False)[0])
+        for inode in self._next_kept():
+            if os.fstat(inode.fd).st_nlink == 0:
+                self._unkeep(inode)
+                self._give_up(inode)
         self.devices.sweep()
+
+    def _next_kept(self) -> list[Inode]:
+        """The next some of the kept inodes, in turn, if looking at one cannot take long."""
+        if not self.devices.root.is_local:
+            return []
+        if self._looked_at >= len(self._kept):
+            self._looked_at = 0
+        begun, self._looked_at = self._looked_at, self._looked_at + _SWEPT_AT_ONCE
+        return list(islice(self._kept, begun, self._looked_at))
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -144,7 +144,7 @@ class NameOperations(pyfuse3.Operations):
         handle = self.handles.get(fh, FolderHandle)
         inode = handle.inode
         device = inode.device
-        if start_id == 0:
+        if start_id == 0 or not handle.names:
             names = await device.workers.run(steps.list_folder, inode.fd)
             if inode is self.inodes.root:
                 names = [name for name in names if name != self.state.control.name]

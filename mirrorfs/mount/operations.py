@@ -159,19 +159,29 @@ class Operations(NameOperations):
         mirror = handle.mirror
         if mirror is None:
             raise refuse(errno.EBADF)
-        account, device = self.state.account, handle.inode.device
         if tags & extension.KILLS_SETID:
             await self._drop_setid(handle.inode)
-        if tags & extension.APPENDS:
-            taken = await self._append(handle, mirror, off, buf)
-        elif device.is_local and elision.elide(mirror, handle.pending, off, buf, account):
-            taken = len(buf)
-        else:
-            run = device.workers.run
-            taken = await run(writer.write, mirror, handle.pending, off, buf, account)
+        taken = 0
+        try:
+            taken = await self._take(handle, mirror, bool(tags & extension.APPENDS), off, buf)
+        finally:
+            if taken < len(buf):
+                self.state.note_failure(handle.inode, handle.pending.code)
         if handle.synchronous:
             await self._sync(handle.inode, mirror, handle.data_only)
         return taken
+
+    async def _take(
+        self, handle: FileHandle, mirror: MirrorFile, appends: bool, offset: int, data: bytes
+    ) -> int:
+        """Put what was received where it belongs; returns how many bytes were taken."""
+        account, device = self.state.account, handle.inode.device
+        if appends:
+            return await self._append(handle, mirror, offset, data)
+        if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
+            return len(data)
+        run = device.workers.run
+        return await run(writer.write, mirror, handle.pending, offset, data, account)
 
     async def _drop_setid(self, inode: Inode) -> None:
         """Take setuid and setgid from a file that somebody without privileges changes.
@@ -266,6 +276,7 @@ class Operations(NameOperations):
                 self._believe_again(mirror)
         except OSError as exc:
             self.state.distrusted.add(mirror.key)
+            self.state.note_failure(inode, exc.errno or errno.EIO)
             for handle in self.handles.files():
                 if handle.mirror is mirror:
                     handle.pending.code = exc.errno or errno.EIO

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mirrorfs.mount.inodes import Inode, InodeTable
 
 log = logging.getLogger(__name__)
+_QUIET_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class State:
     last_paths: dict[FileKey, bytes] = field(default_factory=dict)
     mounted_at: float = field(default_factory=time.time)
     control: ControlFolder = field(init=False)
-    _ignored_preallocation: bool = False
+    _quiet_until: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         account = self.account
@@ -75,14 +77,19 @@ class State:
             del self.last_paths[next(iter(self.last_paths))]
 
     def note_ignored_preallocation(self, inode: Inode) -> None:
-        """Say once that space which a client asked for was not reserved."""
-        if not self._ignored_preallocation:
-            self._ignored_preallocation = True
-            log.warning(
-                "%s: a client asked for space, which preallocate=ignore does not reserve; "
-                "later ones are not mentioned",
-                reports.path_text(inode.path()),
-            )
+        """Say that space which a client asked for was not reserved."""
+        self._warn(inode, "a client asked for space, which preallocate=ignore does not reserve")
+
+    def note_failure(self, inode: Inode, code: int) -> None:
+        """Say that data did not reach the file system below; its writer was told, too."""
+        self._warn(inode, f"could not be written: {os.strerror(code)}")
+
+    def _warn(self, inode: Inode, what: str) -> None:
+        """A warning, the same at most once a minute, whatever file it is about."""
+        now = time.monotonic()
+        if now >= self._quiet_until.get(what, 0.0):
+            self._quiet_until[what] = now + _QUIET_SECONDS
+            log.warning("%s: %s", reports.path_text(inode.path()), what)
 
     def left(self, inode: Inode) -> None:
         """The kernel no longer knows `inode`: keep its path for reports, or drop its counters if it

@@ -70,7 +70,7 @@ def test_a_full_disk_is_reported_and_survived(
     with loop_mounted("ext4", tmp_path, 64) as disk:
         backing = disk / "backing"
         backing.mkdir()
-        mirror = mount_mirror(backing)
+        mirror = mount_mirror(backing, noisy=True)
         fd = os.open(mirror.path / "big", os.O_RDWR | os.O_CREAT)
         written, piece = 0, os.urandom(1 << 20)
         with pytest.raises(OSError, match="No space") as caught:
@@ -90,6 +90,8 @@ def test_a_full_disk_is_reported_and_survived(
         assert counters["errors"]["ENOSPC"] >= 1
         with pytest.raises(OSError, match="No space"):
             os.close(fd)
+        (said,) = mirror.troubles()
+        assert "big: could not be written: No space left on device" in said
         mirror.umount()
 
 

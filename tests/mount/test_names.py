@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import MIRRORFS, run
-from tests.posix.checks import as_user, let_others_through
+from tests.posix.checks import as_user, let_others_through, libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,3 +173,36 @@ def test_a_control_file_can_be_read_from_anywhere(mirror: Mirror) -> None:
         rest = file.read()
         file.seek(0)
         assert file.read()[5:] == rest
+
+
+def test_what_is_deleted_beside_the_mount_is_free_soon(mirror: Mirror) -> None:
+    mirror.write("file", 0, os.urandom(8 << 20))
+    os.sync()
+    free = os.statvfs(mirror.backing).f_bfree
+    (mirror.backing / "file").unlink()
+    for _ in range(100):
+        os.sync()
+        if os.statvfs(mirror.backing).f_bfree * 4096 > free * 4096 + (7 << 20):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the blocks of a deleted file stay in use")
+    assert not (mirror.path / "file").exists()
+
+
+def test_a_folder_can_be_read_from_where_another_handle_stopped(mirror: Mirror) -> None:
+    for number in range(50):
+        (mirror.path / f"file-{number}").touch()
+    libc.telldir.restype = ctypes.c_long
+    libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
+    libc.opendir.argtypes = [ctypes.c_char_p]
+    libc.readdir.argtypes = libc.telldir.argtypes = [ctypes.c_void_p]
+    libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    first, second = (libc.opendir(os.fsencode(mirror.path)) for _ in range(2))
+    for _ in range(10):
+        libc.readdir(first)
+    libc.seekdir(second, libc.telldir(first))
+    left = 0
+    while libc.readdir(second):
+        left += 1
+    assert left == 42
