@@ -10,6 +10,7 @@ import subprocess
 
 from setuptools import Extension, setup
 
+FOLDER = "mirrorfs/mount/fuseext"
 _USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
 
 
@@ -28,8 +29,8 @@ setup(
     ext_modules=[
         Extension(
             "mirrorfs._fuseext",
-            [f"mirrorfs/_fuseext{part}.c" for part in ("", "_request", "_wire")],
-            depends=["mirrorfs/_fuseext.h", "mirrorfs/_fuseext_wire.h"],
+            [f"{FOLDER}/{name}.c" for name in ("hooks", "request", "messages")],
+            depends=[f"{FOLDER}/{name}.h" for name in ("fuseext", "messages")],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", *fuse_flags()],
             optional=True,

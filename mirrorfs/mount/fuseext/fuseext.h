@@ -4,7 +4,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include "_fuseext_wire.h"
+#include "messages.h"
 
 typedef struct fuse_session *session_new(struct fuse_args *, const struct fuse_lowlevel_ops *,
                                          size_t, void *userdata);

@@ -1,6 +1,6 @@
 /* Gives a pyfuse3 mount the three operations that pyfuse3 has no handler for: fallocate, lseek and
  * copy_file_range; a say in what is negotiated in init; and what a write's message says beside its
- * data (_fuseext_wire.c).
+ * data (messages.c).
  *
  * How. This file defines the ELF symbols fuse_session_new, fuse_session_new_versioned (which is
  * what fuse_session_new stands for in headers since libfuse 3.17), fuse_session_destroy and
@@ -38,7 +38,7 @@
  * pyfuse3 knows one session, in a module global: a new session ends the old one for us, too.
  */
 #define _GNU_SOURCE /* dladdr1, dlinfo, RTLD_NOLOAD */
-#include "_fuseext.h"
+#include "fuseext.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -47,7 +47,7 @@
 
 /* Library and header may differ; what decides is noted at each place. */
 #define HAVE_64_BIT_CAPABILITIES (FUSE_MAJOR_VERSION > 3 || FUSE_MINOR_VERSION >= 17)
-#ifndef FUSE_CAP_HANDLE_KILLPRIV_V2 /* since 3.17; for an older one see _fuseext_wire.c */
+#ifndef FUSE_CAP_HANDLE_KILLPRIV_V2 /* since 3.17; for an older one see messages.c */
 #define FUSE_CAP_HANDLE_KILLPRIV_V2 (1 << 21)
 #endif
 #define KNOWS_KILLPRIV_V2 317 /* fuse_version() */

@@ -1,5 +1,5 @@
-/* The object that a callable answers with, exactly once. The rules are at the head of _fuseext.c. */
-#include "_fuseext.h"
+/* The object that a callable answers with, exactly once. The rules are at the head of hooks.c. */
+#include "fuseext.h"
 
 #include <errno.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
-/* What libfuse does not pass on of the messages between the kernel and us; see _fuseext_wire.c. */
-#ifndef FUSEEXT_WIRE_H
-#define FUSEEXT_WIRE_H
+/* What libfuse does not pass on of the messages between the kernel and us; see messages.c. */
+#ifndef FUSEEXT_MESSAGES_H
+#define FUSEEXT_MESSAGES_H
 
 #define FUSE_USE_VERSION 35
 #include <fuse_lowlevel.h>

@@ -11,7 +11,7 @@
  * The bit is asked for only if requests come through here: whoever takes it must clear setuid and
  * setgid, and needs the tag in order to. All of this runs with the GIL held. */
 #define _GNU_SOURCE
-#include "_fuseext_wire.h"
+#include "messages.h"
 
 #include <fcntl.h>
 #include <linux/fuse.h>
