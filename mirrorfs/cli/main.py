@@ -28,16 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         quiet.listen()
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup(1)
+            signal.signal(signal.SIGHUP, _terminate)
         sys.unraisablehook = _unraisable
         _open_streams()
         return _run(words)
     except (KeyboardInterrupt, SystemExit) as exc:
         with contextlib.suppress(MirrorfsError, OSError):
             _flush()
-        return 128 + (signal.SIGTERM if isinstance(exc, SystemExit) else signal.SIGINT)
+        return int(exc.code or 0) if isinstance(exc, SystemExit) else 128 + signal.SIGINT
     finally:
         # What happened is decided; the interpreter only has to end, and say so.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -53,9 +55,12 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
     if not issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
         sys.__unraisablehook__(lost)
         return
-    ended = issubclass(lost.exc_type, SystemExit)
-    number = signal.SIGTERM if ended else signal.SIGINT
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    again = lost.exc_value or lost.exc_type()
+
+    def raise_again(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise again
+
+    signal.signal(signal.SIGALRM, raise_again)
     signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
