@@ -81,7 +81,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     inodes = InodeTable(
         job.backing_fd, job.abilities, limit, writable, lambda fd: workers.start(os.close, fd)
     )
-    state = State(job.backing, job.options, inodes, workers)
+    state = State(job.backing, job.mount_point, job.options, inodes, workers)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)

@@ -34,6 +34,7 @@ class State:
     """
 
     backing: bytes
+    mount_point: bytes
     options: MountOptions
     inodes: InodeTable
     workers: Workers
@@ -139,7 +140,9 @@ class State:
 
     def _metrics(self) -> bytes:
         gauges = {"known_inodes": len(self.inodes), "open_files": len(self.handles)}
-        return reports.metrics(self.account.snapshot(), gauges, self.mounted_at)
+        return reports.metrics(
+            self.account.snapshot(), gauges, self.mounted_at, self.mount_point, self.backing
+        )
 
     def _config_json(self) -> bytes:
         return reports.config_json(

@@ -161,7 +161,10 @@ def test_the_text_forms_say_the_same(mirror: Mirror) -> None:
         if name != "errors":
             assert int(lines[name]) == value
     metrics = (control / "metrics").read_text()
-    assert f"mirrorfs_hole_bytes_total {float(counters['hole_bytes'])}" in metrics
+    labels = f'{{backing="{mirror.backing}",mount_point="{mirror.path}"}}'
+    assert f"mirrorfs_hole_bytes_total{labels} {float(counters['hole_bytes'])}" in metrics
+    series = [line for line in metrics.splitlines() if not line.startswith("#")]
+    assert all('mount_point="' in line for line in series)
     files = json.loads((control / "files.json").read_text())["files"]
     assert files["file"]["received_bytes"] == 14000
     config = json.loads((control / "config.json").read_text())
