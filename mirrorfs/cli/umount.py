@@ -28,6 +28,7 @@ _MAX_NAMED = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mount_point", metavar="MOUNTPOINT")
     parser.add_argument(
+        "-l",
         "--lazy",
         action="store_true",
         help="take it out of the tree now, even if it is in use or hangs; it ends when unused",

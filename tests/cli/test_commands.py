@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs import __version__
 from mirrorfs.errors import ExitCode
 from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run
 
@@ -61,9 +62,26 @@ def test_a_wrong_option_is_named(places: tuple[Path, Path], options: str, said: 
     assert not os.path.ismount(places[1])
 
 
-def test_a_block_below_the_allocation_unit_is_refused(places: tuple[Path, Path]) -> None:
-    assert "mount" not in refused(ExitCode.USAGE, "frobnicate")
+def test_a_mistyped_command_is_no_backing_folder(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "did you mean" not in refused(ExitCode.USAGE, "frobnicate")
     assert "did you mean 'mount'" in refused(ExitCode.USAGE, "mout")
+    assert "did you mean 'mount'" in refused(ExitCode.USAGE, "moutn", *places)
+    assert "did you mean 'umount'" in refused(ExitCode.USAGE, "unmount", places[1])
+    assert "unknown command 'foo'" in refused(ExitCode.USAGE, "help", "foo")
+    monkeypatch.chdir(tmp_path)
+    assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "backing2", "point")
+    Path("unmount").mkdir()
+    mirrorfs("unmount", "point", "-o", f"log={tmp_path}/log")
+    mirrorfs("umount", "-l", "point")
+
+
+@pytest.mark.parametrize(
+    "words", [["mount"], ["umount"], ["stats", "--jsn"], ["mount", "a", "b", "c"]]
+)
+def test_a_wrong_word_points_to_the_help_of_its_command(words: list[str]) -> None:
+    assert f"see 'mirrorfs {words[0]} --help'" in refused(ExitCode.USAGE, *words)
 
 
 def test_places_that_cannot_be_used(places: tuple[Path, Path]) -> None:
@@ -175,7 +193,7 @@ def test_the_text_forms_say_the_same(mirror: Mirror) -> None:
 def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
     backing, point = places
     daemon = subprocess.Popen(
-        [*MIRRORFS, "mount", backing, point, "-f"], stderr=subprocess.PIPE, text=True
+        [*MIRRORFS, "mount", backing, point, "--foreground"], stderr=subprocess.PIPE, text=True
     )
     for _ in range(100):
         if os.path.ismount(point):
@@ -209,11 +227,24 @@ def test_a_file_system_without_holes_is_refused_with_the_reason(tmp_path: Path) 
         run("umount", "-l", disk)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["mount", "--help"], ["umount", "--help"]])
-def test_help_is_on_stdout(words: list[str]) -> None:
-    done = mirrorfs(*words)
+@pytest.mark.parametrize("command", ["", "mount", "umount", "stats", "demo"])
+def test_help_is_on_stdout_and_fits_a_terminal(command: str) -> None:
+    words = [command] if command else []
+    done = mirrorfs(*words, "--help")
     assert "usage" in done.stdout
     assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert mirrorfs("help", *words).stdout == done.stdout
+
+
+def test_without_any_word_the_help_is_an_error() -> None:
+    done = mirrorfs(check=False)
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert done.stderr == mirrorfs("--help").stdout
+
+
+def test_the_version_is_told() -> None:
+    assert mirrorfs("-V").stdout == mirrorfs("--version").stdout == f"mirrorfs {__version__}\n"
 
 
 def test_help_and_stats_import_nothing_heavy() -> None:
