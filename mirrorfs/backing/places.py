@@ -16,8 +16,15 @@ import subprocess
 import time
 from pathlib import Path
 
-from mirrorfs.backing import asking, health, mounts, syscalls
-from mirrorfs.errors import BackingError, FuseError, InUseError, MirrorfsError, MountPointError
+from mirrorfs.backing import asking, health, mounts, overlap, syscalls
+from mirrorfs.errors import (
+    BackingError,
+    FuseError,
+    InUseError,
+    MirrorfsError,
+    MountPointError,
+    NoAnswerError,
+)
 
 FORMAT_FILE = b"format.json"
 _ENDING_SECONDS = 3.0
@@ -95,6 +102,25 @@ def _in_use(path: bytes) -> InUseError:
         f"{show(path)}: another process keeps this folder locked; if that is a mirrorfs which was "
         "unmounted with files open, it ends when they are closed"
     )
+
+
+def check_overlap(path: bytes) -> None:
+    """Refuse a backing folder, locked already, of which a part or more is served by another
+    mirrorfs: two daemons would write the same files.
+    """
+    below = [mount for mount in mounts.mount_table() if mount.fs_type != mounts.MIRRORFS_TYPE]
+    for mount in mounts.mirror_mounts():
+        # Where the very same folder is served, its lock has told already.
+        if mount.source == path or not overlap.overlap(path, mount.source, below):
+            continue
+        with contextlib.suppress(NoAnswerError):  # one that hangs may go on
+            if health.is_dead(mount):
+                continue
+        raise InUseError(
+            f"{show(path)}: overlaps with {show(mount.source)}, which a mirrorfs serves on "
+            f"{show(mount.path)}; two would write the same files. "
+            f"'mirrorfs umount {show(mount.path)}' ends that one"
+        )
 
 
 def _check_backing(fd: int, path: bytes, read_only: bool) -> None:

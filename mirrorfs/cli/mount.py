@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     # First, since a dead mount may lie on the backing folder itself.
     places.make_room(mount_point)
     backing_fd = places.open_backing(backing, options.ro)
+    places.check_overlap(backing)
     places.check_mount_point(mount_point, backing_fd, options.nonempty)
     places.check_control_name(backing_fd, backing, options.control)
     try:
