@@ -123,6 +123,10 @@ class MountOptions:
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
 
+    def lets_others_in(self, is_root: bool) -> bool:
+        """Whether other users are let in, given or not."""
+        return is_root if self.allow_other is None else self.allow_other
+
 
 def parse(text: str) -> MountOptions:
     """Read a comma-separated `-o` string.
@@ -265,14 +269,16 @@ def _descriptors(text: str) -> int | None:
     return int(text)
 
 
-def describe(options: MountOptions) -> dict[str, dict[str, object]]:
-    """Each option's value and where it came from (`given` or `default`), for config.json."""
+def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, dict[str, object]]:
+    """Each option's value and where it came from (`given` or `default`), for config.json; of those
+    in `effective`, the value that the mount has found for them.
+    """
     table: dict[str, dict[str, object]] = {}
     for field in fields(options):
         if field.name in {"given", "fuse_words"}:
             continue
         name = field.name.removesuffix("_bytes")
-        value = getattr(options, field.name)
+        value = effective.get(name, getattr(options, field.name))
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")
         table[name] = {"value": value, "from": "given" if name in options.given else "default"}

@@ -81,7 +81,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     inodes = InodeTable(
         job.backing_fd, job.abilities, limit, writable, lambda fd: workers.start(os.close, fd)
     )
-    state = State(job.backing, job.mount_point, job.options, inodes, workers)
+    state = State(job.backing, job.mount_point, job.options, inodes, workers, limit)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)
@@ -114,8 +114,7 @@ def _fuse_options(job: Job) -> set[str]:
         f"fsname={_fs_name(job.backing)}",
         *options.fuse_words,
     }
-    allow_other = options.allow_other if options.allow_other is not None else os.geteuid() == 0
-    if allow_other:
+    if options.lets_others_in(os.geteuid() == 0):
         words.add("allow_other")
     if options.ro:
         words.add("ro")

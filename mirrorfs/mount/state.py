@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
-from mirrorfs.mount import reports
+from mirrorfs.mount import journal, reports
 from mirrorfs.mount.control import ControlFile, ControlFolder
 from mirrorfs.mount.handles import HandleTable
 from mirrorfs.options import MountOptions, describe
@@ -29,8 +30,9 @@ log = logging.getLogger(__name__)
 class State:
     """One mount. Only the account and the mirror files are touched by worker threads.
 
-    `distrusted` and `reserved` remember that of files that are not open; `describe_extras`
-    gives what config.json says of features that depend on the machine.
+    `descriptors` is how many are kept for known files. `distrusted` and `reserved` remember that
+    of files that are not open; `describe_extras` gives what config.json says of features that
+    depend on the machine.
     """
 
     backing: bytes
@@ -38,6 +40,7 @@ class State:
     options: MountOptions
     inodes: InodeTable
     workers: Workers
+    descriptors: int
     account: Account = field(default_factory=Account)
     handles: HandleTable = field(default_factory=HandleTable)
     mirrors: dict[int, MirrorFile] = field(default_factory=dict)
@@ -145,6 +148,13 @@ class State:
         )
 
     def _config_json(self) -> bytes:
+        options = self.options
+        effective: dict[str, object] = {
+            "block": self.rules(self.inodes.abilities(self.inodes.root)).block_bytes,
+            "allow_other": options.lets_others_in(os.geteuid() == 0),
+            "descriptors": self.descriptors,
+            "log": journal.destination(),
+        }
         return reports.config_json(
-            describe(self.options), self._file_system(), self.describe_extras()
+            describe(options, effective), self._file_system(), self.describe_extras()
         )

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +188,27 @@ def test_the_text_forms_say_the_same(mirror: Mirror) -> None:
     assert files["file"]["received_bytes"] == 14000
     config = json.loads((control / "config.json").read_text())
     assert config["options"]["zeros"] == {"value": "punch", "from": "default"}
-    assert config["options"]["log"]["from"] == "given"
+    assert config["options"]["log"] == {"value": str(mirror.log), "from": "given"}
+    assert config["options"]["block"] == {"value": 4096, "from": "default"}
+    assert config["options"]["allow_other"] == {"value": True, "from": "default"}
+    assert config["options"]["descriptors"]["value"] >= 16
+    assert None not in [told["value"] for told in config["options"].values()]
+
+
+def test_the_log_tells_the_time_zone_and_nothing_of_pyfuse3(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "debug")
+    (mirror.path / "full/inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty"):
+        os.rmdir(mirror.path / "full")
+    mirror.umount()
+    lines = mirror.log.read_text().splitlines()
+    assert any(" DEBUG " in line for line in lines)
+    assert not any("pyfuse" in line for line in lines)
+    for line in lines:
+        when = datetime.fromisoformat(line.split()[0])
+        assert when.utcoffset() is not None
 
 
 def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
