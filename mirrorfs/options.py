@@ -14,6 +14,8 @@ MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 1 << 24
 MAX_READAHEAD_BYTES = 64 << 20
 MIN_DESCRIPTORS = 16
+MAX_DESCRIPTORS = 1 << 20
+_MAX_DIGITS = 15
 
 _T = TypeVar("_T")
 
@@ -93,8 +95,8 @@ OPTIONS = (
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
 ACCEPTED_WORDS = frozenset(
     "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
-    "strictatime diratime nodiratime noiversion lazytime nolazytime silent loud async exec "
-    "suid dev".split()
+    "strictatime diratime nodiratime iversion noiversion lazytime nolazytime silent loud async "
+    "mand nomand exec suid dev _rnetdev".split()
 )
 FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split())
 
@@ -141,7 +143,7 @@ def parse(text: str) -> MountOptions:
         name, equals, value = word.partition("=")
         if name in FUSE_WORDS and not equals:
             fuse_words.append(name)
-        elif name in ACCEPTED_WORDS or name.startswith(("x-", "comment")):
+        elif name in ACCEPTED_WORDS or name.startswith(("x-", "X-", "comment")):
             if name == "rw":
                 values["ro"] = False
         else:
@@ -151,12 +153,16 @@ def parse(text: str) -> MountOptions:
 
 
 def parse_size(name: str, text: str) -> int:
-    """A size in bytes from `4096`, `64k` or `1M`; raises UsageError."""
-    factor = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower(), 1)
+    """A size in bytes from `4096`, `64k`, `1M` or `1G`; raises UsageError."""
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 1)
     digits = text if factor == 1 else text[:-1]
-    if not (digits.isascii() and digits.isdigit()):
+    if not _is_number(digits):
         raise UsageError(f"option {name}: '{text}' is not a size; write it as 4096, 64k or 1M")
     return int(digits) * factor
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
 def _take(values: dict[str, object], name: str, value: str | None) -> None:
@@ -262,9 +268,10 @@ def _seconds(name: str, text: str) -> float:
 def _descriptors(text: str) -> int | None:
     if text == "auto":
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) < MIN_DESCRIPTORS:
+    if not _is_number(text) or not MIN_DESCRIPTORS <= int(text) <= MAX_DESCRIPTORS:
         raise UsageError(
-            f"option descriptors: '{text}' is not a whole number of at least {MIN_DESCRIPTORS}"
+            f"option descriptors: '{text}' is not a whole number between {MIN_DESCRIPTORS} and "
+            f"{MAX_DESCRIPTORS}, or auto"
         )
     return int(text)
 

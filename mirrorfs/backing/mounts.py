@@ -16,7 +16,7 @@ _ODD_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 @dataclass(frozen=True, slots=True)
 class Mount:
     """One line of the mount table. `root` is what of its file system is mounted; `source` is the
-    backing folder, if it is a mirrorfs.
+    backing folder, and `user_id` who mounted it, if it is a mirrorfs.
     """
 
     mount_id: int
@@ -26,6 +26,7 @@ class Mount:
     source: bytes
     read_only: bool
     device: str
+    user_id: int = 0
 
 
 def mount_table() -> list[Mount]:
@@ -71,6 +72,7 @@ def _parse(line: bytes) -> Mount:
         source,
         b"ro" in options,
         os.fsdecode(left[2]),
+        next((int(word[8:]) for word in options if word.startswith(b"user_id=")), 0),
     )
 
 

@@ -24,6 +24,7 @@ from mirrorfs.errors import (
     MirrorfsError,
     MountPointError,
     NoAnswerError,
+    UsageError,
 )
 
 FORMAT_FILE = b"format.json"
@@ -51,6 +52,11 @@ def open_backing(path: bytes, read_only: bool) -> int:
     except NotADirectoryError:
         raise BackingError(
             f"{show(path)}: not a folder; name the folder that shall hold the files"
+        ) from None
+    except PermissionError:
+        raise BackingError(
+            f"{show(path)}: you may not read it; run as its owner or as root, "
+            "or choose a folder of yours"
         ) from None
     except OSError as exc:
         raise BackingError(f"{show(path)}: cannot be opened: {exc.strerror}") from None
@@ -237,7 +243,23 @@ def detach(path: bytes, lazy: bool) -> None:
         message = done.stderr.decode(errors="replace").strip()
         if "busy" in message.lower():
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        mount = mounts.mounted_at(path)
+        if mount is not None and mount.user_id != os.geteuid():
+            who = _user_name(mount.user_id)
+            raise MirrorfsError(
+                f"{show(path)}: mounted by {who}; only {'' if who == 'root' else 'root or '}{who} "
+                "may unmount it"
+            )
         raise MirrorfsError(f"{show(path)}: cannot be unmounted: {message}")
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def check_fuse(allow_other: bool) -> None:
@@ -260,6 +282,7 @@ def check_fuse(allow_other: bool) -> None:
         with contextlib.suppress(OSError):
             config = Path("/etc/fuse.conf").read_text(encoding="utf-8", errors="replace")
         if "user_allow_other" not in (line.strip() for line in config.splitlines()):
-            raise FuseError(
-                "allow_other is only allowed to root, unless /etc/fuse.conf says user_allow_other"
+            raise UsageError(
+                "option allow_other: only root may use it, unless /etc/fuse.conf says "
+                "user_allow_other; leave it away, or let root add that line"
             )

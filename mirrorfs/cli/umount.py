@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mirrorfs.backing import places
 
     mount = mounted.at(arguments.mount_point)
+    os.chdir("/")  # `umount .` is not to be held by ourselves
     if not arguments.lazy and places.clear_dead(mount):
         note(f"{places.show(mount.path)}: the daemon was dead; removed what it left")
         return ExitCode.DONE

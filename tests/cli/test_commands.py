@@ -54,7 +54,10 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
         ("ro=1", "takes no value"),
         ("control=a/b", "name of a folder"),
         ("attr_timeout=soon", "number of seconds"),
-        ("descriptors=3", "at least 16"),
+        ("block=1G", "between 4k and 16M"),
+        ("block=" + "9" * 5000, "is not a size"),
+        ("descriptors=3", "between 16 and 1048576"),
+        ("descriptors=99999999999", "between 16 and 1048576"),
         ("log=/nowhere/file", "No such file"),
     ],
 )
@@ -122,7 +125,10 @@ def test_a_folder_can_be_mounted_over_itself(ext4_folder: Path, tmp_path: Path) 
 
 def test_mount8_form(places: tuple[Path, Path], tmp_path: Path) -> None:
     backing, point = places
-    words = f"rw,dev,suid,nofail,_netdev,noatime,x-systemd.automount,block=64k,log={tmp_path}/log"
+    words = (
+        f"rw,dev,suid,nofail,_netdev,noatime,x-systemd.automount,X-mount.mkdir,"
+        f"mand,nomand,iversion,_rnetdev,block=64k,log={tmp_path}/log"
+    )
     mirrorfs(backing, point, "-o", words)
     assert "fuse.mirrorfs" in run("findmnt", "-n", "-o", "FSTYPE", point).stdout
     assert run("findmnt", "-n", "-o", "SOURCE", point).stdout.strip() == str(backing)
