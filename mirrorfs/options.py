@@ -14,6 +14,8 @@ MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 1 << 24
 MAX_READAHEAD_BYTES = 64 << 20
 MIN_DESCRIPTORS = 16
+MAX_DESCRIPTORS = 1 << 20
+_MAX_DIGITS = 15
 
 _T = TypeVar("_T")
 
@@ -93,8 +95,8 @@ OPTIONS = (
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
 ACCEPTED_WORDS = frozenset(
     "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
-    "strictatime diratime nodiratime noiversion lazytime nolazytime silent loud async exec "
-    "suid dev".split()
+    "strictatime diratime nodiratime iversion noiversion lazytime nolazytime silent loud async "
+    "mand nomand exec suid dev _rnetdev".split()
 )
 FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split())
 
@@ -123,6 +125,10 @@ class MountOptions:
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
 
+    def lets_others_in(self, is_root: bool) -> bool:
+        """Whether other users are let in, given or not."""
+        return is_root if self.allow_other is None else self.allow_other
+
 
 def parse(text: str) -> MountOptions:
     """Read a comma-separated `-o` string.
@@ -137,7 +143,7 @@ def parse(text: str) -> MountOptions:
         name, equals, value = word.partition("=")
         if name in FUSE_WORDS and not equals:
             fuse_words.append(name)
-        elif name in ACCEPTED_WORDS or name.startswith(("x-", "comment")):
+        elif name in ACCEPTED_WORDS or name.startswith(("x-", "X-", "comment")):
             if name == "rw":
                 values["ro"] = False
         else:
@@ -147,12 +153,16 @@ def parse(text: str) -> MountOptions:
 
 
 def parse_size(name: str, text: str) -> int:
-    """A size in bytes from `4096`, `64k` or `1M`; raises UsageError."""
-    factor = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower(), 1)
+    """A size in bytes from `4096`, `64k`, `1M` or `1G`; raises UsageError."""
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 1)
     digits = text if factor == 1 else text[:-1]
-    if not (digits.isascii() and digits.isdigit()):
+    if not _is_number(digits):
         raise UsageError(f"option {name}: '{text}' is not a size; write it as 4096, 64k or 1M")
     return int(digits) * factor
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
 def _take(values: dict[str, object], name: str, value: str | None) -> None:
@@ -258,21 +268,24 @@ def _seconds(name: str, text: str) -> float:
 def _descriptors(text: str) -> int | None:
     if text == "auto":
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) < MIN_DESCRIPTORS:
+    if not _is_number(text) or not MIN_DESCRIPTORS <= int(text) <= MAX_DESCRIPTORS:
         raise UsageError(
-            f"option descriptors: '{text}' is not a whole number of at least {MIN_DESCRIPTORS}"
+            f"option descriptors: '{text}' is not a whole number between {MIN_DESCRIPTORS} and "
+            f"{MAX_DESCRIPTORS}, or auto"
         )
     return int(text)
 
 
-def describe(options: MountOptions) -> dict[str, dict[str, object]]:
-    """Each option's value and where it came from (`given` or `default`), for config.json."""
+def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, dict[str, object]]:
+    """Each option's value and where it came from (`given` or `default`), for config.json; of those
+    in `effective`, the value that the mount has found for them.
+    """
     table: dict[str, dict[str, object]] = {}
     for field in fields(options):
         if field.name in {"given", "fuse_words"}:
             continue
         name = field.name.removesuffix("_bytes")
-        value = getattr(options, field.name)
+        value = effective.get(name, getattr(options, field.name))
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")
         table[name] = {"value": value, "from": "given" if name in options.given else "default"}

@@ -30,7 +30,8 @@ CLASSES = ("written_bytes", "unchanged_bytes", "punched_bytes", "hole_bytes", "s
 # Everything is imported before the change of user, who may not be let into the checkout.
 _AS_NOBODY = """
 import os, sys
-import mirrorfs.cli.commands, mirrorfs.cli.mount, mirrorfs.cli.stats, mirrorfs.cli.umount
+import mirrorfs.cli.commands, mirrorfs.cli.demo, mirrorfs.cli.mount, mirrorfs.cli.stats
+import mirrorfs.cli.umount
 import mirrorfs.mount.daemon, mirrorfs.mount.serve
 from mirrorfs.cli.main import main
 os.setgroups([])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 10.0
 _REAP_SECONDS = 0.5
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _MAX_LINKS = 40  # path_resolution(7)
 
 _T = TypeVar("_T")
@@ -94,7 +94,8 @@ def _answer(pipe: int, call: Callable[..., object], words: tuple[object, ...]) -
     """What the child does. It ends by itself, should the parent be killed before it."""
     try:
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS | {signal.SIGALRM})
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(60)

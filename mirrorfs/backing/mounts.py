@@ -9,18 +9,24 @@ from pathlib import Path
 
 MIRRORFS_TYPE = "fuse.mirrorfs"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
+# In the source of a mirrorfs: libfuse takes ASCII alone.
+_ODD_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the mount table."""
+    """One line of the mount table. `root` is what of its file system is mounted; `source` is the
+    backing folder, and `user_id` who mounted it, if it is a mirrorfs.
+    """
 
     mount_id: int
+    root: bytes
     path: bytes
     fs_type: str
     source: bytes
     read_only: bool
     device: str
+    user_id: int = 0
 
     @property
     def dev(self) -> int:
@@ -54,20 +60,25 @@ def mount_of(fd: int) -> Mount:
     for mount in mount_table():
         if mount.mount_id == wanted:
             return mount
-    return Mount(wanted, b"", "unknown", b"", False, "")
+    return Mount(wanted, b"", b"", "unknown", b"", False, "")
 
 
 def _parse(line: bytes) -> Mount:
     before, _, after = line.partition(b" - ")
     left, right = before.split(b" "), after.split(b" ")
     options = left[5].split(b",") + (right[2].split(b",") if len(right) > 2 else [])
+    fs_type, source = os.fsdecode(right[0]), _unescape(right[1])
+    if fs_type == MIRRORFS_TYPE:
+        source = _ODD_BYTE.sub(lambda match: bytes([int(match[1], 16)]), source)
     return Mount(
         int(left[0]),
+        _unescape(left[3]),
         _unescape(left[4]),
-        os.fsdecode(right[0]),
-        _unescape(right[1]),
+        fs_type,
+        source,
         b"ro" in options,
         os.fsdecode(left[2]),
+        next((int(word[8:]) for word in options if word.startswith(b"user_id=")), 0),
     )
 
 

@@ -16,8 +16,16 @@ import subprocess
 import time
 from pathlib import Path
 
-from mirrorfs.backing import asking, health, mounts, syscalls
-from mirrorfs.errors import BackingError, FuseError, InUseError, MirrorfsError, MountPointError
+from mirrorfs.backing import asking, health, mounts, overlap, syscalls
+from mirrorfs.errors import (
+    BackingError,
+    FuseError,
+    InUseError,
+    MirrorfsError,
+    MountPointError,
+    NoAnswerError,
+    UsageError,
+)
 
 FORMAT_FILE = b"format.json"
 _ENDING_SECONDS = 3.0
@@ -44,6 +52,11 @@ def open_backing(path: bytes, read_only: bool) -> int:
     except NotADirectoryError:
         raise BackingError(
             f"{show(path)}: not a folder; name the folder that shall hold the files"
+        ) from None
+    except PermissionError:
+        raise BackingError(
+            f"{show(path)}: you may not read it; run as its owner or as root, "
+            "or choose a folder of yours"
         ) from None
     except OSError as exc:
         raise BackingError(f"{show(path)}: cannot be opened: {exc.strerror}") from None
@@ -95,6 +108,25 @@ def _in_use(path: bytes) -> InUseError:
         f"{show(path)}: another process keeps this folder locked; if that is a mirrorfs which was "
         "unmounted with files open, it ends when they are closed"
     )
+
+
+def check_overlap(path: bytes) -> None:
+    """Refuse a backing folder, locked already, of which a part or more is served by another
+    mirrorfs: two daemons would write the same files.
+    """
+    below = [mount for mount in mounts.mount_table() if mount.fs_type != mounts.MIRRORFS_TYPE]
+    for mount in mounts.mirror_mounts():
+        # Where the very same folder is served, its lock has told already.
+        if mount.source == path or not overlap.overlap(path, mount.source, below):
+            continue
+        with contextlib.suppress(NoAnswerError):  # one that hangs may go on
+            if health.is_dead(mount):
+                continue
+        raise InUseError(
+            f"{show(path)}: overlaps with {show(mount.source)}, which a mirrorfs serves on "
+            f"{show(mount.path)}; two would write the same files. "
+            f"'mirrorfs umount {show(mount.path)}' ends that one"
+        )
 
 
 def _check_backing(fd: int, path: bytes, read_only: bool) -> None:
@@ -211,7 +243,23 @@ def detach(path: bytes, lazy: bool) -> None:
         message = done.stderr.decode(errors="replace").strip()
         if "busy" in message.lower():
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        mount = mounts.mounted_at(path)
+        if mount is not None and mount.user_id != os.geteuid():
+            who = _user_name(mount.user_id)
+            raise MirrorfsError(
+                f"{show(path)}: mounted by {who}; only {'' if who == 'root' else 'root or '}{who} "
+                "may unmount it"
+            )
         raise MirrorfsError(f"{show(path)}: cannot be unmounted: {message}")
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def check_fuse(allow_other: bool) -> None:
@@ -234,6 +282,7 @@ def check_fuse(allow_other: bool) -> None:
         with contextlib.suppress(OSError):
             config = Path("/etc/fuse.conf").read_text(encoding="utf-8", errors="replace")
         if "user_allow_other" not in (line.strip() for line in config.splitlines()):
-            raise FuseError(
-                "allow_other is only allowed to root, unless /etc/fuse.conf says user_allow_other"
+            raise UsageError(
+                "option allow_other: only root may use it, unless /etc/fuse.conf says "
+                "user_allow_other; leave it away, or let root add that line"
             )

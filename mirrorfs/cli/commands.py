@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
+import os
+import sys
 from typing import NoReturn
 
 from mirrorfs import __version__
@@ -14,25 +17,32 @@ COMMANDS = {
     "mount": "mount a backing folder",
     "umount": "unmount, and wait until the daemon has ended",
     "stats": "show what was received, written, skipped and punched",
-    "demo": "the whole story on real files in half a minute",
+    "demo": "the whole story on real files, in about a minute",
 }
+_ALONE = {"help", "-h", "--help", "-V", "--version"}
+_WIDTH = 80
 
 _DESCRIPTION = """\
-Mount a folder over a folder. Whatever tool writes into the mount, the disk below receives only the
-blocks that changed, zeros become holes, and every byte is accounted for.
+Mount a folder over a folder. Whatever tool writes into the mount, the disk
+below receives only the blocks that changed, zeros become holes, and every byte
+is accounted for.
 """
 
 _EPILOG = """\
+'mirrorfs help COMMAND' tells more about one.
+
 examples:
   mirrorfs mount /srv/backup /mnt/mirror
   rsync -a --inplace /var/lib/libvirt/images/ /mnt/mirror/
   mirrorfs stats /mnt/mirror
   mirrorfs umount /mnt/mirror
-  mirrorfs /srv/backup /mnt/mirror -o OPT,...     the form of mount(8) and fstab
+  mirrorfs /srv/backup /mnt/mirror -o OPT,...    the form of mount(8) and fstab
 
-exit codes: 0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable, 5 FUSE not
-available, 6 in use, 7 not a mirrorfs mount, 8 difference found, 11 busy, 12 no answer (the daemon
-hangs or is dead), 32 any failure in mount(8)'s form
+exit codes:
+  0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable,
+  5 FUSE not available, 6 in use, 7 not a mirrorfs mount, 8 difference found,
+  11 busy, 12 no answer (the daemon hangs or is dead),
+  32 any failure in mount(8)'s form
 """
 
 
@@ -43,44 +53,85 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see '{self.prog} --help'")
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_WIDTH)
+
+
 def is_mount8(words: list[str]) -> bool:
     """`mirrorfs BACKING MOUNTPOINT -o …`: two places instead of a command."""
-    if not words or words[0] in COMMANDS or words[0] in {"-h", "--help", "--version"}:
+    if not words or words[0] in COMMANDS or words[0] in _ALONE or _is_mistyped(words[0]):
         return False
     return len(words) >= 2 and (words[0] == "-o" or not words[0].startswith("-"))
 
 
 def run(words: list[str]) -> int:
     """Run the command that `words` say; returns its exit code. UsageError if they say none."""
-    if is_mount8(words):
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    elif is_mount8(words):
         words = ["mount", *words]
+    if words and words[0] not in COMMANDS and words[0] not in _ALONE:
+        raise _unknown(words[0])
+    parser = _parser(words[0] if words else "")
+    if not words:
+        parser.print_help(sys.stderr)
+        return ExitCode.USAGE
+    try:
+        arguments, rest = parser.parse_known_args(words)
+    except SystemExit as exc:  # --help and --version end this way
+        return int(exc.code or 0)
+    if rest:
+        raise UsageError(
+            f"not understood: {' '.join(rest)}; see 'mirrorfs {arguments.command} --help'"
+        )
+    code: int = importlib.import_module(f"mirrorfs.cli.{arguments.command}").run(arguments)
+    return code
+
+
+def _parser(wanted: str) -> Parser:
+    """The parser of all commands; only the wanted one's words are known to it."""
     parser = Parser(
         prog="mirrorfs",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"mirrorfs {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"unknown command '{words[0]}'{hint}; see 'mirrorfs --help'")
+    parser.add_argument("-V", "--version", action="version", version=f"mirrorfs {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", parser_class=Parser, required=True
+    )
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=summary,
             description=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
         )
-        if words and words[0] == name:
+        if wanted == name:
             importlib.import_module(f"mirrorfs.cli.{name}").add_arguments(command)
-    if not words:
-        parser.print_help()
-        return ExitCode.USAGE
-    try:
-        arguments = parser.parse_args(words)
-    except SystemExit as exc:  # --help and --version end this way
-        return int(exc.code or 0)
-    code: int = importlib.import_module(f"mirrorfs.cli.{arguments.command}").run(arguments)
-    return code
+    return parser
+
+
+def _nearest(word: str) -> str:
+    return next(iter(difflib.get_close_matches(word, [*COMMANDS, "help"], n=1)), "")
+
+
+def _is_mistyped(word: str) -> bool:
+    """Whether this is rather a command than a backing folder."""
+    if "/" in word or not _nearest(word):
+        return False
+    with contextlib.suppress(OSError):
+        # Names only: what has this one may be a mount that does not answer.
+        return word not in os.listdir()
+    return True
+
+
+def _unknown(word: str) -> UsageError:
+    if word.startswith("-"):
+        return UsageError(f"unknown option '{word}'; see 'mirrorfs --help'")
+    near = _nearest(word)
+    hint = f"; did you mean '{near}'?" if near else ""
+    return UsageError(f"unknown command '{word}'{hint}; see 'mirrorfs --help'")

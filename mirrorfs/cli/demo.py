@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirrorfs.cli import demo_image, mounted
+from mirrorfs.cli.interruption import Interruption
 from mirrorfs.cli.output import note
 from mirrorfs.errors import DifferenceError, ExitCode, MirrorfsError, retold
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # The image, its copies, and what a copy writes beside the old file while it replaces it.
 _NEEDED_BYTES = 6 * demo_image.CONTENT_BYTES + demo_image.APPARENT_BYTES
 _PERCENT = 1.0
+_REMOVE_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 8 if a copy is not equal; 128 + N after a signal, with everything cleaned up."""
     demo_image.require_tools("rsync", *demo_image.TOOLS)
+    signals = Interruption()
+    work = _work_folder(arguments.folder)
     try:
-        with _work_folder(arguments.folder) as work, _progress(arguments.json) as say:
-            rows = _story(work, say)
-    except (KeyboardInterrupt, SystemExit):
-        note("interrupted; everything was removed again")
-        raise
+        with _progress(arguments.json) as say:
+            signals.held = False
+            signals.check()
+            rows = _story(work, say, signals)
+            signals.held = True
+    finally:
+        signals.held = True
+        left = _clean_up(work)
+        if left:
+            note(left)
+        elif signals.number is not None:
+            note("interrupted; everything was removed again")
+    signals.check()
     if arguments.json:
         print(json.dumps({"schema": 1, "copies": [asdict(row) for row in rows]}))
     else:
         _print_table(rows)
-    return ExitCode.DONE
+    return ExitCode.FAILED if left else ExitCode.DONE
 
 
-@contextmanager
-def _work_folder(wanted: str | None) -> Iterator[Path]:
+def _work_folder(wanted: str | None) -> Path:
     parent = Path(wanted or tempfile.gettempdir())
     if not parent.is_dir():
         raise MirrorfsError(f"{parent}: no such folder; pass --folder DIR with room for the demo")
@@ -70,17 +81,42 @@ def _work_folder(wanted: str | None) -> Iterator[Path]:
         raise MirrorfsError(
             f"{parent}: {free >> 20:,} MiB free, {_NEEDED_BYTES >> 20:,} needed; pass --folder DIR"
         )
-    work = Path(tempfile.mkdtemp(prefix="mirrorfs-demo-", dir=parent))
     try:
-        yield work
-    finally:
-        _unmount(work / "mirror")
-        shutil.rmtree(work, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix="mirrorfs-demo-", dir=parent))
+    except OSError as exc:
+        raise MirrorfsError(
+            f"{parent}: cannot be written: {exc.strerror}; pass --folder DIR with a folder of yours"
+        ) from None
 
 
-def _unmount(point: Path) -> None:
-    if point.exists() and os.path.ismount(point):
-        _mirrorfs("umount", "--lazy", str(point))
+def _clean_up(work: Path) -> str:
+    """Remove mount and folder; says what is left and why, or nothing."""
+    point = work / "mirror"
+    try:
+        if point.exists() and os.path.ismount(point):
+            _mirrorfs("umount", "--lazy", str(point))
+        _remove(work)
+    except (MirrorfsError, OSError) as exc:
+        why = exc.strerror or exc if isinstance(exc, OSError) else exc
+        return f"{work}: could not be removed: {why}; unmount what is mounted there and remove it"
+    return ""
+
+
+def _remove(work: Path) -> None:
+    """Remove the folder; an rsync that was killed may still have a child that writes into it."""
+    end = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        try:
+            shutil.rmtree(work)
+        except FileNotFoundError:
+            if not work.exists():
+                return
+        except OSError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 @contextmanager
@@ -95,7 +131,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{text} …")
 
 
-def _story(work: Path, say: Callable[[str], None]) -> list[Row]:
+def _story(work: Path, say: Callable[[str], None], signals: Interruption) -> list[Row]:
     image = work / "source" / "vm.img"
     image.parent.mkdir()
     say("making an image of 2 GiB with files of this machine in it")
@@ -103,7 +139,8 @@ def _story(work: Path, say: Callable[[str], None]) -> list[Row]:
     folders = {name: work / name for name in ("inplace", "sparse", "backing", "mirror")}
     for folder in folders.values():
         folder.mkdir()
-    _mirrorfs("mount", str(folders["backing"]), str(folders["mirror"]), "-o", f"log={work}/log")
+    with signals.later():  # so that there is a mount to be removed, or none
+        _mirrorfs("mount", str(folders["backing"]), str(folders["mirror"]), "-o", f"log={work}/log")
     rows: list[Row] = []
     for night in ("first copy", "after a night"):
         if rows:
@@ -161,9 +198,11 @@ def _rsync(image: Path, folder: Path, flag: str) -> float:
 
 
 def _mirrorfs(*words: str) -> None:
-    """The command itself, in a process of its own."""
+    """The command itself, in a process of its own, out of reach of the terminal's Ctrl-C."""
     command = [sys.executable, "-m", "mirrorfs", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, start_new_session=True
+    )
     if done.returncode:
         raise retold(done.stderr.strip().removeprefix("mirrorfs: "), done.returncode)
 

@@ -9,6 +9,7 @@ from mirrorfs.cli import quiet
 
 # isort: split
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
+    from _typeshed import ReadableBuffer
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
@@ -28,16 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         quiet.listen()
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup(1)
+            signal.signal(signal.SIGHUP, _terminate)
         sys.unraisablehook = _unraisable
         _open_streams()
         return _run(words)
     except (KeyboardInterrupt, SystemExit) as exc:
-        with contextlib.suppress(MirrorfsError, OSError):
+        with contextlib.suppress(OSError):
             _flush()
-        return 128 + (signal.SIGTERM if isinstance(exc, SystemExit) else signal.SIGINT)
+        return int(exc.code or 0) if isinstance(exc, SystemExit) else 128 + signal.SIGINT
     finally:
         # What happened is decided; the interpreter only has to end, and say so.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -53,9 +58,12 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
     if not issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
         sys.__unraisablehook__(lost)
         return
-    ended = issubclass(lost.exc_type, SystemExit)
-    number = signal.SIGTERM if ended else signal.SIGINT
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    again = lost.exc_value or lost.exc_type()
+
+    def raise_again(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise again
+
+    signal.signal(signal.SIGALRM, raise_again)
     signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
@@ -77,7 +85,7 @@ def _run(words: list[str]) -> int:
         where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
         note(f"{where}{exc.strerror or exc}")
         code = ExitCode.FAILED
-    with contextlib.suppress(MirrorfsError, OSError):
+    with contextlib.suppress(OSError):
         _flush()
     return int(ExitCode.MOUNT_FAILED if mount8 else code)
 
@@ -91,8 +99,23 @@ def _open_streams() -> None:
         if fd > 2:
             os.close(fd)
             break
-    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout is not None:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(1, "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",
+            line_buffering=sys.stdout.isatty(),
+        )
+
+
+class _Output(io.FileIO):
+    """Standard output that says so when it cannot be written."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, "standard output") from None
 
 
 def _flush() -> None:
@@ -103,11 +126,9 @@ def _flush() -> None:
         return
     try:
         sys.stdout.flush()
-    except OSError as exc:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(exc, BrokenPipeError):
-            raise
-        raise MirrorfsError(f"standard output: {exc.strerror}") from None
+        raise
 
 
 if __name__ == "__main__":

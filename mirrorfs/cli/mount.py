@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING
 
 from mirrorfs.cli.output import note
 from mirrorfs.errors import BackingError, ExitCode, FuseError, UsageError
-from mirrorfs.options import OPTIONS, MountOptions, parse
+from mirrorfs.options import OPTIONS, MountOptions, Option, parse
 
 if TYPE_CHECKING:
     import argparse
 
     from mirrorfs.backing.probe import Abilities
 
+_WIDTH = 80
+_COLUMN = 27  # the longest option, and a gap
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    lines = "\n".join(
-        f"  {option.spelled:24}{option.help} [{option.default}]" for option in OPTIONS
-    )
+    lines = "\n".join(_option_help(option) for option in OPTIONS)
     parser.epilog = (
         f"options for -o:\n{lines}\n"
-        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec, nofail,\n"
-        "_netdev, x-*) are accepted.\n\nexamples:\n  mirrorfs mount /srv/backup /mnt/mirror\n"
+        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec,\n"
+        "nofail, _netdev, x-*) are accepted.\n\nexamples:\n"
+        "  mirrorfs mount /srv/backup /mnt/mirror\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -o block=64k,log=/var/log/mirrorfs.log\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -f -o ro"
     )
@@ -37,14 +40,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="options", metavar="OPT,...", action="append", default=[], help="see below"
     )
-    parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+
+
+def _option_help(option: Option) -> str:
+    return textwrap.fill(
+        f"{option.help} [{option.default}]",
+        width=_WIDTH,
+        initial_indent=f"  {option.spelled:{_COLUMN}}",
+        subsequent_indent=" " * (_COLUMN + 2),
+        break_on_hyphens=False,
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Mount; returns when the mount answers, or with -f when it has ended."""
     options = parse(",".join(arguments.options))
     if arguments.mount_point is None:
-        raise UsageError("two places are needed: mirrorfs mount BACKING MOUNTPOINT")
+        raise UsageError(
+            "two places are needed: mirrorfs mount BACKING MOUNTPOINT; see 'mirrorfs mount --help'"
+        )
     from mirrorfs.backing import asking, places
     from mirrorfs.backing.probe import probe
     from mirrorfs.mount import daemon
@@ -56,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     # First, since a dead mount may lie on the backing folder itself.
     places.make_room(mount_point)
     backing_fd = places.open_backing(backing, options.ro)
+    places.check_overlap(backing)
     places.check_mount_point(mount_point, backing_fd, options.nonempty)
     places.check_control_name(backing_fd, backing, options.control)
     try:

@@ -15,6 +15,7 @@ from mirrorfs.errors import MirrorfsError, NotAMountError
 # On the root of a mount: the content of stats.json, which is thus found whatever the control folder
 # is called.
 STATS_ATTRIBUTE = "user.mirrorfs.stats"
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 def show(path: bytes) -> str:
@@ -43,10 +44,24 @@ def above(path: bytes) -> mounts.Mount:
         folder = os.path.dirname(folder)
     mount = topmost.get(folder)
     if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
-        raise NotAMountError(
-            f"{show(path)}: not in a mirrorfs mount; 'mirrorfs stats' lists those there are"
-        )
+        raise _not_in_a_mount(path)
     return mount
+
+
+def _not_in_a_mount(path: bytes) -> MirrorfsError:
+    place = show(path)
+    if asking.touch(path) in _MISSING:
+        return MirrorfsError(f"{place}: no such file")
+    for mount in every():
+        if path == mount.source or path.startswith(mount.source.rstrip(b"/") + b"/"):
+            through = os.path.normpath(mount.path + path[len(mount.source) :])
+            return NotAMountError(
+                f"{place}: lies in the backing folder; the mirrorfs on {show(mount.path)} serves "
+                f"it: 'mirrorfs stats {show(through)}'"
+            )
+    return NotAMountError(
+        f"{place}: not in a mirrorfs mount; 'mirrorfs stats' lists those there are"
+    )
 
 
 def every() -> list[mounts.Mount]:
@@ -90,8 +105,8 @@ class Statistics:
         place = show(self._path)
         if exc.errno in health.DEAD:
             return health.dead(self._mount)
-        if exc.errno in {errno.ENOENT, errno.ENOTDIR} and self._path != self._mount.path:
-            return NotAMountError(f"{place}: no such file")
+        if exc.errno in _MISSING and self._path != self._mount.path:
+            return MirrorfsError(f"{place}: no such file")
         if exc.errno in {errno.EACCES, errno.EPERM}:
             return MirrorfsError(
                 f"{place}: you may not look in; run this as the user who mounted it, or as one who "

@@ -71,8 +71,8 @@ def _print_table(title: str, counters: dict[str, Any], since_reset: dict[str, An
     print(title)
     print(f"  {'':18}{'since mount':>32}" + (f"{'since reset':>32}" if since_reset else ""))
     for name, value in counters.items():
-        row = f"  {name:18}{_amount(name, value):>32}"
-        print(row + (_amount(name, since_reset[name]).rjust(32) if since_reset else ""))
+        row = f"  {name:18} {_amount(name, value):>31}"
+        print(row + (f" {_amount(name, since_reset[name]):>31}" if since_reset else ""))
     if errors:
         print("  errors: " + ", ".join(f"{name} {count}" for name, count in sorted(errors.items())))
 
@@ -82,7 +82,7 @@ def _amount(name: str, value: int) -> str:
     if not name.endswith("_bytes") or value < 1000:
         return f"{value:,}"
     size, unit = float(value), "B"
-    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 - the last one reached is used
+    for unit in ("kB", "MB", "GB", "TB", "PB", "EB"):  # noqa: B007 - the last one reached is used
         size /= 1000
         if size < 1000:
             break

@@ -28,6 +28,7 @@ _MAX_NAMED = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mount_point", metavar="MOUNTPOINT")
     parser.add_argument(
+        "-l",
         "--lazy",
         action="store_true",
         help="take it out of the tree now, even if it is in use or hangs; it ends when unused",
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mirrorfs.backing import places
 
     mount = mounted.at(arguments.mount_point)
+    os.chdir("/")  # `umount .` is not to be held by ourselves
     if not arguments.lazy and places.clear_dead(mount):
         note(f"{places.show(mount.path)}: the daemon was dead; removed what it left")
         return ExitCode.DONE

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _READY = b"ready"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
-_COMMAND_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_COMMAND_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def run_foreground(job: Job, ready: Callable[[], None]) -> None:
@@ -145,9 +145,11 @@ def _child(job: Job, pipe: int) -> NoReturn:
 
 
 def _leave_terminal() -> None:
-    """Become a session of its own, out of reach of the terminal's Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also forgets one that has come meanwhile
+    """Become a session of its own, out of reach of the terminal's Ctrl-C and of its end."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # also forgets one that has come meanwhile
+        signal.signal(number, signal.SIG_IGN)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _COMMAND_SIGNALS)

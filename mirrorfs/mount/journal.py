@@ -7,11 +7,20 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from mirrorfs.errors import UsageError
 
 _SYSLOG_SOCKET = "/dev/log"
+
+
+class _Formatter(logging.Formatter):
+    """Times as ISO 8601, with the zone."""
+
+    def formatTime(self, record: logging.LogRecord, _datefmt: str | None = None) -> str:
+        when = datetime.fromtimestamp(record.created).astimezone()
+        return when.isoformat(timespec="milliseconds")
 
 
 def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
@@ -40,13 +49,27 @@ def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
     else:
         handler = logging.NullHandler()
         note = "no syslog here, so messages are lost; pass -o log=FILE to keep them"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(_Formatter(form))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.getLogger("pyfuse3").addFilter(_is_news)
+    pyfuse3 = logging.getLogger("pyfuse3")
+    pyfuse3.addFilter(_is_news)
+    pyfuse3.setLevel(logging.INFO)  # below, it tells about its own tasks
     logging.raiseExceptions = False
     return note
+
+
+def destination() -> str:
+    """What the log is written to, for config.json: a file, `stderr`, `syslog` or `nowhere`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            return handler.baseFilename
+        if isinstance(handler, logging.StreamHandler):
+            return "stderr"
+        if isinstance(handler, logging.handlers.SysLogHandler):
+            return "syslog"
+    return "nowhere"
 
 
 def descriptors() -> set[int]:

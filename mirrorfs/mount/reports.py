@@ -80,37 +80,52 @@ def file_json(counters: dict[str, int]) -> bytes:
     return json.dumps(counters, separators=(",", ":")).encode()
 
 
-def metrics(snapshot: Snapshot, gauges: dict[str, int], mounted_at: float) -> bytes:
-    """The counters of the mount in the Prometheus text format."""
+def metrics(
+    snapshot: Snapshot,
+    gauges: dict[str, int],
+    mounted_at: float,
+    mount_point: bytes,
+    backing: bytes,
+) -> bytes:
+    """The counters of the mount in the Prometheus text format. Each series names the mount, so that
+    those of several can be read together.
+    """
     # Imported here: 90 ms that a mount which nobody scrapes does not pay.
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+    names = ["mount_point", "backing"]
+    values = [path_text(mount_point), path_text(backing)]
+
+    def counter(name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"mirrorfs_{name}", text, labels=names)
+        family.add_metric(values, value)
+        return family
+
+    def gauge(name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"mirrorfs_{name}", text, labels=names)
+        family.add_metric(values, value)
+        return family
+
+    def errors() -> Metric:
+        family = CounterMetricFamily(
+            "mirrorfs_errors", "Requests answered with an error", labels=[*names, "errno"]
+        )
+        for code, count in sorted(snapshot.errors.items()):
+            family.add_metric([*values, code], count)
+        return family
+
     class Collector:
         def collect(self) -> list[Metric]:
-            families: list[Metric] = []
-            for name, value in snapshot.since_mount.items():
-                counter = CounterMetricFamily(f"mirrorfs_{name}", _HELP[name])
-                counter.add_metric([], value)
-                families.append(counter)
-            errors = CounterMetricFamily(
-                "mirrorfs_errors", "Requests answered with an error", labels=["errno"]
-            )
-            for code, count in sorted(snapshot.errors.items()):
-                errors.add_metric([code], count)
-            families.append(errors)
-            for name, value in gauges.items():
-                families.append(
-                    GaugeMetricFamily(
-                        f"mirrorfs_{name}", name.replace("_", " ").capitalize(), value
-                    )
-                )
-            families.append(
-                GaugeMetricFamily(
-                    "mirrorfs_uptime_seconds", "Seconds since mount", time.time() - mounted_at
-                )
-            )
-            return families
+            return [
+                *(counter(name, _HELP[name], n) for name, n in snapshot.since_mount.items()),
+                errors(),
+                *(
+                    gauge(name, name.replace("_", " ").capitalize(), n)
+                    for name, n in gauges.items()
+                ),
+                gauge("uptime_seconds", "Seconds since mount", time.time() - mounted_at),
+            ]
 
     registry = CollectorRegistry()
     registry.register(Collector())

@@ -80,8 +80,9 @@ def descriptor_limit(options: MountOptions) -> int:
 async def _serve(job: Job, ready: Callable[[], None]) -> None:
     root = syscalls.statx(job.backing_fd)
     devices = Devices(root, job.abilities, writable=not job.options.ro)
-    inodes = InodeTable(job.backing_fd, root, devices, descriptor_limit(job.options))
-    state = State(job.backing, job.options, inodes)
+    limit = descriptor_limit(job.options)
+    inodes = InodeTable(job.backing_fd, root, devices, limit)
+    state = State(job.backing, job.mount_point, job.options, inodes, limit)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)
@@ -118,8 +119,7 @@ def _fuse_options(job: Job) -> set[str]:
         f"fsname={_fs_name(job.backing)}",
         *options.fuse_words,
     }
-    allow_other = options.allow_other if options.allow_other is not None else os.geteuid() == 0
-    if allow_other:
+    if options.lets_others_in(os.geteuid() == 0):
         words.add("allow_other")
     if options.ro:
         words.add("ro")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
-from mirrorfs.mount import reports
+from mirrorfs.mount import journal, reports
 from mirrorfs.mount.control import ControlFile, ControlFolder
 from mirrorfs.mount.handles import HandleTable
 from mirrorfs.options import MountOptions, describe
@@ -30,13 +30,16 @@ _QUIET_SECONDS = 60.0
 class State:
     """One mount. Only the account and the mirror files are touched by worker threads.
 
-    `distrusted` and `reserved` remember that of files that are not open; `describe_extras`
-    gives what config.json says of features that depend on the machine.
+    `descriptors` is how many are kept for known files. `distrusted` and `reserved` remember that
+    of files that are not open; `describe_extras` gives what config.json says of features that
+    depend on the machine.
     """
 
     backing: bytes
+    mount_point: bytes
     options: MountOptions
     inodes: InodeTable
+    descriptors: int
     account: Account = field(default_factory=Account)
     handles: HandleTable = field(default_factory=HandleTable)
     mirrors: dict[int, MirrorFile] = field(default_factory=dict)
@@ -144,9 +147,18 @@ class State:
 
     def _metrics(self) -> bytes:
         gauges = {"known_inodes": len(self.inodes), "open_files": len(self.handles)}
-        return reports.metrics(self.account.snapshot(), gauges, self.mounted_at)
+        return reports.metrics(
+            self.account.snapshot(), gauges, self.mounted_at, self.mount_point, self.backing
+        )
 
     def _config_json(self) -> bytes:
+        options = self.options
+        effective: dict[str, object] = {
+            "block": self.rules(self.inodes.abilities(self.inodes.root)).block_bytes,
+            "allow_other": options.lets_others_in(os.geteuid() == 0),
+            "descriptors": self.descriptors,
+            "log": journal.destination(),
+        }
         return reports.config_json(
-            describe(self.options), self._file_system(), self.describe_extras()
+            describe(options, effective), self._file_system(), self.describe_extras()
         )

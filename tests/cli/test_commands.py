@@ -8,11 +8,13 @@ import signal
 import stat
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs import __version__
 from mirrorfs.errors import ExitCode
 from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run
 
@@ -52,7 +54,10 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
         ("ro=1", "takes no value"),
         ("control=a/b", "name of a folder"),
         ("attr_timeout=soon", "number of seconds"),
-        ("descriptors=3", "at least 16"),
+        ("block=1G", "between 4k and 16M"),
+        ("block=" + "9" * 5000, "is not a size"),
+        ("descriptors=3", "between 16 and 1048576"),
+        ("descriptors=99999999999", "between 16 and 1048576"),
         ("log=/nowhere/file", "No such file"),
     ],
 )
@@ -61,9 +66,26 @@ def test_a_wrong_option_is_named(places: tuple[Path, Path], options: str, said: 
     assert not os.path.ismount(places[1])
 
 
-def test_a_block_below_the_allocation_unit_is_refused(places: tuple[Path, Path]) -> None:
-    assert "mount" not in refused(ExitCode.USAGE, "frobnicate")
+def test_a_mistyped_command_is_no_backing_folder(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "did you mean" not in refused(ExitCode.USAGE, "frobnicate")
     assert "did you mean 'mount'" in refused(ExitCode.USAGE, "mout")
+    assert "did you mean 'mount'" in refused(ExitCode.USAGE, "moutn", *places)
+    assert "did you mean 'umount'" in refused(ExitCode.USAGE, "unmount", places[1])
+    assert "unknown command 'foo'" in refused(ExitCode.USAGE, "help", "foo")
+    monkeypatch.chdir(tmp_path)
+    assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "backing2", "point")
+    Path("unmount").mkdir()
+    mirrorfs("unmount", "point", "-o", f"log={tmp_path}/log")
+    mirrorfs("umount", "-l", "point")
+
+
+@pytest.mark.parametrize(
+    "words", [["mount"], ["umount"], ["stats", "--jsn"], ["mount", "a", "b", "c"]]
+)
+def test_a_wrong_word_points_to_the_help_of_its_command(words: list[str]) -> None:
+    assert f"see 'mirrorfs {words[0]} --help'" in refused(ExitCode.USAGE, *words)
 
 
 def test_places_that_cannot_be_used(places: tuple[Path, Path]) -> None:
@@ -103,7 +125,10 @@ def test_a_folder_can_be_mounted_over_itself(ext4_folder: Path, tmp_path: Path) 
 
 def test_mount8_form(places: tuple[Path, Path], tmp_path: Path) -> None:
     backing, point = places
-    words = f"rw,dev,suid,nofail,_netdev,noatime,x-systemd.automount,block=64k,log={tmp_path}/log"
+    words = (
+        f"rw,dev,suid,nofail,_netdev,noatime,x-systemd.automount,X-mount.mkdir,"
+        f"mand,nomand,iversion,_rnetdev,block=64k,log={tmp_path}/log"
+    )
     mirrorfs(backing, point, "-o", words)
     assert "fuse.mirrorfs" in run("findmnt", "-n", "-o", "FSTYPE", point).stdout
     assert run("findmnt", "-n", "-o", "SOURCE", point).stdout.strip() == str(backing)
@@ -161,18 +186,41 @@ def test_the_text_forms_say_the_same(mirror: Mirror) -> None:
         if name != "errors":
             assert int(lines[name]) == value
     metrics = (control / "metrics").read_text()
-    assert f"mirrorfs_hole_bytes_total {float(counters['hole_bytes'])}" in metrics
+    labels = f'{{backing="{mirror.backing}",mount_point="{mirror.path}"}}'
+    assert f"mirrorfs_hole_bytes_total{labels} {float(counters['hole_bytes'])}" in metrics
+    series = [line for line in metrics.splitlines() if not line.startswith("#")]
+    assert all('mount_point="' in line for line in series)
     files = json.loads((control / "files.json").read_text())["files"]
     assert files["file"]["received_bytes"] == 14000
     config = json.loads((control / "config.json").read_text())
     assert config["options"]["zeros"] == {"value": "punch", "from": "default"}
-    assert config["options"]["log"]["from"] == "given"
+    assert config["options"]["log"] == {"value": str(mirror.log), "from": "given"}
+    assert config["options"]["block"] == {"value": 4096, "from": "default"}
+    assert config["options"]["allow_other"] == {"value": True, "from": "default"}
+    assert config["options"]["descriptors"]["value"] >= 16
+    assert None not in [told["value"] for told in config["options"].values()]
+
+
+def test_the_log_tells_the_time_zone_and_nothing_of_pyfuse3(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "debug")
+    (mirror.path / "full/inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty"):
+        os.rmdir(mirror.path / "full")
+    mirror.umount()
+    lines = mirror.log.read_text().splitlines()
+    assert any(" DEBUG " in line for line in lines)
+    assert not any("pyfuse" in line for line in lines)
+    for line in lines:
+        when = datetime.fromisoformat(line.split()[0])
+        assert when.utcoffset() is not None
 
 
 def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
     backing, point = places
     daemon = subprocess.Popen(
-        [*MIRRORFS, "mount", backing, point, "-f"], stderr=subprocess.PIPE, text=True
+        [*MIRRORFS, "mount", backing, point, "--foreground"], stderr=subprocess.PIPE, text=True
     )
     for _ in range(100):
         if os.path.ismount(point):
@@ -206,11 +254,24 @@ def test_a_file_system_without_holes_is_refused_with_the_reason(tmp_path: Path) 
         run("umount", "-l", disk)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["mount", "--help"], ["umount", "--help"]])
-def test_help_is_on_stdout(words: list[str]) -> None:
-    done = mirrorfs(*words)
+@pytest.mark.parametrize("command", ["", "mount", "umount", "stats", "demo"])
+def test_help_is_on_stdout_and_fits_a_terminal(command: str) -> None:
+    words = [command] if command else []
+    done = mirrorfs(*words, "--help")
     assert "usage" in done.stdout
     assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert mirrorfs("help", *words).stdout == done.stdout
+
+
+def test_without_any_word_the_help_is_an_error() -> None:
+    done = mirrorfs(check=False)
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert done.stderr == mirrorfs("--help").stdout
+
+
+def test_the_version_is_told() -> None:
+    assert mirrorfs("-V").stdout == mirrorfs("--version").stdout == f"mirrorfs {__version__}\n"
 
 
 def test_help_and_stats_import_nothing_heavy() -> None:

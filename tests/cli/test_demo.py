@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -32,14 +33,32 @@ def test_the_mount_writes_what_changed_and_nothing_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.5, 6, 14])
-def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    [(0.5, signal.SIGINT), (6, signal.SIGHUP), (14, signal.SIGINT), (20, signal.SIGTERM)],
+)
+def test_an_interrupted_demonstration_leaves_nothing(
+    tmp_path: Path, seconds: float, number: signal.Signals
+) -> None:
+    """Also when the signal comes again and again, while everything is being removed."""
     process = subprocess.Popen(
-        [*MIRRORFS, "demo", "--folder", tmp_path], stderr=subprocess.DEVNULL, start_new_session=True
+        [*MIRRORFS, "demo", "--folder", tmp_path],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 128 + signal.SIGINT
+    for _ in range(400):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in told
+    if seconds > 1:  # earlier there may be nothing yet
+        assert told.splitlines()[-1] == "mirrorfs: interrupted; everything was removed again"
     assert os.listdir(tmp_path) == []
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
