@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+# A job in the background of a shell inherits these ignored, and so would every command below.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 MIRRORFS = [sys.executable, "-m", "mirrorfs"]
 MKFS = {
     "ext4": ["mkfs.ext4", "-q", "-F"],

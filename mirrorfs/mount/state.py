@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _QUIET_SECONDS = 60.0
+# Refusals that say nothing of the disk: limits, attributes and signals.
+_WRITERS_OWN = frozenset({errno.EFBIG, errno.EPERM, errno.EINVAL, errno.EINTR, errno.ETXTBSY})
 
 
 @dataclass(slots=True)
@@ -85,7 +88,8 @@ class State:
 
     def note_failure(self, inode: Inode, code: int) -> None:
         """Say that data did not reach the file system below; its writer was told, too."""
-        self._warn(inode, f"could not be written: {os.strerror(code)}")
+        if code not in _WRITERS_OWN:
+            self._warn(inode, f"could not be written: {os.strerror(code)}")
 
     def _warn(self, inode: Inode, what: str) -> None:
         """A warning, the same at most once a minute, whatever file it is about."""

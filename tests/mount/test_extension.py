@@ -282,7 +282,7 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
         """
         from mirrorfs.mount import extension
         from mirrorfs import _fuseext
-        import _socket, pyfuse3
+        import _ctypes, pyfuse3
         for call, words in [
             (_fuseext.bind, {}), (_fuseext.install, {"lseek": 1}), (_fuseext.install, {"want": -1}),
             (_fuseext.install, {"want": "x"}), (_fuseext.install, {"other": None}),
@@ -291,7 +291,7 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
                 call(**words)
             except (TypeError, OverflowError) as exc:
                 print(type(exc).__name__)
-        for path in ["/nowhere", _socket.__file__, _fuseext.__file__]:
+        for path in ["/nowhere", _ctypes.__file__, _fuseext.__file__]:
             try:
                 _fuseext.bind(path)
             except OSError as exc:
