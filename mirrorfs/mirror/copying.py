@@ -137,10 +137,11 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     start, end = work.position + work.shift, stop + work.shift
     with target.lock:
         before = os.fstat(target.fd)
-        if start < before.st_size:
-            count.punched_bytes = make_hole(target, start, min(end, before.st_size))
+        # Growing first: a refusal must leave the data as it was.
         if end > before.st_size:
             resize(target, before.st_size, end)
+        if start < before.st_size:
+            count.punched_bytes = _punch(target, start, min(end, before.st_size), before.st_size)
         count.received_bytes = end - start
         count.hole_bytes = count.received_bytes - count.punched_bytes
         work.account.add(target.key, count)
@@ -148,6 +149,16 @@ def _copy_hole(work: _Copy, stop: int) -> int:
         target.note_rewritten(start, end)
     work.pending.settle(start, end)
     return end - start
+
+
+def _punch(target: MirrorFile, start: int, end: int, old_size: int) -> int:
+    """`make_hole`; if that is refused, the file gets its old size back."""
+    try:
+        return make_hole(target, start, end)
+    except OSError:
+        if os.fstat(target.fd).st_size > old_size:
+            os.ftruncate(target.fd, old_size)
+        raise
 
 
 def _clone(work: _Copy, stop: int) -> int:

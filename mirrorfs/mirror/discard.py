@@ -18,6 +18,8 @@ from mirrorfs.mirror.plan import is_zero
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
 
+_MAX_OFFSET = (1 << 63) - 1
+
 
 def discard(
     file: MirrorFile,
@@ -33,10 +35,11 @@ def discard(
     """
     with file.lock:
         before = os.fstat(file.fd)
-        make_hole(file, start, end)
-        file.note_rewritten(start, end)
+        # Growing first: a refusal must leave the data as it was.
         if end > before.st_size and not keep_size:
             resize(file, before.st_size, end)
+        make_hole(file, start, end)
+        file.note_rewritten(start, end)
         size = os.fstat(file.fd).st_size
         account.add(file.key, Counters(discarded_bytes=max(0, min(end, size) - start)))
         count_freed(file, before, account)
@@ -110,7 +113,7 @@ def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, in
         first = start
     if end < last and not _reads_zero(file, end, min(last, size)):
         last = end
-    return first, last
+    return first, min(last, _MAX_OFFSET)
 
 
 def _reads_zero(file: MirrorFile, start: int, end: int) -> bool:

@@ -35,7 +35,7 @@ class MirrorFile:
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
     all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
     that the last write found nothing to do, `reserved` that a client has preallocated blocks, which
-    then stay with the file.
+    then stay with the file, `append_only` that it can only be appended to (chattr(1)).
     """
 
     fd: int
@@ -47,6 +47,7 @@ class MirrorFile:
     distrusted: bool = False
     calm: bool = True
     reserved: bool = False
+    append_only: bool = False
     handles: int = 0
     rewritten: list[tuple[int, int]] = field(default_factory=list)
 
@@ -122,7 +123,8 @@ def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities, rules: Ru
         except PermissionError as exc:
             refused = exc
         else:
-            return MirrorFile(fd, key, abilities, rules, readable)
+            append_only = bool(mode & os.O_APPEND)
+            return MirrorFile(fd, key, abilities, rules, readable, append_only=append_only)
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 

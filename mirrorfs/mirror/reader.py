@@ -33,7 +33,8 @@ def read(fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:
         # Asked first, so that what is appended meanwhile is not answered as zeros.
         end = os.fstat(fd).st_size
         first = holes.next_data(fd, offset)
-        if first is None or first >= offset + size:
+        # And again, since a hole may be all that a truncation has left of what was there.
+        if (first is None or first >= offset + size) and os.fstat(fd).st_size >= end:
             return _ZEROS[: max(0, min(size, end - offset))]
     pieces = []
     while size:

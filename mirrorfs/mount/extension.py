@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # for which the kernel stops asking for security.capability before every write.
 CAP_DONT_MASK = 1 << 6
 CAP_HANDLE_KILLPRIV_V2 = 1 << 21
+# Several pieces of one direct write at a time, which would be appended in any order.
+CAP_ASYNC_DIO = 1 << 15
 
 # What the extension adds to the file handle of a write (WRITE_TAGS): its writer may not keep setuid
 # and setgid; its file is O_APPEND at this moment. Handles are numbers below these.

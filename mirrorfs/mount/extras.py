@@ -31,14 +31,16 @@ class Extras:
         if self._extension is None:
             return
         want = extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2
+        dont_want = extension.CAP_ASYNC_DIO
         if options.sparse_operations == "off":
-            self._extension.install(want=want, max_background=BACKGROUND)
+            self._extension.install(want=want, dont_want=dont_want, max_background=BACKGROUND)
         else:
             self._extension.install(
                 fallocate=dispatcher.fallocate,
                 lseek=dispatcher.lseek,
                 copy_file_range=dispatcher.copy_file_range,
                 want=want,
+                dont_want=dont_want,
                 max_background=BACKGROUND,
             )
 

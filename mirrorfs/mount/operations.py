@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -56,6 +58,8 @@ class Operations(NameOperations):
                 handle.fd = await inode.device.workers.run(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
                 handle.mirror = await self._share(inode)
+                if handle.mirror.append_only and not flags & os.O_APPEND:
+                    raise refuse(errno.EPERM)
             if flags & os.O_TRUNC:
                 await self._set_size(inode, fh, 0, caller)
         except BaseException:
@@ -202,9 +206,9 @@ class Operations(NameOperations):
         )
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this
-            # answer before it lets go of that page, so a worker tells it.
+            # answer before it lets go of that page, so a thread that nobody waits for tells it.
             node_id = pyfuse3.InodeT(handle.inode.node_id)
-            workers.start(pyfuse3.invalidate_inode, node_id)
+            threading.Thread(target=_invalidate, args=(node_id,), daemon=True).start()
         return taken
 
     async def setattr(
@@ -318,6 +322,11 @@ class Operations(NameOperations):
         if not mirror.handles:
             self.state.mirrors.pop(inode.node_id, None)
             await inode.device.workers.run(os.close, mirror.fd)
+
+
+def _invalidate(node_id: pyfuse3.InodeT) -> None:
+    with contextlib.suppress(OSError):  # the kernel has forgotten it, or the mount has ended
+        pyfuse3.invalidate_inode(node_id)
 
 
 def _new_handle(inode: Inode, flags: int) -> FileHandle:

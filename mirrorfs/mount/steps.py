@@ -211,7 +211,12 @@ def drop_setid(fd: int) -> None:
     if mode & stat.S_IXGRP:
         wanted &= ~stat.S_ISGID
     if wanted != mode:
-        os.chmod(tree.fd_path(fd), wanted)
+        try:
+            os.chmod(tree.fd_path(fd), wanted)
+        except PermissionError:
+            # An ordinary user's daemon may not, and the kernel does it when it writes below.
+            if os.geteuid() == 0:
+                raise
 
 
 def drop_foreign_setgid(fd: int, pid: int, gid: int) -> None:
