@@ -10,10 +10,10 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-_SURE_BYTES = (1 << 63) - (1 << 20)
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_SURE_BYTES = (1 << 63) - (1 << 20)
 
 
 def next_data(fd: int, start: int) -> int | None:

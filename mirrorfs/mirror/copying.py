@@ -20,7 +20,7 @@ from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import writer
 from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.discard import make_hole
-from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
 
 if TYPE_CHECKING:
     import threading
@@ -138,10 +138,11 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     with target.lock:
         before = os.fstat(target.fd)
         # Growing first: a refusal must leave the data as it was.
-        if end > before.st_size:
-            resize(target, before.st_size, end)
-        if start < before.st_size:
-            count.punched_bytes = _punch(target, start, min(end, before.st_size), before.st_size)
+        with size_kept_on_error(target, before.st_size):
+            if end > before.st_size:
+                resize(target, before.st_size, end)
+            if start < before.st_size:
+                count.punched_bytes = make_hole(target, start, min(end, before.st_size))
         count.received_bytes = end - start
         count.hole_bytes = count.received_bytes - count.punched_bytes
         work.account.add(target.key, count)
@@ -151,16 +152,6 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     return end - start
 
 
-def _punch(target: MirrorFile, start: int, end: int, old_size: int) -> int:
-    """`make_hole`; if that is refused, the file gets its old size back."""
-    try:
-        return make_hole(target, start, end)
-    except OSError:
-        if os.fstat(target.fd).st_size > old_size:
-            os.ftruncate(target.fd, old_size)
-        raise
-
-
 def _clone(work: _Copy, stop: int) -> int:
     """Share `[position, stop)` of the source with the target; 0 if that is not possible."""
     target = work.target
@@ -168,12 +159,11 @@ def _clone(work: _Copy, stop: int) -> int:
     with _both(work.source, target):
         before = os.fstat(target.fd)
         try:
-            if start > before.st_size:
-                resize(target, before.st_size, start)
-            syscalls.clone_range(target.fd, start, work.source.fd, work.position, stop)
+            with size_kept_on_error(target, before.st_size):
+                if start > before.st_size:
+                    resize(target, before.st_size, start)
+                syscalls.clone_range(target.fd, start, work.source.fd, work.position, stop)
         except OSError as exc:
-            if os.fstat(target.fd).st_size > before.st_size:
-                os.ftruncate(target.fd, before.st_size)
             if exc.errno not in _NO_CLONE:
                 raise
             work.clone = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
 from mirrorfs.mirror.plan import is_zero
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def discard(
     with file.lock:
         before = os.fstat(file.fd)
         # Growing first: a refusal must leave the data as it was.
-        if end > before.st_size and not keep_size:
-            resize(file, before.st_size, end)
-        make_hole(file, start, end)
+        with size_kept_on_error(file, before.st_size):
+            if end > before.st_size and not keep_size:
+                resize(file, before.st_size, end)
+            make_hole(file, start, end)
         file.note_rewritten(start, end)
         size = os.fstat(file.fd).st_size
         account.add(file.key, Counters(discarded_bytes=max(0, min(end, size) - start)))
@@ -66,12 +67,8 @@ def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool) -> None
     with file.lock:
         size = os.fstat(file.fd).st_size
         file.reserved = True
-        try:
+        with size_kept_on_error(file, size):
             syscalls.preallocate(file.fd, start, end, keep_size)
-        except OSError:
-            if os.fstat(file.fd).st_size > size:
-                os.ftruncate(file.fd, size)
-            raise
 
 
 def grow_only(file: MirrorFile, end: int, keep_size: bool, account: Account) -> None:

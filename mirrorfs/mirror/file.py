@@ -21,6 +21,8 @@ from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.plan import Rules, is_zero
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirrorfs.backing.probe import Abilities
 
 _MAX_RANGES = 1000
@@ -154,6 +156,19 @@ def resize(file: MirrorFile, old_size: int, size: int) -> None:
         _punch_zero_tail(file, size, rules.block_bytes)
     elif grows:
         free_blocks(file, hole, size, rules.block_bytes)
+
+
+@contextlib.contextmanager
+def size_kept_on_error(file: MirrorFile, size: int) -> Iterator[None]:
+    """If the block fails, a file that it has made larger than `size` bytes gets that size back. The
+    caller holds the lock.
+    """
+    try:
+        yield
+    except OSError:
+        if os.fstat(file.fd).st_size > size:
+            os.ftruncate(file.fd, size)
+        raise
 
 
 def count_freed(file: MirrorFile, before: os.stat_result, account: Account) -> None:

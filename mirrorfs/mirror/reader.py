@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mirrorfs.backing import holes
+from mirrorfs.mirror import basis
 
 _ZEROS = bytes(1 << 20)
 
@@ -12,15 +13,9 @@ _ZEROS = bytes(1 << 20)
 def read_cached(fd: int, offset: int, size: int, no_wait_flags: int) -> bytes | None:
     """The bytes at `offset` if the page cache holds them all, so that reading cannot wait; else
     None.
-
-    A file system that does not know `no_wait_flags` answers EOPNOTSUPP, which means None, too.
     """
-    buffer = bytearray(size)
-    try:
-        got = os.preadv(fd, [buffer], offset, no_wait_flags)
-    except OSError:
-        return None
-    return bytes(buffer) if got == size else None
+    view = basis.read_cached(fd, offset, offset + size, no_wait_flags)
+    return None if view is None else bytes(view)
 
 
 def read(fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:

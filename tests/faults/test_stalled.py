@@ -158,18 +158,22 @@ def test_readers_on_a_dead_disk(
         mirror.umount()
 
 
+def nest_mirror(folder: Path, mount_mirror: Callable[..., Mirror], below: Path) -> int:
+    """Another mirrorfs, of a new folder `below` with a file, in `folder/nested`; its daemon."""
+    below.mkdir()
+    (below / "file").write_bytes(b"content")
+    inner = mount_mirror(below)
+    (folder / "nested").mkdir()
+    run("mount", "--bind", inner.path, folder / "nested")
+    return inner.pid
+
+
 def test_a_server_that_does_not_answer(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     """Another mirrorfs below, stopped: known to us or not, listed or used."""
     make_others(ext4_folder)
-    below = tmp_path / "below"
-    below.mkdir()
-    (below / "file").write_bytes(b"content")
-    inner = mount_mirror(below)
-    inner_pid = inner.pid
-    (ext4_folder / "nested").mkdir()
-    run("mount", "--bind", inner.path, ext4_folder / "nested")
+    inner_pid = nest_mirror(ext4_folder, mount_mirror, tmp_path / "below")
     try:
         for met_before in (False, True):
             mirror = mount_mirror(ext4_folder, "attr_timeout=0")
@@ -233,13 +237,7 @@ def test_a_term_during_a_stall_says_what_was_cut_off(
 def test_a_term_while_a_server_does_not_answer(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
-    below = tmp_path / "below"
-    below.mkdir()
-    (below / "file").write_bytes(b"content")
-    inner = mount_mirror(below)
-    inner_pid = inner.pid
-    (ext4_folder / "nested").mkdir()
-    run("mount", "--bind", inner.path, ext4_folder / "nested")
+    inner_pid = nest_mirror(ext4_folder, mount_mirror, tmp_path / "below")
     try:
         mirror = mount_mirror(ext4_folder, "attr_timeout=0", noisy=True)
         pid = mirror.pid

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mirrorfs.backing import syscalls
 from tests.conftest import CLASSES, run
 from tests.model.test_model import MAX_SIZE, SLACK_BYTES, Model, offsets, packed_bytes, sizes
+from tests.posix.space import borders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,19 +81,6 @@ def blank(content: bytearray, start: int, end: int) -> None:
         content[start:end] = bytes(end - start)
 
 
-def hole_map(fd: int, size: int) -> list[int]:
-    """Borders between data and holes."""
-    borders, place = [], 0
-    while place < size:
-        for whence in (os.SEEK_DATA, os.SEEK_HOLE):
-            try:
-                place = os.lseek(fd, place, whence)
-            except OSError:
-                return borders
-            borders.append(place)
-    return borders
-
-
 def give_back_reservations(folder: Path) -> None:
     """xfs reserves 128 KiB for a write into a shared block, and gives them back minutes later, or
     when it is told to (xfs(5), "speculative_cow_prealloc_lifetime").
@@ -125,7 +113,7 @@ def test_two_files_and_their_models_agree(mirror: Mirror) -> None:
         for model, name in zip(pair.models, names, strict=True):
             backing = mirror.backing / name
             below = os.open(backing, os.O_RDONLY)
-            assert hole_map(model.fd, len(model.content)) == hole_map(below, len(model.content))
+            assert borders(model.fd) == borders(below)
             os.close(below)
             os.fsync(model.fd)
             os.close(model.fd)

@@ -1,0 +1,130 @@
+"""Commands on places and with words that cannot be taken, and what they say then."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing import asking
+from mirrorfs.errors import ExitCode
+from tests.conftest import MIRRORFS, as_nobody, mirrorfs, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Mirror
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["mount", "-o", "remount,ro", "MOUNTPOINT"], ExitCode.USAGE),
+        (["mount", "BACKING", "MOUNTPOINT", "-o", "remount,ro"], ExitCode.USAGE),
+        (["BACKING", "MOUNTPOINT", "-o", "rw,remount"], ExitCode.MOUNT_FAILED),
+    ],
+)
+def test_remounting_is_refused_with_advice(words: list[str], code: ExitCode) -> None:
+    done = mirrorfs(*words, check=False)
+    assert done.returncode == code
+    assert done.stderr == (
+        "mirrorfs: a mirrorfs cannot be remounted; unmount it, and mount it again with the options "
+        "wanted\n"
+    )
+
+
+def test_a_missing_or_empty_place_is_refused() -> None:
+    done = mirrorfs("mount", "/srv", check=False)
+    assert (done.returncode, "BACKING MOUNTPOINT" in done.stderr) == (ExitCode.USAGE, True)
+    for words in (["mount", "", "/mnt"], ["mount", "/srv", ""], ["umount", ""], ["stats", ""]):
+        done = mirrorfs(*words, check=False)
+        assert done.returncode == ExitCode.USAGE
+        assert "path is empty" in done.stderr
+
+
+def test_the_mount_can_be_the_current_folder(mirror: Mirror) -> None:
+    done = mirrorfs("umount", ".", cwd=mirror.path)
+    assert done.stderr == ""
+    assert not mirror.path.is_mount()
+
+
+def test_what_has_no_counters_is_told_apart(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.write("file", 0, b"x")
+    for path in (mirror.path / "none", tmp_path / "none"):
+        done = mirrorfs("stats", path, check=False)
+        assert done.returncode == ExitCode.FAILED
+        assert done.stderr == f"mirrorfs: {path}: no such file\n"
+    done = mirrorfs("stats", mirror.backing / "file", check=False)
+    assert done.returncode == ExitCode.NOT_A_MOUNT
+    assert f"'mirrorfs stats {mirror.path}/file'" in done.stderr
+
+
+@pytest.mark.usefixtures("fuse_for_all")
+def test_an_ordinary_user_is_told_what_only_root_may() -> None:
+    base = Path(tempfile.mkdtemp())
+    base.chmod(0o755)
+    point, backing, closed = base / "point", base / "backing", base / "closed"
+    for folder in (point, backing, closed):
+        folder.mkdir()
+    closed.chmod(0o700)
+    mirrorfs("mount", backing, point, "-o", f"log={base}/log")
+    try:
+        for words in (["umount", point], ["umount", "--lazy", point]):
+            done = as_nobody(*words, check=False)
+            assert done.returncode == ExitCode.FAILED
+            assert done.stderr.endswith("mounted by root; only root may unmount it\n")
+        done = as_nobody("mount", closed, backing, check=False)
+        assert done.returncode == ExitCode.BACKING
+        assert "you may not read it; run as its owner or as root" in done.stderr
+        done = as_nobody("mount", "/tmp", backing, "-o", "allow_other", check=False)
+        assert done.returncode == ExitCode.USAGE
+        assert "user_allow_other" in done.stderr
+        done = as_nobody("demo", "--folder", closed, check=False)
+        assert done.returncode == ExitCode.FAILED
+        assert f"{closed}: cannot be written" in done.stderr
+    finally:
+        mirrorfs("umount", point)
+        run("rm", "-r", base)
+
+
+def test_a_removed_current_folder_is_told(tmp_path: Path) -> None:
+    script = f'mkdir {tmp_path}/x && cd {tmp_path}/x && rmdir ../x && {MIRRORFS[0]} -c "$1"'
+    code = "import sys; from mirrorfs.cli.main import main; sys.exit(main(['stats', 'x']))"
+    done = run("bash", "-c", script, "bash", code, check=False)
+    assert done.returncode == ExitCode.FAILED
+    assert "current folder has been removed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ("rw", {"nosuid", "nodev"}),
+        ("suid", {"nodev"}),
+        ("suid,dev", set()),
+        ("nodev", {"nodev", "nosuid"}),
+    ],
+)
+def test_set_user_id_and_devices_are_off_unless_asked_for(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], options: str, flags: set[str]
+) -> None:
+    mirror = mount_mirror(ext4_folder, options)
+    told = run("findmnt", "-n", "-o", "VFS-OPTIONS", mirror.path).stdout.strip().split(",")
+    assert {"nosuid", "nodev"} & set(told) == flags
+
+
+def test_links_are_resolved_as_the_system_does(tmp_path: Path) -> None:
+    (tmp_path / "real/inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/inside")
+    (tmp_path / "up").symlink_to(tmp_path / "link/..")
+    (tmp_path / "nowhere").symlink_to("missing/x")
+    top = os.fsencode(tmp_path)
+    for path in (b"link", b"up/inside", b"./real//inside/", b"link/../x", b"nowhere/y", b"real/z"):
+        wanted = os.path.realpath(os.path.join(top, path))
+        assert asking.resolve(os.path.join(top, path)) == wanted
+    assert asking.resolve(b".") == os.path.realpath(b".")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        asking.resolve(top + b"/loop")
