@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from mirrorfs.backing import tree
-from mirrorfs.mirror import elision, reader, writer
+from mirrorfs.mirror import elision, fresh, reader, writer
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mount import extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse
@@ -184,8 +184,20 @@ class Operations(NameOperations):
             return await self._append(handle, mirror, offset, data)
         if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
             return len(data)
-        run = device.workers.run
-        return await run(writer.write, mirror, handle.pending, offset, data, account)
+        taken = 0
+        if device.is_prompt:
+            taken = fresh.extend(mirror, handle.pending, offset, data, account)
+            if taken == len(data):
+                return taken
+        try:
+            rest = data[taken:] if taken else data
+            return taken + await device.workers.run(
+                writer.write, mirror, handle.pending, offset + taken, rest, account
+            )
+        except OSError:
+            if not taken:
+                raise
+            return taken
 
     async def _drop_setid(self, inode: Inode) -> None:
         """Take setuid and setgid from a file that somebody without privileges changes.

@@ -1,0 +1,57 @@
+"""New data at the end of a file, taken without waiting: it needs no comparison, and goes into the
+page cache below if that has room for it at this moment.
+
+Guarantees: no call here waits for a disk or for a lock. Whatever cannot be done that way is left
+to `writer`, from the first byte that was not taken. What a crash leaves is what a plain pwrite
+interrupted at the same place leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.plan import Kind, Step, plan
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.file import MirrorFile, PendingError
+
+
+def extend(
+    file: MirrorFile, pending: PendingError, offset: int, data: bytes, account: Account
+) -> int:
+    """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
+    and counted.
+
+    0 means that nothing was done: a file system that cannot say beforehand whether it will wait,
+    somebody at work on the file, a place that is not its end or not the beginning of a block, or
+    data with a block of zeros in it.
+    """
+    if not file.abilities.no_wait_writes or not data or offset % file.rules.block_bytes:
+        return 0
+    if plan(data, None, offset, file.rules) != [Step(Kind.WRITE, offset, offset + len(data))]:
+        return 0
+    if not file.lock.acquire(blocking=False):
+        return 0
+    try:
+        # Not fstat: a time that was looked at has to be moved by the next write, and that would
+        # wait for the journal (multigrain timestamps, Linux 6.13).
+        if os.lseek(file.fd, 0, os.SEEK_END) != offset:
+            return 0
+        try:
+            taken = os.pwritev(file.fd, [data], offset, file.abilities.no_wait_flags)
+        except OSError:  # it would wait, or it cannot: the writer will see
+            return 0
+        file.calm = False
+        file.note_rewritten(offset, offset + taken)
+        # Of a request that is not taken whole, the writer counts the rest, and the request.
+        request = int(taken == len(data))
+        account.add(
+            file.key,
+            Counters(received_bytes=taken, written_bytes=taken, write_requests=request),
+        )
+    finally:
+        file.lock.release()
+    pending.settle(offset, offset + taken)
+    return taken
