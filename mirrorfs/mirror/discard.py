@@ -16,6 +16,8 @@ from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
 from mirrorfs.mirror.plan import is_zero
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirrorfs.mirror.file import MirrorFile, PendingError
 
 _MAX_OFFSET = (1 << 63) - 1
@@ -91,9 +93,33 @@ def make_hole(file: MirrorFile, start: int, end: int) -> int:
     data = [(start, limit)] if start < limit else []
     if data and file.is_seek_trusted:
         data = list(holes.data_ranges(file.fd, start, limit))
-    first, last = _widened(file, start, end, size)
-    syscalls.punch_hole(file.fd, first, last)
+    for first, last in _to_punch(file, start, end, size):
+        syscalls.punch_hole(file.fd, first, last)
     return sum(stop - begin for begin, stop in data)
+
+
+def _to_punch(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of `[start, end)`, widened to whole blocks where possible, that are to be punched.
+
+    A ragged end that is zero already is left out: the file system below would write its block
+    again. Whole blocks always are, since what is allocated without being data shall go, too.
+    """
+    first, last = _widened(file, start, end, size)
+    unit = file.abilities.unit_bytes
+    if not file.readable or file.distrusted:
+        yield first, last
+        return
+    inner, outer = min(first + -first % unit, last), max(last - last % unit, first)
+    if inner > outer:  # both ends in one block
+        inner, outer = last, last
+    touched = False
+    for begin, stop in ((first, inner), (inner, outer), (outer, last)):
+        whole = begin == inner
+        if begin < stop and (whole or not _reads_zero(file, begin, min(stop, size))):
+            touched = True
+            yield begin, stop
+    if not touched:
+        syscalls.touch(file.fd)
 
 
 def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, int]:
