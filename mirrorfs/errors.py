@@ -8,6 +8,7 @@
     ├── InUseError                 mounted already, or another daemon has the folder
     ├── NotAMountError             the path is not a mirrorfs mount
     ├── DifferenceError            copies that should be equal are not
+    ├── StateError                 what is remembered between mounts cannot be used
     ├── BusyError                  files are open, so it cannot be unmounted
     └── NoAnswerError              a daemon is dead, or did not answer in time
 
@@ -70,6 +71,10 @@ class NotAMountError(MirrorfsError):
 
 class DifferenceError(MirrorfsError):
     exit_code = ExitCode.DIFFERENCE
+
+
+class StateError(MirrorfsError):
+    exit_code = ExitCode.STATE_DAMAGED
 
 
 class BusyError(MirrorfsError):

@@ -54,6 +54,13 @@ OPTIONS = (
         "unit of decision: a power of two, not below the allocation unit (4k, 64k)",
     ),
     Option(
+        "basis",
+        "auto|self|off",
+        "auto",
+        "what a replaced file is compared with: its own old blocks and clones of the old file, "
+        "only the former, or nothing",
+    ),
+    Option(
         "preallocate",
         "honour|ignore",
         "honour",
@@ -69,6 +76,12 @@ OPTIONS = (
     Option("allow_dense", "", "off", "mount even where the file system below cannot hold holes"),
     Option("nonempty", "", "off", "mount over a folder that is not empty"),
     Option("control", "NAME", ".mirrorfs", "name of the folder of control files in the mount"),
+    Option(
+        "state",
+        "DIR",
+        "BACKING/.mirrorfs",
+        "folder for what is remembered between mounts",
+    ),
     Option("log", "FILE", "syslog", "append log lines to FILE (stderr with -f)"),
     Option("debug", "", "off", "also log each request that was answered with an error"),
     Option("attr_timeout", "SECONDS", "1", "how long the kernel may keep names and attributes"),
@@ -119,6 +132,8 @@ class MountOptions:
     debug: bool = False
     attr_timeout: float = 1.0
     descriptors: int | None = None
+    basis: Literal["auto", "self", "off"] = "auto"
+    state: str | None = None
     preallocate: Literal["honour", "ignore"] = "honour"
     readahead_bytes: int = 1 << 20
     sparse_operations: Literal["on", "off"] = "on"
@@ -178,6 +193,8 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
         values[name] = _choice(name, value, ("punch", "keep"))
     elif name == "unchanged":
         values[name] = _choice(name, value, ("skip", "write"))
+    elif name == "basis":
+        values[name] = _choice(name, value, ("auto", "self", "off"))
     elif name == "preallocate":
         values[name] = _choice(name, value, ("honour", "ignore"))
     elif name == "sparse_operations":
@@ -188,7 +205,7 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
         values["block_bytes"] = _block(_need(name, value))
     elif name == "control":
         values[name] = _control(_need(name, value))
-    elif name == "log":
+    elif name in {"log", "state"}:
         values[name] = _need(name, value)
     elif name == "attr_timeout":
         values[name] = _seconds(name, _need(name, value))

@@ -20,10 +20,16 @@ AT_STATX_DONT_SYNC = 0x4000
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
+FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
+FS_IOC_FSSETXATTR = 0x401C5820
+FS_XFLAG_COWEXTSIZE = 0x10000
 FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 MNT_DETACH = 2
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_CACHED = 0x20
 MAX_HANDLE_BYTES = 128
 
@@ -35,6 +41,7 @@ _STATX_MOUNT_IDS = 0x5000  # the one that is never used twice where there is one
 _STATX_BTIME = 0x0800
 _STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII" + "Q")
 _TIMESPECS = struct.Struct("qqqq")
+_FSXATTR = struct.Struct("=IIIII8x")
 _CLONE_RANGE = struct.Struct("qQQQ")
 _NS = 1_000_000_000
 
@@ -160,6 +167,12 @@ def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
     return _check(_libc.syscall(_SYS_OPENAT2, parent_fd, name, how, len(how)))
 
 
+def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
+    """openat2(2): the descriptor of `path` below the folder `root_fd`, through no symbolic link."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    return _check(_libc.syscall(_SYS_OPENAT2, root_fd, path, how, len(how)))
+
+
 def punch_hole(fd: int, start: int, end: int) -> None:
     """Make `[start, end)` read as zeros and free its whole blocks; the size stays
     (fallocate(2)).
@@ -186,6 +199,23 @@ def clone_range(fd: int, offset: int, source_fd: int, start: int, end: int) -> N
     the end of the source.
     """
     fcntl.ioctl(fd, FICLONERANGE, _CLONE_RANGE.pack(source_fd, start, end - start, offset))
+
+
+def clone(fd: int, source_fd: int) -> None:
+    """Let `fd` hold all that `source_fd` holds, in the same blocks (ioctl_ficlone(2))."""
+    fcntl.ioctl(fd, FICLONE, source_fd)
+
+
+def copy_single_blocks(fd: int) -> None:
+    """Let xfs copy no more than the block that is written where that is shared; else it reserves
+    128 KiB for each until minutes later (ioctl_xfs_fsgetxattr(2), fsx_cowextsize).
+    """
+    attributes = bytearray(_FSXATTR.size)
+    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, attributes)
+    flags, extent, extents, project, _ = _FSXATTR.unpack(attributes)
+    block = os.fstatvfs(fd).f_frsize
+    _FSXATTR.pack_into(attributes, 0, flags | FS_XFLAG_COWEXTSIZE, extent, extents, project, block)
+    fcntl.ioctl(fd, FS_IOC_FSSETXATTR, attributes)
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:

@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     from mirrorfs.backing import asking, places
     from mirrorfs.backing.probe import probe
+    from mirrorfs.cli import state_folder
     from mirrorfs.mount import daemon
     from mirrorfs.mount.job import Job
 
@@ -79,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as exc:
         raise BackingError(f"{places.show(backing)}: cannot be written: {exc.strerror}") from None
     _check_abilities(places.show(backing), options, abilities)
-    job = Job(backing, backing_fd, mount_point, options, abilities)
+    folder, no_seeds = state_folder.prepare(backing, backing_fd, options)
+    job = Job(backing, backing_fd, mount_point, options, abilities, folder, no_seeds)
     _check_libraries()
     if arguments.foreground:
         daemon.run_foreground(job, lambda: None)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import writer
+from mirrorfs.mirror import seeding, writer
 from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.discard import make_hole
 from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
@@ -136,6 +136,7 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     target, count = work.target, Counters()
     start, end = work.position + work.shift, stop + work.shift
     with target.lock:
+        seeding.settle(target, work.account)
         before = os.fstat(target.fd)
         # Growing first: a refusal must leave the data as it was.
         with size_kept_on_error(target, before.st_size):
@@ -157,6 +158,7 @@ def _clone(work: _Copy, stop: int) -> int:
     target = work.target
     start, size = work.position + work.shift, stop - work.position
     with _both(work.source, target):
+        seeding.settle(target, work.account)
         before = os.fstat(target.fd)
         try:
             with size_kept_on_error(target, before.st_size):

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror import seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
 from mirrorfs.mirror.plan import is_zero
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mirrorfs.mirror.file import MirrorFile, PendingError
+    from mirrorfs.mirror.tail import Tail
 
 _MAX_OFFSET = (1 << 63) - 1
 
@@ -36,6 +38,10 @@ def discard(
     Raises the OSError of the file system below, EOPNOTSUPP where it cannot punch.
     """
     with file.lock:
+        if file.tail is not None and start >= file.tail.frontier:
+            _discard_unseen(file, file.tail, start, end, keep_size, account)
+            return
+        seeding.settle(file, account)
         before = os.fstat(file.fd)
         # Growing first: a refusal must leave the data as it was.
         with size_kept_on_error(file, before.st_size):
@@ -49,24 +55,39 @@ def discard(
     pending.settle(start, end)
 
 
+def _discard_unseen(
+    file: MirrorFile, tail: Tail, start: int, end: int, keep_size: bool, account: Account
+) -> None:
+    """The same beyond the frontier, where clients see zeros already."""
+    if not keep_size and end > tail.size:
+        seeding.resize_visible(file, tail, end)
+    else:
+        syscalls.touch(file.fd)
+    discarded = max(0, min(end, tail.size) - start)
+    account.add(file.key, Counters(discarded_bytes=discarded))
+
+
 def keep_zeros(
     file: MirrorFile,
     pending: PendingError,
     start: int,
     end: int,
     keep_size: bool,
+    account: Account,
 ) -> None:
     """The same where zeros are to be stored (`zeros=keep`): as the file system below does it."""
     with file.lock:
+        seeding.settle(file, account)
         syscalls.zero_range(file.fd, start, end, keep_size)
     pending.settle(start, end)
 
 
-def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool) -> None:
+def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool, account: Account) -> None:
     """Make sure that writing to `[start, end)` needs no further space. Raises OSError, ENOSPC above
     all; the size is then what it was.
     """
     with file.lock:
+        seeding.settle(file, account)
         size = os.fstat(file.fd).st_size
         file.reserved = True
         with size_kept_on_error(file, size):
@@ -76,6 +97,7 @@ def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool) -> None
 def grow_only(file: MirrorFile, end: int, keep_size: bool, account: Account) -> None:
     """What is left of a preallocation that is not honoured: the size."""
     with file.lock:
+        seeding.settle(file, account)
         before = os.fstat(file.fd)
         if not keep_size and end > before.st_size:
             resize(file, before.st_size, end)

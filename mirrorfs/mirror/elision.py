@@ -31,7 +31,7 @@ def elide(
     nothing, and only for whole blocks.
     """
     block = file.rules.block_bytes
-    if not file.calm or not data or offset % block or len(data) % block:
+    if not file.calm or file.tail is not None or not data or offset % block or len(data) % block:
         return False
     if not file.lock.acquire(blocking=False):
         return False

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mirrorfs.backing.probe import Abilities
+    from mirrorfs.backing.unsettled import Unsettled
+    from mirrorfs.mirror.tail import Tail
 
 _MAX_RANGES = 1000
 
@@ -38,6 +40,10 @@ class MirrorFile:
     all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
     that the last write found nothing to do, `reserved` that a client has preallocated blocks, which
     then stay with the file, `append_only` that it can only be appended to (chattr(1)).
+
+    `path`, below the backing folder, is where it was opened. `unsettled` is the list for files with
+    a `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
+    file of which the first write makes a seed; -1 if there is none.
     """
 
     fd: int
@@ -52,11 +58,18 @@ class MirrorFile:
     append_only: bool = False
     handles: int = 0
     rewritten: list[tuple[int, int]] = field(default_factory=list)
+    path: bytes = b""
+    unsettled: Unsettled | None = None
+    tail: Tail | None = None
+    seeded: bool = False
+    seed_fd: int = -1
 
     def distrust(self) -> None:
-        """Begin to doubt what reading the file shows."""
+        """Begin to doubt what reading the file shows, after a failed fsync."""
         self.distrusted = True
         self.rewritten = []
+        # Drops the pages that were marked clean without having been written.
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def note_rewritten(self, start: int, end: int) -> None:
         """Note that `[start, end)` was written, if that matters."""
@@ -72,6 +85,12 @@ class MirrorFile:
     def is_seek_trusted(self) -> bool:
         """Whether a hole that SEEK_DATA reports may be taken for one."""
         return self.abilities.trusted_seek and not self.distrusted
+
+    @property
+    def size(self) -> int:
+        """Its size for clients, in bytes."""
+        tail = self.tail
+        return os.fstat(self.fd).st_size if tail is None else tail.size
 
     @property
     def leaves_blocks(self) -> bool:
@@ -128,18 +147,6 @@ def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities, rules: Ru
             append_only = bool(mode & os.O_APPEND)
             return MirrorFile(fd, key, abilities, rules, readable, append_only=append_only)
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def truncate(file: MirrorFile, size: int, account: Account) -> None:
-    """Set the size, in bytes, and count what that frees below.
-
-    A last block that is cut down to zeros becomes a hole: it would otherwise stay stored until it
-    is written again.
-    """
-    with file.lock:
-        before = os.fstat(file.fd)
-        resize(file, before.st_size, size)
-        count_freed(file, before, account)
 
 
 def resize(file: MirrorFile, old_size: int, size: int) -> None:
@@ -210,28 +217,3 @@ def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:
     first = holes.next_data(file.fd, start)
     if first is not None and first < size and is_zero(os.pread(file.fd, ragged, start)):
         syscalls.punch_hole(file.fd, start, start + block_bytes)
-
-
-def sync(file: MirrorFile, data_only: bool) -> bool:
-    """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
-
-    Returns whether it is believed again, because all of it has been written since and is now on the
-    disk.
-    """
-    with file.lock:
-        try:
-            if data_only:
-                os.fdatasync(file.fd)
-            else:
-                os.fsync(file.fd)
-        except OSError as exc:
-            if exc.errno != errno.EINTR:
-                file.distrust()
-                # Drops the pages that were marked clean without having been written.
-                os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            raise
-        size = os.fstat(file.fd).st_size
-        if file.distrusted and file.rewritten and file.rewritten[0][0] == 0 <= size:
-            file.distrusted = file.rewritten[0][1] < size
-            return not file.distrusted
-    return False

@@ -24,9 +24,9 @@ def extend(
     """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
     and counted.
 
-    0 means that nothing was done: a file system that cannot say beforehand whether it will wait,
-    somebody at work on the file, a place that is not its end or not the beginning of a block, or
-    data with a block of zeros in it.
+    0 means that nothing was done: a file system that cannot say beforehand whether it will wait, a
+    file that has a seed, or somebody at work on it, a place that is not its end or not the
+    beginning of a block, or data with a block of zeros in it.
     """
     if not file.abilities.no_wait_writes or not data or offset % file.rules.block_bytes:
         return 0
@@ -35,6 +35,8 @@ def extend(
     if not file.lock.acquire(blocking=False):
         return 0
     try:
+        if file.tail is not None or file.seed_fd >= 0:
+            return 0
         # Not fstat: a time that was looked at has to be moved by the next write, and that would
         # wait for the journal (multigrain timestamps, Linux 6.13).
         if os.lseek(file.fd, 0, os.SEEK_END) != offset:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import basis
+from mirrorfs.mirror import basis, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.file import free_blocks, hole_at_end
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
@@ -50,6 +50,12 @@ class _Request:
     def rules(self) -> Rules:
         return self.file.rules
 
+    @property
+    def shared_from(self) -> int:
+        """From where on what is unchanged is a block of another file, too."""
+        tail = self.file.tail
+        return tail.frontier if tail is not None and tail.shared else self.end
+
 
 def write(
     file: MirrorFile,
@@ -75,7 +81,7 @@ def append(
     number of bytes taken, as `write` does.
     """
     with file.lock:
-        offset = os.fstat(file.fd).st_size
+        offset = file.size
         return offset, _put(file, pending, offset, data, account, 1)
 
 
@@ -90,17 +96,25 @@ def _put(
     """`write`, by a caller who holds the lock."""
     count = Counters(write_requests=requests)
     failure: OSError | None = None
+    if file.seed_fd >= 0 and data:
+        seeding.plant(file)
+    tail = file.tail
     before = os.fstat(file.fd)
     size, rules = before.st_size, file.rules
     grows = offset + len(data) > size and rules.punch and file.leaves_blocks
     old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
     request = _Request(file, offset, data, before, count, offset, size, old_end)
     try:
+        if tail is not None:
+            seeding.reach(file, tail, offset, request.end)
         for step in _decide(request):
             _act(request, step)
     except OSError as exc:
         failure = exc
     failure = _finish(request) or failure
+    if tail is not None and request.done > offset:
+        is_zero = count.hole_bytes + count.punched_bytes == request.done - offset
+        failure = seeding.advance(file, tail, request.done, is_zero, account) or failure
     count.received_bytes = request.done - offset
     count.failed_bytes = request.end - request.done if failure else 0
     account.add(file.key, count)
@@ -164,13 +178,21 @@ def _act(request: _Request, step: Step) -> None:
     if step.kind is Kind.WRITE:
         _store(request, start, stop)
     elif step.kind is Kind.UNCHANGED:
-        request.count.unchanged_bytes += stop - start
+        shared = max(0, stop - max(start, request.shared_from))
+        request.count.shared_bytes += shared
+        request.count.unchanged_bytes += stop - start - shared
         request.done = stop
     else:
         _make_hole(request, step, start, stop)
 
 
+def _about_to_change(file: MirrorFile) -> None:
+    if file.tail is not None:
+        seeding.about_to_change(file, file.tail)
+
+
 def _store(request: _Request, start: int, stop: int) -> None:
+    _about_to_change(request.file)
     view = memoryview(request.data)
     while start < stop:
         taken = os.pwrite(
@@ -198,6 +220,7 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
         _write_zeros(request, start, stop)
         return
     if data:
+        _about_to_change(file)
         try:
             syscalls.punch_hole(
                 file.fd, step.start, step.end + -step.end % request.rules.block_bytes

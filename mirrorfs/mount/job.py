@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Job:
     """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
-    symbolic links.
+    symbolic links. `state_folder` is where the list of files with seeds is kept; None if there are
+    to be no seeds, because of `no_seeds`.
     """
 
     backing: bytes
@@ -21,3 +22,5 @@ class Job:
     mount_point: bytes
     options: MountOptions
     abilities: Abilities
+    state_folder: bytes | None = None
+    no_seeds: str = ""

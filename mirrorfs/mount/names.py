@@ -1,5 +1,4 @@
-"""Handlers that deal with names and attributes: lookup, listing, making, removing, renaming,
-extended attributes.
+"""Handlers that deal with names and attributes: lookup, listing, making, removing, renaming.
 
 Lookup counts: lookup, mknod, mkdir, symlink, link and create each add one to the inode they return;
 readdir adds one for every entry whose reply was taken, except `.` and `..`; forget takes them away.
@@ -10,13 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from typing import TYPE_CHECKING
 
 import pyfuse3
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.mount import attributes, reports, steps
+from mirrorfs.mount import attributes, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FolderHandle
@@ -29,16 +27,12 @@ if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mount.state import State
 
-STATS_ATTRIBUTE = b"user.mirrorfs.stats"
-# The kernel asks for this one before every write; that a file has none is believed for a moment.
-CAPABILITY_ATTRIBUTE = b"security.capability"
-ACL_ATTRIBUTE = b"system.posix_acl_access"
 _LISTED_AT_ONCE = 32
 
 
 @guarded
 class NameOperations(pyfuse3.Operations):
-    """The half of the handlers that never touches a file's content."""
+    """The handlers that never touch a file's content."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
@@ -50,15 +44,41 @@ class NameOperations(pyfuse3.Operations):
         self.inodes = state.inodes
         self.devices = state.inodes.devices
         self.handles = state.handles
+        self.mirrors = state.mirrors
 
     def count_error(self, code: int) -> None:
         self.state.account.add_error(code)
 
     def _entry(self, inode: Inode, status: Status) -> pyfuse3.EntryAttributes:
+        status = self.mirrors.visible(inode, status)
         return attributes.entry(inode.node_id, status, self.state.options.attr_timeout)
 
-    def _is_control(self, parent_id: int, name: bytes) -> bool:
-        return parent_id == ROOT_ID and name == self.state.control.name
+    async def _settle(self, inode: Inode) -> None:
+        """Let the file below be what clients see, if it is a file that is being written."""
+        mirror = self.mirrors.get(inode)
+        if mirror is not None:
+            await self.mirrors.settle_quietly(inode, mirror)
+
+    async def _settle_name(self, parent: Inode, name: bytes) -> None:
+        """The same for what is about to get another name; in a folder, for all: the list of
+        unsettled files has their paths.
+        """
+        if not self.mirrors.has_tails:
+            return
+        device = parent.device
+        try:
+            status = await device.workers.run(steps.status_of, parent.fd, name, device.asks)
+        except OSError:
+            return  # and renaming it will say so
+        inode = self.inodes.find(status)
+        if stat.S_ISDIR(status.mode):
+            await self.mirrors.settle_all()
+        elif inode is not None:
+            await self._settle(inode)
+
+    def _is_ours(self, parent_id: int, name: bytes) -> bool:
+        """Whether a name stands for the control folder, or for our state folder."""
+        return parent_id == ROOT_ID and name in self.state.own_names
 
     def _held(self, *node_ids: int) -> Holding:
         """These inodes, with their O_PATH descriptors, kept while the block runs."""
@@ -94,7 +114,9 @@ class NameOperations(pyfuse3.Operations):
     async def lookup(self, parent_id: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(parent_id):
             return self.state.control.lookup(parent_id, name)
-        if self._is_control(parent_id, name):
+        if self._is_ours(parent_id, name):
+            if name != self.state.control.name:
+                raise refuse(errno.ENOENT)
             return self.state.control.entry()
         async with self._held(parent_id) as (parent,):
             fd, status = await self._find(parent, name)
@@ -147,7 +169,7 @@ class NameOperations(pyfuse3.Operations):
         if start_id == 0 or not handle.names:
             names = await device.workers.run(steps.list_folder, inode.fd)
             if inode is self.inodes.root:
-                names = [name for name in names if name != self.state.control.name]
+                names = [name for name in names if name not in self.state.own_names]
             handle.names = [b".", b"..", *names]
         index = start_id
         while index < len(handle.names):
@@ -195,7 +217,7 @@ class NameOperations(pyfuse3.Operations):
     async def _make(
         self, parent_id: int, name: bytes, function: object, *args: object
     ) -> pyfuse3.EntryAttributes:
-        if self._is_control(parent_id, name):
+        if self._is_ours(parent_id, name):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id) as (parent,):
             fd, status = await parent.device.workers.run(
@@ -227,11 +249,12 @@ class NameOperations(pyfuse3.Operations):
     async def link(
         self, node_id: int, new_parent_id: int, new_name: bytes, _ctx: object
     ) -> pyfuse3.EntryAttributes:
-        if self._is_control(new_parent_id, new_name):
+        if self._is_ours(new_parent_id, new_name):
             raise refuse(errno.EEXIST)
         async with self._held(node_id, new_parent_id) as (inode, parent):
             if inode.device is not parent.device:
                 raise refuse(errno.EXDEV)
+            await self._settle(inode)
             status = await parent.device.workers.run(steps.link, inode.fd, parent.fd, new_name)
             return self._adopt(parent, new_name, -1, status)
 
@@ -242,13 +265,17 @@ class NameOperations(pyfuse3.Operations):
         await self._remove(parent_id, name, folder=True)
 
     async def _remove(self, parent_id: int, name: bytes, folder: bool) -> None:
-        if self._is_control(parent_id, name):
+        if self._is_ours(parent_id, name):
             raise refuse(errno.EPERM)
         async with self._held(parent_id) as (parent,):
             device = parent.device
-            self._lost_name(
-                *await device.workers.run(steps.remove, parent.fd, name, folder, device.asks)
+            seeds = not folder and self.state.clones_seeds(self.inodes.abilities(parent))
+            fd, status, old = await device.workers.run(
+                steps.remove, parent.fd, name, folder, device.asks, seeds
             )
+            if old is not None:
+                self.state.old_files.hold(parent, name, old)
+            self._lost_name(fd, status)
 
     def _lost_name(self, fd: int, status: Status) -> None:
         """One name of the inode with `status` (as it was before) is gone; `fd` is a descriptor of
@@ -274,14 +301,17 @@ class NameOperations(pyfuse3.Operations):
         flags: int,
         _ctx: object,
     ) -> None:
-        if self._is_control(parent_id, name):
+        if self._is_ours(parent_id, name):
             raise refuse(errno.EPERM)
-        if self._is_control(new_parent_id, new_name):
+        if self._is_ours(new_parent_id, new_name):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id, new_parent_id) as (old_parent, new_parent):
             device = old_parent.device
             if device is not new_parent.device:
                 raise refuse(errno.EXDEV)
+            await self._settle_name(old_parent, name)
+            if flags & steps.RENAME_EXCHANGE:
+                await self._settle_name(new_parent, new_name)
             moved, met = await device.workers.run(
                 steps.rename, old_parent.fd, name, new_parent.fd, new_name, flags, device.asks
             )
@@ -300,54 +330,5 @@ class NameOperations(pyfuse3.Operations):
                 self._lost_name(*met)
 
     async def statfs(self, _ctx: object) -> pyfuse3.StatvfsData:
+        await self.state.old_files.give_up_all()  # whoever asks wants to know what is free
         return await self.devices.root.workers.run(attributes.file_system, self.inodes.root.fd)
-
-    async def getxattr(self, node_id: int, name: bytes, _ctx: object) -> bytes:
-        if ControlFolder.owns(node_id):
-            raise refuse(errno.ENODATA)
-        inode = self.inodes.get(node_id)
-        if name == STATS_ATTRIBUTE and inode.kind == stat.S_IFREG:
-            return reports.file_json(self.state.account.file(inode.key))
-        if name == STATS_ATTRIBUTE and inode is self.inodes.root:
-            return self.state.stats_json()
-        if name == CAPABILITY_ATTRIBUTE and time.monotonic() < inode.plain_until:
-            raise refuse(errno.ENODATA)
-        async with self._held(node_id):
-            try:
-                if inode.device.is_prompt:
-                    return tree.get_xattr(inode.fd, name)
-                return await inode.device.workers.run(tree.get_xattr, inode.fd, name)
-            except OSError as exc:
-                if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
-                    inode.plain_until = time.monotonic() + self.state.options.attr_timeout
-                raise
-
-    async def listxattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        if ControlFolder.owns(node_id):
-            return []
-        async with self._held(node_id) as (inode,):
-            if inode.device.is_prompt:
-                names = tree.list_xattrs(inode.fd)
-            else:
-                names = await inode.device.workers.run(tree.list_xattrs, inode.fd)
-        # xattr(7), "Trusted extended attributes": only the privileged see them.
-        hidden = () if ctx.uid == 0 else (b"trusted.",)
-        return [name for name in names if name != STATS_ATTRIBUTE and not name.startswith(hidden)]
-
-    async def setxattr(
-        self, node_id: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
-        if name == STATS_ATTRIBUTE:
-            raise refuse(errno.EPERM)
-        async with self._held(node_id) as (inode,):
-            inode.plain_until = 0.0
-            run = inode.device.workers.run
-            await run(os.setxattr, tree.fd_path(inode.fd), name, value)
-            if name == ACL_ATTRIBUTE and ctx.uid:
-                await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
-
-    async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
-        if name == STATS_ATTRIBUTE:
-            raise refuse(errno.EPERM)
-        async with self._held(node_id) as (inode,):
-            await inode.device.workers.run(os.removexattr, tree.fd_path(inode.fd), name)

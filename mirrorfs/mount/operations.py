@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from mirrorfs.backing import tree
-from mirrorfs.mirror import elision, fresh, reader, writer
-from mirrorfs.mirror import file as mirror_file
+from mirrorfs.mirror import elision, fresh, reader, seed_rules, seed_search, writer
+from mirrorfs.mirror import tail as tails
+from mirrorfs.mirror.seed_search import Caller
+from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mount import extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FileHandle
-from mirrorfs.mount.names import NameOperations
+from mirrorfs.mount.xattrs import XattrOperations
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.tail import Tail
     from mirrorfs.mount.inodes import Inode
 
 _TAGS = extension.KILLS_SETID | extension.APPENDS
-FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 
 
 @guarded
-class Operations(NameOperations):
+class Operations(XattrOperations):
     """All handlers of a mount."""
 
     async def open(self, node_id: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -42,13 +44,13 @@ class Operations(NameOperations):
         inode = self.inodes.get(node_id)
         await self.inodes.hold(inode)
         try:
-            fh = await self._open_held(inode, flags, ctx.uid)
+            fh = await self._open_held(inode, flags, _caller(ctx))
         except BaseException:
             self.inodes.release(inode)
             raise
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh))
 
-    async def _open_held(self, inode: Inode, flags: int, caller: int) -> int:
+    async def _open_held(self, inode: Inode, flags: int, caller: Caller) -> int:
         """Open an inode that is held; the hold becomes the handle's."""
         mode = flags & os.O_ACCMODE
         handle = _new_handle(inode, flags)
@@ -57,7 +59,7 @@ class Operations(NameOperations):
             if mode != os.O_WRONLY:
                 handle.fd = await inode.device.workers.run(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
-                handle.mirror = await self._share(inode)
+                handle.mirror = await self.mirrors.share(inode)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
                     raise refuse(errno.EPERM)
             if flags & os.O_TRUNC:
@@ -68,40 +70,18 @@ class Operations(NameOperations):
             raise
         return fh
 
-    async def _share(self, inode: Inode) -> MirrorFile:
-        """The one mirror file of an inode, opened if need be; counted as used once more."""
-        mirror = self.state.mirrors.get(inode.node_id)
-        if mirror is None:
-            abilities = self.inodes.abilities(inode)
-            mine = await inode.device.workers.run(
-                mirror_file.open_mirror_file,
-                inode.fd,
-                inode.key,
-                abilities,
-                self.state.rules(abilities),
-            )
-            # Another open may have come first while this one was with the worker.
-            mirror = self.state.mirrors.setdefault(inode.node_id, mine)
-            if mirror is mine:
-                mirror.distrusted = inode.key in self.state.distrusted
-                mirror.reserved = inode.key in self.state.reserved
-                self.state.remember_path(inode)
-            else:
-                inode.device.workers.start(os.close, mine.fd)
-        mirror.handles += 1
-        return mirror
-
     async def create(
         self, parent_id: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        if self._is_control(parent_id, name):
+        if self._is_ours(parent_id, name):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id) as (parent,):
             abilities = self.inodes.abilities(parent)
             caller = tree.Caller(ctx.uid, ctx.gid, ctx.umask)
             rules = self.state.rules(abilities)
+            run = parent.device.workers.run
             try:
-                made = await parent.device.workers.run(
+                made = await run(
                     steps.create, parent.fd, name, mode, caller, flags, abilities, rules
                 )
             except FileExistsError:
@@ -111,6 +91,13 @@ class Operations(NameOperations):
                 fd, status = await self._existing(parent, name)
                 entry = self._adopt(parent, name, fd, status)
             else:
+                if made.mirror is not None and self.state.clones_seeds(abilities):
+                    old = self.state.old_files.take(parent, name)
+                    names = seed_rules.replaced_names(name)
+                    if old is not None or names:
+                        made.mirror.seed_fd = await run(
+                            seed_search.find, parent.fd, old, names, _caller(ctx)
+                        )
                 entry = self._adopt(parent, name, made.fd, made.status)
                 fh = await self._handle_of(self.inodes.get(entry.st_ino), flags, made)
                 return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh)), entry
@@ -126,9 +113,7 @@ class Operations(NameOperations):
         handle = _new_handle(inode, flags)
         handle.fd, handle.mirror = made.reader_fd, made.mirror
         if made.mirror is not None:
-            made.mirror.handles = 1
-            self.state.mirrors[inode.node_id] = made.mirror
-            self.state.remember_path(inode)
+            self.mirrors.adopt(inode, made.mirror)
         return self.handles.add(handle)
 
     async def _existing(self, parent: Inode, name: bytes) -> tuple[int, Status]:
@@ -145,6 +130,9 @@ class Operations(NameOperations):
         handle = self.handles.get(fh, FileHandle)
         fd = handle.fd if handle.fd >= 0 or handle.mirror is None else handle.mirror.fd
         abilities = self.inodes.abilities(handle.inode)
+        tail = self.mirrors.tail_of(handle.inode)
+        if tail is not None:
+            return await self._read_seeded(handle, tail, fd, off, size)
         data: bytes | None = None
         if handle.inode.device.is_local:
             data = reader.read_cached(fd, off, size, abilities.no_wait_flags)
@@ -152,6 +140,15 @@ class Operations(NameOperations):
             trusted = abilities.trusted_seek
             data = await handle.inode.device.workers.run(reader.read, fd, off, size, trusted)
         self.state.account.add_read(handle.inode.key, len(data))
+        return data
+
+    async def _read_seeded(
+        self, handle: FileHandle, tail: Tail, fd: int, offset: int, size: int
+    ) -> bytes:
+        inode = handle.inode
+        trusted = self.inodes.abilities(inode).trusted_seek
+        data = await inode.device.workers.run(tails.read, tail, fd, offset, size, trusted)
+        self.state.account.add_read(inode.key, len(data))
         return data
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -172,7 +169,7 @@ class Operations(NameOperations):
             if taken < len(buf):
                 self.state.note_failure(handle.inode, handle.pending.code)
         if handle.synchronous:
-            await self._sync(handle.inode, mirror, handle.data_only)
+            await self.mirrors.sync(handle.inode, mirror, handle.data_only)
         return taken
 
     async def _take(
@@ -189,15 +186,19 @@ class Operations(NameOperations):
             taken = fresh.extend(mirror, handle.pending, offset, data, account)
             if taken == len(data):
                 return taken
-        try:
+        for has_room in (False, True):
             rest = data[taken:] if taken else data
-            return taken + await device.workers.run(
-                writer.write, mirror, handle.pending, offset + taken, rest, account
-            )
-        except OSError:
-            if not taken:
-                raise
-            return taken
+            where = offset + taken
+            try:
+                taken += await device.workers.run(
+                    writer.write, mirror, handle.pending, where, rest, account
+                )
+            except OSError as exc:
+                if not taken and (has_room or not await self.state.make_room(exc.errno)):
+                    raise
+            if taken == len(data) or not await self.state.make_room(handle.pending.code):
+                break
+        return taken
 
     async def _drop_setid(self, inode: Inode) -> None:
         """Take setuid and setgid from a file that somebody without privileges changes.
@@ -235,7 +236,10 @@ class Operations(NameOperations):
             return self._set_control(node_id, fields)
         async with self._held(node_id) as (inode,):
             if fields.update_size:
-                await self._set_size(inode, fh, attr.st_size, ctx.uid)
+                await self._set_size(inode, fh, attr.st_size, _caller(ctx))
+            if fields.update_atime or fields.update_mtime or fields.update_mode:
+                # What is set now must be the last change of it.
+                await self._settle(inode)
             await inode.device.workers.run(steps.set_attributes, inode.fd, fields, attr)
             return self._entry(inode, await self._status(inode))
 
@@ -245,22 +249,29 @@ class Operations(NameOperations):
             raise refuse(errno.EPERM)
         return self.state.control.entry(node_id)
 
-    async def _set_size(self, inode: Inode, fh: int | None, size: int, caller: int) -> None:
-        """Truncate or grow a file for the user `caller`."""
-        if caller:
+    async def _set_size(self, inode: Inode, fh: int | None, size: int, caller: Caller) -> None:
+        """Truncate or grow a file for `caller`, who is likely to write next if it is open."""
+        if caller.uid:
             await self._drop_setid(inode)
         handle = self.handles.any(fh) if fh is not None else None
         if isinstance(handle, FileHandle) and handle.mirror is not None:
-            await self._truncate(handle.inode, handle.mirror, size)
+            seeds = handle.mirror.unsettled is not None and await self._may_read(inode, caller)
+            await self._truncate(handle.inode, handle.mirror, size, seeds)
             return
-        mirror = await self._share(inode)
+        mirror = await self.mirrors.share(inode)
         try:
-            await self._truncate(inode, mirror, size)
+            await self._truncate(inode, mirror, size, seeds=False)
         finally:
-            await self._unshare(inode, mirror)
+            await self.mirrors.unshare(inode, mirror)
 
-    async def _truncate(self, inode: Inode, mirror: MirrorFile, size: int) -> None:
-        await inode.device.workers.run(mirror_file.truncate, mirror, size, self.state.account)
+    async def _may_read(self, inode: Inode, caller: Caller) -> bool:
+        if caller.uid == 0:
+            return True
+        run, status = inode.device.workers.run, await self._status(inode)
+        return await run(seed_search.may_read, inode.fd, status, caller)
+
+    async def _truncate(self, inode: Inode, mirror: MirrorFile, size: int, seeds: bool) -> None:
+        await inode.device.workers.run(truncate, mirror, size, self.state.account, seeds)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)
@@ -273,6 +284,11 @@ class Operations(NameOperations):
             if not handle.mirror.abilities.trusted_seek:
                 # Only a file system that is not local holds errors back until close.
                 await handle.inode.device.workers.run(steps.flush, handle.mirror.fd)
+            tail = handle.mirror.tail
+            if tail is not None and tail.written and not tail.only_grown:
+                # A shell closes one of its descriptors before anything is written; anything later
+                # is most likely the end.
+                await self.mirrors.settle(handle.inode, handle.mirror)
             handle.pending.check()
 
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -282,29 +298,8 @@ class Operations(NameOperations):
         if handle.mirror is None:
             await handle.inode.device.workers.run(steps.sync_reader, handle.fd, datasync)
         else:
-            await self._sync(handle.inode, handle.mirror, datasync)
+            await self.mirrors.sync(handle.inode, handle.mirror, datasync)
         handle.pending.check()
-
-    async def _sync(self, inode: Inode, mirror: MirrorFile, data_only: bool) -> None:
-        """Make a file durable. A failure is kept for every handle that is open for writing now."""
-        try:
-            if await inode.device.workers.run(mirror_file.sync, mirror, data_only):
-                self._believe_again(mirror)
-        except OSError as exc:
-            self.state.distrusted.add(mirror.key)
-            self.state.note_failure(inode, exc.errno or errno.EIO)
-            for handle in self.handles.files():
-                if handle.mirror is mirror:
-                    handle.pending.code = exc.errno or errno.EIO
-                    handle.pending.offset = FAILED_SYNC
-            raise
-
-    def _believe_again(self, mirror: MirrorFile) -> None:
-        """The end of what a failed fsync began."""
-        self.state.distrusted.discard(mirror.key)
-        for handle in self.handles.files():
-            if handle.mirror is mirror and handle.pending.offset == FAILED_SYNC:
-                handle.pending.code = 0
 
     async def release(self, fh: int) -> None:
         if isinstance(self.handles.any(fh), ControlHandle):
@@ -327,18 +322,16 @@ class Operations(NameOperations):
                 await handle.inode.device.workers.run(os.close, handle.fd)
         finally:
             if handle.mirror is not None:
-                await self._unshare(handle.inode, handle.mirror)
-
-    async def _unshare(self, inode: Inode, mirror: MirrorFile) -> None:
-        mirror.handles -= 1
-        if not mirror.handles:
-            self.state.mirrors.pop(inode.node_id, None)
-            await inode.device.workers.run(os.close, mirror.fd)
+                await self.mirrors.unshare(handle.inode, handle.mirror)
 
 
 def _invalidate(node_id: pyfuse3.InodeT) -> None:
     with contextlib.suppress(OSError):  # the kernel has forgotten it, or the mount has ended
         pyfuse3.invalidate_inode(node_id)
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
 def _new_handle(inode: Inode, flags: int) -> FileHandle:

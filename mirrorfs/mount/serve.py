@@ -83,6 +83,9 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     limit = descriptor_limit(job.options)
     inodes = InodeTable(job.backing_fd, root, devices, limit)
     state = State(job.backing, job.mount_point, job.options, inodes, limit)
+    state.no_seeds = job.no_seeds
+    if job.state_folder is not None:
+        state.keep_list(job.state_folder)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)
@@ -102,7 +105,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
             dispatcher.nursery = nursery
             await nursery.start(_watch_signals, job.mount_point, state)
             nursery.start_soon(_announce, job.mount_point, extras, ready)
-            nursery.start_soon(_sweep, inodes)
+            nursery.start_soon(_sweep, state)
             await pyfuse3.main(max_tasks=_TASKS)
             nursery.cancel_scope.cancel()
     finally:
@@ -141,10 +144,12 @@ async def _announce(mount_point: bytes, extras: Extras, ready: Callable[[], None
     ready()
 
 
-async def _sweep(inodes: InodeTable) -> None:
+async def _sweep(state: State) -> None:
     while True:
         await trio.sleep(_SWEEP_SECONDS)
-        inodes.sweep()
+        state.old_files.sweep()
+        await state.mirrors.sweep()
+        state.inodes.sweep()
 
 
 async def _watch_signals(
@@ -202,8 +207,9 @@ async def _close_all(state: State) -> None:
         for handle in state.handles.files():
             if handle.fd >= 0:
                 handle.inode.device.workers.start(os.close, handle.fd)
-        for node_id, mirror in state.mirrors.items():
-            state.inodes.get(node_id).device.workers.start(os.close, mirror.fd)
+        await state.old_files.give_up_all()
+        await state.mirrors.settle_all()
+        state.mirrors.close()
         state.inodes.close()
     await trio.to_thread.run_sync(devices.close)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
@@ -13,6 +14,7 @@ from mirrorfs.backing.syscalls import (
     FALLOC_FL_ZERO_RANGE,
 )
 from mirrorfs.mirror import copying, discard
+from mirrorfs.mirror import tail as tails
 from mirrorfs.mount.control import refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import FileHandle
@@ -40,12 +42,12 @@ class SparseOperations(Operations):
         if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and mirror.rules.punch):
             await run(discard.discard, mirror, handle.pending, offset, end, keep_size, account)
         elif kind == FALLOC_FL_ZERO_RANGE:
-            await run(discard.keep_zeros, mirror, handle.pending, offset, end, keep_size)
+            await run(discard.keep_zeros, mirror, handle.pending, offset, end, keep_size, account)
         elif kind:
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
             self.state.reserved.add(mirror.key)
-            await run(discard.preallocate, mirror, offset, end, keep_size)
+            await run(discard.preallocate, mirror, offset, end, keep_size, account)
         else:
             self.state.note_ignored_preallocation(handle.inode)
             await run(discard.grow_only, mirror, end, keep_size, account)
@@ -73,7 +75,8 @@ class SparseOperations(Operations):
             # As everywhere else (copy_file_range(2)). The caller reads and writes instead, and a
             # thread waits for one device only.
             raise refuse(errno.EXDEV)
-        written = self.state.mirrors.get(inode.node_id)
+        await self._settle(inode)
+        written = self.mirrors.get(inode)
         source = copying.Source(
             reading.fd,
             inode.key,
@@ -95,9 +98,8 @@ class SparseOperations(Operations):
 
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
-        arguments = self._seek_arguments(fh, offset, whence)
         workers = self.handles.get(fh, FileHandle).inode.device.workers
-        return await workers.run(holes.seek, *arguments)
+        return await workers.run(self._seek(fh, offset, whence))
 
     def lseek_at_once(self, fh: int, offset: int, whence: int) -> int | None:
         """The same without waiting; None if something might hold us up: a worker at the file, or a
@@ -106,17 +108,18 @@ class SparseOperations(Operations):
         inode = self.handles.get(fh, FileHandle).inode
         if not inode.device.is_prompt:
             return None
-        mirror = self.state.mirrors.get(inode.node_id)
+        mirror = self.mirrors.get(inode)
         if mirror is None:
-            return holes.seek(*self._seek_arguments(fh, offset, whence))
+            return self._seek(fh, offset, whence)()
         if not mirror.lock.acquire(blocking=False):
             return None
         try:
-            return holes.seek(*self._seek_arguments(fh, offset, whence))
+            return self._seek(fh, offset, whence)()
         finally:
             mirror.lock.release()
 
-    def _seek_arguments(self, fh: int, offset: int, whence: int) -> tuple[int, int, int, bool]:
+    def _seek(self, fh: int, offset: int, whence: int) -> Callable[[], int]:
+        """The call that answers, for a thread that may wait."""
         handle = self.handles.get(fh, FileHandle)
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise refuse(errno.EINVAL)
@@ -125,7 +128,10 @@ class SparseOperations(Operations):
         trusted = (
             self.inodes.abilities(inode).trusted_seek and inode.key not in self.state.distrusted
         )
-        return fd, offset, whence, trusted
+        tail = self.mirrors.tail_of(inode)
+        if tail is not None:
+            return partial(tails.seek, tail, fd, offset, whence, trusted)
+        return partial(holes.seek, fd, offset, whence, trusted)
 
     def _for_writing(self, fh: int) -> tuple[FileHandle, MirrorFile]:
         """EBADF for a handle that is not open for writing."""

@@ -9,18 +9,20 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
 from mirrorfs.mount import journal, reports
 from mirrorfs.mount.control import ControlFile, ControlFolder
 from mirrorfs.mount.handles import HandleTable
+from mirrorfs.mount.mirrors import Mirrors
+from mirrorfs.mount.old_files import OldFiles
 from mirrorfs.options import MountOptions, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.backing.probe import Abilities
-    from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mount.inodes import Inode, InodeTable
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,10 @@ _WRITERS_OWN = frozenset({errno.EFBIG, errno.EPERM, errno.EINVAL, errno.EINTR, e
 class State:
     """One mount. Only the account and the mirror files are touched by worker threads.
 
-    `descriptors` is how many are kept for known files. `distrusted` and `reserved` remember that
-    of files that are not open; `describe_extras` gives what config.json says of features that
-    depend on the machine.
+    `no_seeds` is why files get no seeds, `unsettled` the list for those that do; `own_names` are
+    those in the root that are not what lies below. `descriptors` is how many are kept for known
+    files. `distrusted` and `reserved` remember that of files that are not open; `describe_extras`
+    gives what config.json says of features that depend on the machine.
     """
 
     backing: bytes
@@ -45,17 +48,23 @@ class State:
     descriptors: int
     account: Account = field(default_factory=Account)
     handles: HandleTable = field(default_factory=HandleTable)
-    mirrors: dict[int, MirrorFile] = field(default_factory=dict)
+    no_seeds: str = ""
+    own_names: frozenset[bytes] = frozenset()
+    unsettled: Unsettled | None = None
+    old_files: OldFiles = field(default_factory=OldFiles)
     distrusted: set[FileKey] = field(default_factory=set)
     reserved: set[FileKey] = field(default_factory=set)
     describe_extras: Callable[[], dict[str, object]] = dict
     last_paths: dict[FileKey, bytes] = field(default_factory=dict)
     mounted_at: float = field(default_factory=time.time)
     control: ControlFolder = field(init=False)
+    mirrors: Mirrors = field(init=False)
     _quiet_until: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         account = self.account
+        self.mirrors = Mirrors(self)
+        self.own_names = frozenset({self.options.control})
         self.control = ControlFolder(
             self.options.control,
             {
@@ -72,6 +81,27 @@ class State:
         """What is done with zeros and unchanged blocks on a file system with these abilities."""
         block = max(self.options.block_bytes or 0, abilities.unit_bytes)
         return Rules(self.options.zeros == "punch", self.options.unchanged == "skip", block)
+
+    def keep_list(self, folder: bytes) -> None:
+        """Let files have seeds, with their list in the state folder `folder`."""
+        self.unsettled = Unsettled(folder)
+        parent, name = os.path.split(folder)
+        if parent == self.backing:
+            self.own_names |= {name}
+
+    def clones_seeds(self, abilities: Abilities) -> bool:
+        """Whether a new file may be given a clone of an old one on such a file system."""
+        wanted = self.options.basis == "auto" and self.options.unchanged == "skip"
+        return wanted and self.unsettled is not None and abilities.clone
+
+    async def make_room(self, code: int | None) -> bool:
+        """Free what is only kept as a seed, if an error with the errno `code` may end by that.
+        Returns whether there was something.
+        """
+        if code not in {errno.ENOSPC, errno.EDQUOT}:
+            return False
+        held = await self.old_files.give_up_all()
+        return await self.mirrors.settle_all() or held
 
     def remember_path(self, inode: Inode) -> None:
         """Note where a file that is being written lies, for files.json, also when the kernel has
@@ -162,7 +192,8 @@ class State:
             "allow_other": options.lets_others_in(os.geteuid() == 0),
             "descriptors": self.descriptors,
             "log": journal.destination(),
+            "state": os.fsdecode(self.unsettled.folder) if self.unsettled else "",
         }
-        return reports.config_json(
-            describe(options, effective), self._file_system(), self.describe_extras()
-        )
+        seeds = {"on": False, "reason": self.no_seeds} if self.no_seeds else {"on": True}
+        extras = {**self.describe_extras(), "seeds": seeds}
+        return reports.config_json(describe(options, effective), self._file_system(), extras)

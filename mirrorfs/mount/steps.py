@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import callers, syscalls, tree
+from mirrorfs.mirror import seed_search
 from mirrorfs.mirror.file import MirrorFile, open_mirror_file
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mirror.plan import Rules
+    from mirrorfs.mirror.seed_search import OldFile
 
 RENAME_EXCHANGE = 2
 
@@ -133,18 +135,27 @@ def link(fd: int, parent_fd: int, name: bytes) -> Status:
     return syscalls.statx(fd)
 
 
-def remove(parent_fd: int, name: bytes, folder: bool, asks: int) -> tuple[int, Status]:
-    """unlink or rmdir; the descriptor and status (from before) of what was removed."""
+def remove(
+    parent_fd: int, name: bytes, folder: bool, asks: int, seeds: bool
+) -> tuple[int, Status, OldFile | None]:
+    """unlink or rmdir; the descriptor and status (from before) of what was removed. With `seeds`
+    also the file opened, if that was its last name and it is worth it.
+    """
     fd, status = look_up(parent_fd, name, asks)
+    old: OldFile | None = None
     try:
         if folder:
             os.rmdir(name, dir_fd=parent_fd)
         else:
+            if seeds and status.nlink == 1:
+                old = seed_search.open_old(fd, status)
             os.unlink(name, dir_fd=parent_fd)
     except OSError:
         os.close(fd)
+        if old is not None:
+            os.close(old.fd)
         raise
-    return fd, status
+    return fd, status, old
 
 
 def rename(

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mirrorfs.cli.main import main
-from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mirror import writer
-from mirrorfs.mount import guard, names, operations, sparse
+from mirrorfs.mirror import fresh, seeding, sync, writer
+from mirrorfs.mount import guard, names, operations, sparse, xattrs
 
 pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
 
@@ -49,7 +48,12 @@ def make(kind: str) -> BaseException:
     return EXCEPTIONS[kind]("injected")
 
 
-OWNERS = (names.NameOperations, operations.Operations, sparse.SparseOperations)
+OWNERS = (
+    names.NameOperations,
+    xattrs.XattrOperations,
+    operations.Operations,
+    sparse.SparseOperations,
+)
 
 
 class Orders:
@@ -114,16 +118,27 @@ class FaultyOs:
             data = data[: max(1, len(data) // 2)]
         return os.pwrite(fd, data, offset)
 
+    def pwritev(self, *_args: object) -> int:
+        """Leaves every write to the writer, where the orders hold."""
+        raise BlockingIOError
+
     def fsync(self, fd: int) -> None:
+        self._check_sync()
+        os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        self._check_sync()
+        os.fdatasync(fd)
+
+    def _check_sync(self) -> None:
         words = self._orders.words()
         if words[:1] == ["fsync"]:
             raise OSError(int(words[1]), os.strerror(int(words[1])))
-        os.fsync(fd)
 
 
 if __name__ == "__main__":
     faults = Orders(Path(sys.argv[1]))
     inject(faults)
-    writer.os = FaultyOs(faults)  # type: ignore[assignment]
-    mirror_file.os = FaultyOs(faults)  # type: ignore[assignment]
+    for module in (writer, fresh, seeding, sync):
+        module.os = FaultyOs(faults)  # type: ignore[attr-defined]
     sys.exit(main(sys.argv[2:]))

@@ -13,8 +13,9 @@ import pytest
 from mirrorfs.backing.probe import probe
 from mirrorfs.mirror import elision, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file, truncate
+from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file
 from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.truncate import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,71 @@
+"""The state folder of a mount: where it is, whether seeds can be used, what a crash has left."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import unsettled
+from mirrorfs.backing.places import FORMAT_FILE, show
+from mirrorfs.cli.output import note
+from mirrorfs.errors import BackingError, UsageError
+
+if TYPE_CHECKING:
+    from mirrorfs.options import MountOptions
+
+_NAMED = 3
+
+
+def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> tuple[bytes | None, str]:
+    """The state folder, or None and the reason why there will be no seeds. Files that a crash has
+    left unsettled are settled first.
+
+    Raises UsageError, StateError or BackingError.
+    """
+    default = os.path.join(backing, unsettled.FOLDER)
+    folder = default
+    if options.state is not None:
+        folder = os.path.realpath(os.fsencode(options.state))
+        if folder != default and (folder + b"/").startswith(backing + b"/"):
+            raise UsageError(
+                f"option state: {show(folder)} lies in the backing folder, where tools could "
+                "delete it; name a folder elsewhere, or leave the option out"
+            )
+    elif not _is_ours(folder):
+        return None, "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
+    unsettled.check_format(folder)
+    _repair(backing, backing_fd, folder, options.ro)
+    if options.ro:
+        return None, "mounted read-only"
+    if options.basis == "off":
+        return None, "turned off by basis=off"
+    if options.unchanged == "write":
+        return None, "turned off by unchanged=write"
+    return folder, ""
+
+
+def _is_ours(folder: bytes) -> bool:
+    """Whether there is no such folder yet, or one with our marker file."""
+    return not os.path.lexists(folder) or os.path.lexists(os.path.join(folder, FORMAT_FILE))
+
+
+def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> None:
+    from mirrorfs.mirror.repair import repair
+
+    try:
+        left = unsettled.read_list(folder)
+        if left and read_only:
+            raise BackingError(
+                f"{show(backing)}: a crash has left {len(left)} files whose end is not settled, "
+                f"{show(left[0].path)} first; mount it once without 'ro'"
+            )
+        settled = repair(backing_fd, folder)
+    except OSError as exc:
+        raise BackingError(
+            f"{show(backing)}: a file that a crash has left cannot be settled: {exc.strerror}; "
+            f"see the list {show(os.path.join(folder, unsettled.LIST))}"
+        ) from None
+    if settled:
+        names = ", ".join(show(path) for path in settled[:_NAMED])
+        more = f" and {len(settled) - _NAMED} more" if len(settled) > _NAMED else ""
+        note(f"settled what a crash had left unfinished: {names}{more}")

@@ -1,0 +1,88 @@
+"""Find the old file that is to be the seed of a new one.
+
+Only a file that the caller may read: the counters would else tell what is in it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import acl, callers, syscalls, tree
+from mirrorfs.mirror import seed_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mirrorfs.backing.syscalls import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who writes; `pid` leads to the groups that FUSE does not pass on."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """A file that may become a seed: a descriptor for reading it, and its status when it was
+    opened.
+    """
+
+    fd: int
+    status: Status
+
+
+def open_old(path_fd: int, status: Status) -> OldFile | None:
+    """The file of the O_PATH descriptor `path_fd`, if it is worth being a seed and can be read."""
+    if not seed_rules.is_worth(status.mode, status.blocks):
+        return None
+    try:
+        fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+    except OSError:
+        return None
+    return OldFile(fd, status)
+
+
+def find(parent_fd: int, unlinked: OldFile | None, names: Iterable[bytes], caller: Caller) -> int:
+    """A descriptor for reading the file that may be a seed for `caller`: `unlinked`, which is ours
+    from now on, or the first of `names`; -1 if there is none. A symbolic link is not followed.
+    """
+    if unlinked is not None:
+        if may_read(unlinked.fd, unlinked.status, caller):
+            return unlinked.fd
+        os.close(unlinked.fd)
+    for name in names:
+        try:
+            path_fd = tree.open_path(parent_fd, name)
+        except OSError:
+            continue
+        try:
+            old = open_old(path_fd, syscalls.statx(path_fd))
+        finally:
+            os.close(path_fd)
+        if old is not None:
+            if may_read(old.fd, old.status, caller):
+                return old.fd
+            os.close(old.fd)
+    return -1
+
+
+def may_read(fd: int, status: Status, caller: Caller) -> bool:
+    """Whether `caller` may read the file `fd`, which may be O_PATH."""
+    if caller.uid == 0:
+        return True
+    in_group = callers.in_group(caller.pid, caller.gid, status.gid)
+    return seed_rules.may_read(status.mode, status.uid, _has_acl(fd), caller.uid, in_group)
+
+
+def _has_acl(fd: int) -> bool:
+    try:
+        tree.get_xattr(fd, acl.ACCESS)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,228 @@
+"""Seeds: a file that a tool empties, or makes anew in place of an old one, is given the old content
+below, invisible, so that what is written is compared with it and only the difference is stored.
+
+A tail (`tail`) begins when a file is truncated (`keep`: its blocks are left where they are) or at
+the first write to a new one (`plant`: a clone of the old file). As clients write, its frontier
+moves (`reach`, `advance`); `settle` ends it: what is still old is cut off.
+
+Guarantees: clients never see an old block as new. After a crash nobody does either, as soon as the
+next mount has looked at the list of unsettled files: a mark on the file says where its frontier
+was. The mark and the list are on the disk before anything below is changed, and data is on the disk
+before the mark counts it as durable. Until that next mount, the backing file looks like an
+unfinished copy over the old one.
+
+Every function is called under the lock of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes, mark, syscalls, tree
+from mirrorfs.mirror import seed_rules
+from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.tail import Tail
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.unsettled import Unsettled
+    from mirrorfs.mirror.counters import Account
+    from mirrorfs.mirror.file import MirrorFile
+
+# How old data may be that a power cut takes from an unsettled file: as in a plain folder, where the
+# kernel writes it after that time (vm.dirty_expire_centisecs).
+_DURABLE_SECONDS = 30.0
+
+
+def keep(file: MirrorFile, size: int) -> bool:
+    """Truncate a file to `size` bytes for clients only; its blocks become its seed.
+
+    False, and nothing is done, where that is not worth it or not possible.
+    """
+    status = os.fstat(file.fd)
+    if not (
+        file.unsettled is not None
+        and file.rules.skip
+        and file.readable
+        and not (file.distrusted or file.append_only or file.reserved)
+        and size < status.st_size
+        and seed_rules.is_worth(status.st_mode, status.st_blocks)
+    ):
+        return False
+    tail = _begin(file, file.unsettled, size, size, shared=False)
+    if tail is None:
+        return False
+    whole = status.st_blocks * 512
+    tail.hidden_bytes = _data_bytes(file, size, status.st_size) if size else whole
+    return True
+
+
+def plant(file: MirrorFile) -> None:
+    """Put a clone of the file of `seed_fd` under a new file, if nothing is in it yet.
+
+    Whatever speaks against it, the file system above all (ioctl_ficlonerange(2), "ERRORS"), means
+    that the file has no seed.
+    """
+    source_fd, file.seed_fd = file.seed_fd, -1
+    try:
+        status = os.fstat(file.fd)
+        if file.unsettled is None or status.st_blocks or not (file.rules.skip and file.readable):
+            return
+        tail = _begin(file, file.unsettled, 0, status.st_size, shared=True)
+        if tail is None:
+            return
+        try:
+            about_to_change(file, tail)
+            if file.abilities.file_system == "xfs":
+                syscalls.copy_single_blocks(file.fd)
+            syscalls.clone(file.fd, source_fd)
+            tail.hidden_bytes = os.fstat(file.fd).st_blocks * 512
+            tail.changed = False
+        except OSError:
+            settle(file, None)
+    finally:
+        os.close(source_fd)
+
+
+def _begin(
+    file: MirrorFile, unsettled: Unsettled, frontier: int, size: int, shared: bool
+) -> Tail | None:
+    """Note the file on the list and mark it; None where one of them is not possible."""
+    try:
+        entry = unsettled.add(file.fd, file.path)
+    except OSError:
+        return None
+    try:
+        instance = mark.instance_of(file.fd)
+        mark.write(file.fd, mark.Mark(instance, frontier, frontier, size))
+        syscalls.touch(file.fd)
+    except OSError:
+        mark.remove(file.fd)
+        unsettled.remove(entry)
+        return None
+    file.seeded = True
+    file.tail = Tail(frontier, size, shared, 0, entry, instance, frontier, time.monotonic())
+    return file.tail
+
+
+def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
+    """Truncate or grow a file that has a tail to `size` bytes."""
+    below = os.fstat(file.fd).st_size
+    if size > below:
+        resize(file, below, size)
+    if size < tail.frontier:
+        tail.hidden_bytes += _data_bytes(file, size, tail.frontier)
+        tail.frontier = size
+        tail.durable = min(tail.durable, size)
+    tail.size = size
+    syscalls.touch(file.fd)
+    _update_mark(file, tail)
+
+
+def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
+    """Prepare for a write to `[start, end)`: what lies between the frontier and it is zeros for
+    clients, and becomes so below.
+    """
+    if end <= tail.frontier:
+        return
+    if start > tail.frontier:
+        stop = min(start, os.fstat(file.fd).st_size)
+        data = _data_bytes(file, tail.frontier, stop)
+        if data:
+            about_to_change(file, tail)
+            syscalls.punch_hole(file.fd, tail.frontier, stop)
+        tail.hidden_bytes -= data
+        tail.frontier = start
+    tail.hidden_bytes = max(0, tail.hidden_bytes - _data_bytes(file, tail.frontier, end))
+
+
+def about_to_change(file: MirrorFile, tail: Tail) -> None:
+    """Before anything below is changed, the list and the mark have to be on the disk: the old
+    blocks could else be taken for new ones after a power cut.
+    """
+    tail.changed = True
+    if not tail.marked and file.unsettled is not None:
+        file.unsettled.make_durable()
+        os.fsync(file.fd)
+        tail.marked = True
+
+
+def advance(
+    file: MirrorFile, tail: Tail, done: int, is_zero: bool, account: Account
+) -> OSError | None:
+    """Note that a client has written up to `done`, nothing but zeros if `is_zero`.
+
+    Returns the error if that cannot be recorded, nor the file be settled without one.
+    """
+    tail.written = True
+    tail.has_data |= not is_zero
+    if done <= tail.frontier and done <= tail.size:
+        return None
+    tail.frontier = max(tail.frontier, done)
+    tail.size = max(tail.size, done)
+    try:
+        now = time.monotonic()
+        if tail.changed and now >= tail.durable_since + _DURABLE_SECONDS:
+            os.fdatasync(file.fd)
+            tail.durable, tail.durable_since = tail.frontier, now
+        _update_mark(file, tail)
+    except OSError:
+        # What the mark cannot tell must not need telling.
+        try:
+            settle(file, account)
+        except OSError as exc:
+            return exc
+    return None
+
+
+def _update_mark(file: MirrorFile, tail: Tail) -> None:
+    made = mark.Mark(tail.instance, tail.durable, tail.frontier, tail.size)
+    mark.write(file.fd, made)
+
+
+def settle(file: MirrorFile, account: Account | None) -> None:
+    """End the tail, if there is one: what is old is cut off, and the file below is what clients
+    see. Data comes first, so that no power cut shows old blocks in a file without a mark.
+
+    Raises OSError if data could not be written; the file is settled all the same.
+    """
+    tail = file.tail
+    if tail is None:
+        return
+    failure: OSError | None = None
+    if tail.changed:
+        try:
+            os.fdatasync(file.fd)
+        except OSError as exc:
+            failure = exc
+            file.distrust()
+    before = os.fstat(file.fd)
+    if before.st_size != tail.frontier or tail.size != tail.frontier:
+        cut(file, before, tail.frontier, tail.size)
+    mark.remove(file.fd)
+    file.tail = None
+    if file.unsettled is not None:
+        file.unsettled.remove(tail.entry)
+    if account is not None:
+        count_freed(file, before, account)
+    if failure is not None:
+        raise failure
+
+
+def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> None:
+    """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
+    client that set it, or wrote last, is done.
+    """
+    resize(file, before.st_size, frontier)
+    resize(file, frontier, size)
+    with contextlib.suppress(OSError):  # only root and the owner may
+        tree.set_times(file.fd, None, before.st_mtime_ns)
+
+
+def _data_bytes(file: MirrorFile, start: int, end: int) -> int:
+    """How many bytes of `[start, end)` are data below."""
+    if start >= end:
+        return 0
+    return sum(stop - begin for begin, stop in holes.data_ranges(file.fd, start, end))

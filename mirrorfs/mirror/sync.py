@@ -1,0 +1,43 @@
+"""Make a mirrored file durable."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.mirror import seeding
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.counters import Account
+    from mirrorfs.mirror.file import MirrorFile
+
+
+def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
+    """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
+
+    Returns whether it is believed again, because all of it has been written since and is now on the
+    disk.
+    """
+    with file.lock:
+        try:
+            seeding.settle(file, account)
+            if data_only:
+                os.fdatasync(file.fd)
+            else:
+                os.fsync(file.fd)
+        except OSError as exc:
+            if exc.errno != errno.EINTR:
+                file.distrust()
+            raise
+        size = os.fstat(file.fd).st_size
+        if file.distrusted and file.rewritten and file.rewritten[0][0] == 0 <= size:
+            file.distrusted = file.rewritten[0][1] < size
+            return not file.distrusted
+    return False
+
+
+def settle(file: MirrorFile, account: Account) -> None:
+    """End the tail of a file, see `seeding.settle`."""
+    with file.lock:
+        seeding.settle(file, account)

@@ -1,0 +1,87 @@
+"""The tail of an unsettled file: old blocks that lie below beyond what clients may see.
+
+Up to the *frontier* the file below holds what clients have written. From there to the *visible
+size* they see zeros, and beyond it nothing, whatever lies below. Here is what each question about
+such a file is answered with; how a tail comes and goes is in `seeding`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes
+from mirrorfs.mirror import reader
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.syscalls import Status
+
+
+@dataclass(slots=True)
+class Tail:
+    """Sizes in bytes. Changed under the lock of the file; each field may be read without it.
+
+    `shared` says that the old blocks are another file's, too. `hidden_bytes` is what they occupy
+    beyond the frontier. `entry` is the number on the list of unsettled files, `instance` goes with
+    the mark, in which `durable` is the part that is surely on the disk, known since `durable_since`
+    on the monotonic clock. `marked` says that mark and list are on the disk, `changed` that
+    something below was changed since, `written` that a client has written something, `has_data`
+    that this was not zeros alone.
+    """
+
+    frontier: int
+    size: int
+    shared: bool
+    hidden_bytes: int
+    entry: int
+    instance: bytes
+    durable: int
+    durable_since: float
+    marked: bool = False
+    changed: bool = False
+    written: bool = False
+    has_data: bool = False
+
+    @property
+    def only_grown(self) -> bool:
+        """Whether the file was emptied and given a size, but no data yet: so does qemu-img, which
+        also wipes the first block, and then opens the file again.
+        """
+        return not self.has_data and self.size > self.frontier
+
+
+def visible(tail: Tail, status: Status) -> Status:
+    """What a client is told of a file, of which `status` is true below."""
+    blocks = max(0, status.blocks - tail.hidden_bytes // 512)
+    return replace(status, size=tail.size, blocks=blocks)
+
+
+def read(tail: Tail, fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:
+    """Up to `size` bytes at `offset`, fewer only at the visible end."""
+    live = tail.frontier - offset
+    size = max(0, min(size, tail.size - offset))
+    live = max(0, min(size, live))
+    data = reader.read(fd, offset, live, trusted_seek) if live else b""
+    return data.ljust(size, b"\0")
+
+
+def seek(tail: Tail, fd: int, offset: int, whence: int, trusted: bool) -> int:
+    """lseek(2) with SEEK_DATA or SEEK_HOLE, as `holes.seek`; raises ENXIO."""
+    if not 0 <= offset < tail.size:
+        raise _nothing_there()
+    if offset >= tail.frontier:
+        if whence == os.SEEK_DATA:
+            raise _nothing_there()
+        return offset
+    found = holes.seek(fd, offset, whence, trusted)
+    if found < tail.frontier:
+        return found
+    if whence == os.SEEK_DATA:
+        raise _nothing_there()
+    return tail.frontier
+
+
+def _nothing_there() -> OSError:
+    return OSError(errno.ENXIO, os.strerror(errno.ENXIO))

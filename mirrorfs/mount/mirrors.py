@@ -1,0 +1,210 @@
+"""The mirror files of a mount: one for each inode that is open for writing, shared by its handles.
+
+A file is settled (`mirror.seeding`) before its last writer has closed it. One that a tool has
+emptied, given a size and closed without a write is left for a moment: qemu-img does so, and comes
+back to write.
+
+Everything here runs in the main loop's thread; what may block is done by the workers of the
+inode's device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import syscalls
+from mirrorfs.mirror import file as mirror_file
+from mirrorfs.mirror import sync
+from mirrorfs.mirror import tail as tails
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mount.inodes import Inode
+    from mirrorfs.mount.state import State
+
+FAILED_SYNC = -1  # where a pending error happened that no single write can make good
+_LINGER_SECONDS = 2.0
+# Longer than a status can be under way from a thread to its answer.
+_RECENT_SECONDS = 5.0
+
+
+class Mirrors:
+    """By node id."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._by_id: dict[int, MirrorFile] = {}
+        self._lingering: dict[int, tuple[Inode, float]] = {}
+        self._settled: dict[int, float] = {}
+
+    def get(self, inode: Inode) -> MirrorFile | None:
+        return self._by_id.get(inode.node_id)
+
+    async def share(self, inode: Inode) -> MirrorFile:
+        """The one mirror file of an inode that is held, opened if need be; counted as used once
+        more.
+        """
+        mirror = self.get(inode)
+        if mirror is None:
+            abilities = self._state.inodes.abilities(inode)
+            mine = await inode.device.workers.run(
+                mirror_file.open_mirror_file,
+                inode.fd,
+                inode.key,
+                abilities,
+                self._state.rules(abilities),
+            )
+            # Another open may have come first while this one was with the worker.
+            mirror = self._by_id.setdefault(inode.node_id, mine)
+            if mirror is mine:
+                mirror.distrusted = inode.key in self._state.distrusted
+                mirror.reserved = inode.key in self._state.reserved
+                self._opened(inode, mirror)
+            else:
+                inode.device.workers.start(os.close, mine.fd)
+        mirror.handles += 1
+        return mirror
+
+    def adopt(self, inode: Inode, mirror: MirrorFile) -> None:
+        """Take the mirror file of an inode that was just made; counted as used once."""
+        mirror.handles = 1
+        self._by_id[inode.node_id] = mirror
+        self._opened(inode, mirror)
+
+    def _opened(self, inode: Inode, mirror: MirrorFile) -> None:
+        mirror.path = inode.path()
+        mirror.unsettled = self._state.unsettled
+        self._state.remember_path(inode)
+
+    async def unshare(self, inode: Inode, mirror: MirrorFile) -> None:
+        """The end of a `share`; closes the file when nobody uses it."""
+        mirror.handles -= 1
+        if mirror.handles:
+            return
+        if mirror.tail is not None and mirror.tail.only_grown:
+            if inode.node_id not in self._lingering:
+                await self._state.inodes.hold(inode)
+                self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+            return
+        await self._close(inode, mirror)
+
+    async def _close(self, inode: Inode, mirror: MirrorFile) -> None:
+        try:
+            await self.settle(inode, mirror)
+        finally:
+            # Somebody may have opened it meanwhile, and even have closed it again.
+            if not mirror.handles and self._by_id.get(inode.node_id) is mirror:
+                del self._by_id[inode.node_id]
+                if mirror.seeded:
+                    self._settled[inode.node_id] = time.monotonic()
+                await inode.device.workers.run(_close_fds, mirror)
+
+    def tail_of(self, inode: Inode) -> Tail | None:
+        mirror = self.get(inode)
+        return None if mirror is None else mirror.tail
+
+    def visible(self, inode: Inode, status: Status) -> Status:
+        """What a client is told of an inode. `status` may have been taken before a tail began or
+        ended, so of a file that has, or just had, one it is taken anew.
+        """
+        mirror = self.get(inode)
+        if mirror is None:
+            if inode.node_id in self._settled and inode.fd >= 0:
+                return syscalls.statx(inode.fd, ask=False)
+            return status
+        if not mirror.seeded:
+            return status
+        tail = mirror.tail  # first, since it may end meanwhile
+        status = syscalls.statx(mirror.fd, ask=False)
+        return status if tail is None else tails.visible(tail, status)
+
+    @property
+    def has_tails(self) -> bool:
+        return any(mirror.tail is not None for mirror in self._by_id.values())
+
+    async def settle(self, inode: Inode, mirror: MirrorFile) -> None:
+        """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it."""
+        if mirror.tail is None:
+            return
+        try:
+            await inode.device.workers.run(sync.settle, mirror, self._state.account)
+        except OSError as exc:
+            self._failed(inode, mirror, exc)
+            raise
+
+    async def settle_all(self) -> bool:
+        """End all tails, whatever comes of it; errors are kept for those who write. Returns whether
+        there was one.
+        """
+        unsettled = [node_id for node_id, mirror in self._by_id.items() if mirror.tail is not None]
+        for node_id in unsettled:
+            mirror = self._by_id.get(node_id)
+            if mirror is not None:
+                await self.settle_quietly(self._state.inodes.get(node_id), mirror)
+        return bool(unsettled)
+
+    async def settle_quietly(self, inode: Inode, mirror: MirrorFile) -> None:
+        """`settle` for somebody whom an error does not concern."""
+        with contextlib.suppress(OSError):
+            await self.settle(inode, mirror)
+
+    async def sync(self, inode: Inode, mirror: MirrorFile, data_only: bool) -> None:
+        """Make a file durable. A failure is kept for every handle that is open for writing now."""
+        state = self._state
+        try:
+            believed = await inode.device.workers.run(sync.sync, mirror, data_only, state.account)
+        except OSError as exc:
+            self._failed(inode, mirror, exc)
+            raise
+        if believed:
+            self._believe_again(mirror)
+
+    def _failed(self, inode: Inode, mirror: MirrorFile, error: OSError) -> None:
+        code = error.errno or errno.EIO
+        self._state.distrusted.add(mirror.key)
+        self._state.note_failure(inode, code)
+        for handle in self._state.handles.files():
+            if handle.mirror is mirror:
+                handle.pending.code = code
+                handle.pending.offset = FAILED_SYNC
+
+    def _believe_again(self, mirror: MirrorFile) -> None:
+        """The end of what a failed fsync began."""
+        self._state.distrusted.discard(mirror.key)
+        for handle in self._state.handles.files():
+            if handle.mirror is mirror and handle.pending.offset == FAILED_SYNC:
+                handle.pending.code = 0
+
+    async def sweep(self) -> None:
+        """Close the files for which nobody came back."""
+        now = time.monotonic()
+        for node_id, moment in list(self._settled.items()):
+            if now >= moment + _RECENT_SECONDS:
+                del self._settled[node_id]
+        for node_id, (inode, deadline) in list(self._lingering.items()):
+            if now < deadline:
+                continue
+            del self._lingering[node_id]
+            mirror = self.get(inode)
+            with contextlib.suppress(OSError):
+                if mirror is not None and not mirror.handles:
+                    await self._close(inode, mirror)
+            self._state.inodes.release(inode)
+
+    def close(self) -> None:
+        """Close what clients left open, at the end of the mount."""
+        for node_id, mirror in self._by_id.items():
+            self._state.inodes.get(node_id).device.workers.start(_close_fds, mirror)
+        self._by_id.clear()
+
+
+def _close_fds(mirror: MirrorFile) -> None:
+    os.close(mirror.fd)
+    if mirror.seed_fd >= 0:
+        os.close(mirror.seed_fd)

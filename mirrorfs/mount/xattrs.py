@@ -1,0 +1,83 @@
+"""Handlers for extended attributes. Two are ours: the counters of a file, which lie on no disk, and
+the mark of an unsettled file, which is nobody's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import mark, tree
+from mirrorfs.mount import reports, steps
+from mirrorfs.mount.control import ControlFolder, refuse
+from mirrorfs.mount.guard import guarded
+from mirrorfs.mount.names import NameOperations
+
+if TYPE_CHECKING:
+    import pyfuse3
+
+STATS_ATTRIBUTE = b"user.mirrorfs.stats"
+# The kernel asks for this one before every write; that a file has none is believed for a moment.
+CAPABILITY_ATTRIBUTE = b"security.capability"
+ACL_ATTRIBUTE = b"system.posix_acl_access"
+_OURS = frozenset({STATS_ATTRIBUTE, mark.NAME})
+
+
+@guarded
+class XattrOperations(NameOperations):
+    """The handlers for names and attributes."""
+
+    async def getxattr(self, node_id: int, name: bytes, _ctx: object) -> bytes:
+        if ControlFolder.owns(node_id):
+            raise refuse(errno.ENODATA)
+        inode = self.inodes.get(node_id)
+        if name == STATS_ATTRIBUTE and inode.kind == stat.S_IFREG:
+            return reports.file_json(self.state.account.file(inode.key))
+        if name == STATS_ATTRIBUTE and inode is self.inodes.root:
+            return self.state.stats_json()
+        if name == mark.NAME:
+            raise refuse(errno.ENODATA)
+        if name == CAPABILITY_ATTRIBUTE and time.monotonic() < inode.plain_until:
+            raise refuse(errno.ENODATA)
+        async with self._held(node_id):
+            try:
+                if inode.device.is_prompt:
+                    return tree.get_xattr(inode.fd, name)
+                return await inode.device.workers.run(tree.get_xattr, inode.fd, name)
+            except OSError as exc:
+                if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
+                    inode.plain_until = time.monotonic() + self.state.options.attr_timeout
+                raise
+
+    async def listxattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        if ControlFolder.owns(node_id):
+            return []
+        async with self._held(node_id) as (inode,):
+            if inode.device.is_prompt:
+                names = tree.list_xattrs(inode.fd)
+            else:
+                names = await inode.device.workers.run(tree.list_xattrs, inode.fd)
+        # xattr(7), "Trusted extended attributes": only the privileged see them.
+        hidden = () if ctx.uid == 0 else (b"trusted.",)
+        return [name for name in names if name not in _OURS and not name.startswith(hidden)]
+
+    async def setxattr(
+        self, node_id: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        if name in _OURS:
+            raise refuse(errno.EPERM)
+        async with self._held(node_id) as (inode,):
+            inode.plain_until = 0.0
+            run = inode.device.workers.run
+            await run(os.setxattr, tree.fd_path(inode.fd), name, value)
+            if name == ACL_ATTRIBUTE and ctx.uid:
+                await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
+
+    async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
+        if name in _OURS:
+            raise refuse(errno.EPERM)
+        async with self._held(node_id) as (inode,):
+            await inode.device.workers.run(os.removexattr, tree.fd_path(inode.fd), name)
