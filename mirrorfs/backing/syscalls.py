@@ -33,7 +33,7 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_CACHED = 0x20
 MAX_HANDLE_BYTES = 128
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 16 << 20
 _SYS_OPENAT2 = 437  # the same number on every architecture since Linux 5.6
 _STATX_BASIC_AND_BTIME = 0x0FFF
@@ -293,9 +293,14 @@ def keep_request_buffers() -> None:
     """Let freed buffers of a request's size stay with the process, for the next request.
 
     Else glibc hands each back to the kernel, and the next one is paid for by page faults
-    (mallopt(3)). At most `_KEPT_BYTES` stay. A C library without mallopt is left as it is.
+    (mallopt(3)). A C library without mallopt is left as it is.
+
+    Up to `_KEPT_BYTES` stay at the end of each arena, and all that is free between what is in use.
+    So all threads share one arena, which costs no speed: they take and free such buffers with the
+    interpreter lock held anyway. Call before threads are started: they stay with their arena.
     """
     if hasattr(_libc, "mallopt"):
+        _libc.mallopt(_M_ARENA_MAX, 1)
         _libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 

@@ -1,7 +1,7 @@
 """The older content that a write is compared with: what the file itself holds at that place.
 
-Read into buffers that each thread keeps for its next request: fresh memory for each would cost as
-much as the comparison.
+Memory for it must not be cleared first, which would cost as much as the comparison. Python does not
+clear what it reads into with `pread`; where that cannot be used, a buffer is kept.
 """
 
 from __future__ import annotations
@@ -9,28 +9,29 @@ from __future__ import annotations
 import os
 import threading
 
-_MAX_KEPT_BUFFERS = 4
 _kept = threading.local()
 
 
 def read(fd: int, start: int, end: int) -> memoryview:
-    """The bytes of `[start, end)`, fewer at the end of the file; valid until this thread reads
-    again.
+    """The bytes of `[start, end)`, fewer at the end of the file.
+
+    Into memory of its own: many threads come here, and a buffer kept by each would stay for good.
     """
-    view = _buffer(end - start)
-    filled = 0
-    while filled < len(view):
-        got = os.preadv(fd, [view[filled:]], start + filled)
-        if not got:
+    found = os.pread(fd, end - start, start)
+    while len(found) < end - start:
+        more = os.pread(fd, end - start - len(found), start + len(found))
+        if not more:
             break
-        filled += got
-    return view[:filled]
+        found += more
+    return memoryview(found)
 
 
 def read_cached(fd: int, start: int, end: int, no_wait_flags: int) -> memoryview | None:
     """The same, all of it, if the page cache holds it, so that nobody has to wait; else None.
 
-    A file system that does not know `no_wait_flags` answers EOPNOTSUPP, which means None, too.
+    Into a buffer that is kept by the thread, as a rule the one of the main loop: valid until it
+    comes here again. A file system that does not know `no_wait_flags` answers EOPNOTSUPP, which
+    means None, too.
     """
     view = _buffer(end - start)
     try:
@@ -41,10 +42,8 @@ def read_cached(fd: int, start: int, end: int, no_wait_flags: int) -> memoryview
 
 
 def _buffer(size: int) -> memoryview:
-    buffers: dict[int, bytearray] = _kept.__dict__.setdefault("buffers", {})
-    buffer = buffers.get(size)
-    if buffer is None:
-        if len(buffers) >= _MAX_KEPT_BUFFERS:
-            buffers.clear()
-        buffer = buffers[size] = bytearray(size)
-    return memoryview(buffer)
+    """The first `size` bytes of the kept buffer, which is as large as the largest request was."""
+    buffer: bytearray = _kept.__dict__.get("buffer", b"")
+    if len(buffer) < size:
+        buffer = _kept.buffer = bytearray(size)
+    return memoryview(buffer)[:size]
