@@ -99,12 +99,13 @@ def _make(source: Path, mib: int, chance: random.Random) -> None:
 
 
 def _change(source: Path, chance: random.Random) -> None:
-    blocks = source.stat().st_size // _BLOCK
+    was = source.stat()
+    blocks = was.st_size // _BLOCK
     with source.open("r+b") as file:
         for block in chance.sample(range(blocks), blocks // _SHARE):
             file.seek(block * _BLOCK)
             file.write(chance.randbytes(_BLOCK))
-    nights.later(source)
+    nights.later(source, was.st_mtime_ns)
 
 
 def _extents(path: Path) -> int:

@@ -129,6 +129,7 @@ def images(work: Path, content_bytes: int) -> Images:
         image.parent.mkdir()
     say("making the image and what a night leaves of it")
     names = demo_image.build(first, work, content_bytes)
+    peers.run("fallocate", "--dig-holes", first)  # mkfs writes its journal as zeros
     peers.run("cp", "--sparse=always", first, second)
     demo_image.change(second, names, 1.0)
     later(second)
@@ -163,9 +164,11 @@ def place(disk: Disk, plain: bool) -> Iterator[Place]:
         time.sleep(0.05)
 
 
-def later(image: Path) -> None:
-    """rsync compares whole seconds."""
-    then = image.stat().st_mtime_ns + 2_000_000_000
+def later(image: Path, before: int | None = None) -> None:
+    """Set the time two seconds on from `before`, its own time if not given: rsync compares whole
+    seconds, and two nights here may lie within one.
+    """
+    then = (image.stat().st_mtime_ns if before is None else before) + 2_000_000_000
     os.utime(image, ns=(then, then))
 
 
