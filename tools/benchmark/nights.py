@@ -76,8 +76,11 @@ class Place:
     folder: Path
 
     def copy(self, tool: str, image: Path) -> None:
-        """A copy that is not measured, and is on the disk afterwards."""
-        ways.perform(ways.prepare(tool, image, self.folder, ssh=""))
+        """A copy that is not measured, and is on the disk afterwards. Ends all if it fails."""
+        try:
+            ways.perform(ways.prepare(tool, image, self.folder, ssh=""))
+        except ways.CopyError as exc:
+            raise SystemExit(f"tools/tooltable: {tool} failed: {exc}") from None
         peers.run("sync", "-f", self.disk.point)
 
     def copied(self, tool: str, image: Path, ssh: str = "") -> Copied:
@@ -128,8 +131,11 @@ def images(work: Path, content_bytes: int) -> Images:
     for image in (first, second):
         image.parent.mkdir()
     say("making the image and what a night leaves of it")
-    names = demo_image.build(first, work, content_bytes)
-    peers.run("fallocate", "--dig-holes", first)  # mkfs writes its journal as zeros
+    made = work / "vm.img"
+    names = demo_image.build(made, work, content_bytes)
+    # mkfs preallocates its journal, which would count as allocated in the source alone.
+    peers.run("cp", "--sparse=always", made, first)
+    made.unlink()
     peers.run("cp", "--sparse=always", first, second)
     demo_image.change(second, names, 1.0)
     later(second)

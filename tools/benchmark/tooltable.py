@@ -137,7 +137,7 @@ def _nights(row: Row, place: nights.Place, images: nights.Images, ssh: str) -> I
         nights.say(f"{row.kind}, {row.where}, {row.tool}: {night}")
         try:
             result = place.copied(row.tool, images.of(night), ssh)
-        except ways.CopyError as exc:
+        except (ways.CopyError, OSError) as exc:  # a mount that has died answers ENOTCONN
             nights.say(f"failed: {exc}")
             yield replace(row, night=night, error=str(exc))
             return
