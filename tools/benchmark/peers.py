@@ -54,7 +54,7 @@ def run(*command: str | Path) -> str:
         [str(word) for word in command], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        sys.exit(f"tools/bench: {' '.join(map(str, command))} failed: {done.stderr.strip()}")
+        sys.exit(f"{' '.join(map(str, command))} failed: {done.stderr.strip()}")
     return done.stdout
 
 
