@@ -1,0 +1,128 @@
+"""What clients see of a file that has a tail: a real file of each file system, and a bytearray."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror import tail as tails
+from mirrorfs.mirror.tail import Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+BLOCKS = 24
+BIG = BLOCKS * BLOCK
+
+places = st.integers(0, BLOCKS).map(lambda n: n * BLOCK) | st.integers(0, BIG)
+lengths = st.integers(0, 8).map(lambda n: n * BLOCK) | st.integers(0, BIG * 2)
+
+
+def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> Tail:
+    return Tail(frontier, size, False, hidden_bytes, 1, b"instance", 0, 0.0)
+
+
+def seek(tail: Tail, fd: int, offset: int, whence: int, trusted: bool) -> int | None:
+    """None where it is ENXIO."""
+    try:
+        return tails.seek(tail, fd, offset, whence, trusted)
+    except OSError as exc:
+        assert exc.errno == errno.ENXIO
+        return None
+
+
+@pytest.fixture
+def old_file(loop_fs: Path) -> Iterator[int]:
+    """Data in all blocks but for those with an odd number in the first half."""
+    fd = os.open(loop_fs / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"\xa5" * BIG, 0)
+    for number in range(1, BLOCKS // 2, 2):
+        syscalls.punch_hole(fd, number * BLOCK, (number + 1) * BLOCK)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_reads_and_seeks_agree_with_a_bytearray(old_file: int, trusted: bool) -> None:
+    below = os.pread(old_file, BIG, 0)
+    assert len(below) == BIG
+
+    @settings(
+        max_examples=150,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(frontier=places, more=lengths, asked=st.lists(st.tuples(places, lengths), max_size=8))
+    def check(frontier: int, more: int, asked: list[tuple[int, int]]) -> None:
+        tail = made_tail(frontier, frontier + more)
+        model = below[:frontier] + bytes(more)
+        assert tails.read(tail, old_file, 0, len(model) + BLOCK, trusted) == model
+        for offset, length in [*asked, (len(model), 1), (len(model) + 1, BLOCK)]:
+            got = tails.read(tail, old_file, offset, length, trusted)
+            assert got == model[offset : offset + length]
+            check_seeks(tail, offset)
+
+    def check_seeks(tail: Tail, offset: int) -> None:
+        data = seek(tail, old_file, offset, os.SEEK_DATA, trusted)
+        hole = seek(tail, old_file, offset, os.SEEK_HOLE, trusted)
+        if offset >= tail.size:
+            assert data is hole is None
+            return
+        # As a file that ends at the frontier answers, with a hole from there to its size.
+        alone = [
+            (start, end)
+            for start, end in holes.data_ranges(old_file, 0, tail.frontier)
+            if end > offset
+        ]
+        if not trusted:
+            alone = [(offset, tail.frontier)] if offset < tail.frontier else []
+        if not alone:
+            assert (data, hole) == (None, offset)
+            return
+        start, end = alone[0]
+        assert data == max(start, offset)
+        assert hole == (offset if offset < start else end)
+
+    check()
+
+
+def test_a_failed_seek_tells_nothing_of_the_old_blocks(old_file: int) -> None:
+    tail = made_tail(2 * BLOCK, 4 * BLOCK)
+    for offset in (BLOCK, 2 * BLOCK, 4 * BLOCK, 30 * BLOCK, -1):
+        for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            with contextlib.suppress(OSError):
+                assert tails.seek(tail, old_file, offset, whence, True) <= 4 * BLOCK
+    with pytest.raises(OSError) as caught:
+        tails.seek(tail, old_file, -1, os.SEEK_DATA, True)
+    assert caught.value.errno == errno.ENXIO
+
+
+def test_size_and_blocks_are_those_that_clients_see(old_file: int) -> None:
+    true = syscalls.statx(old_file)
+    seen = tails.visible(made_tail(BLOCK, 3 * BLOCK, 4 * BLOCK), true)
+    assert seen.size == 3 * BLOCK
+    assert seen.blocks == true.blocks - 4 * BLOCK // 512
+    assert (seen.ino, seen.mode, seen.mtime_ns) == (true.ino, true.mode, true.mtime_ns)
+    assert tails.visible(made_tail(0, 0, 2 * BIG), true).blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("frontier", "size", "has_data", "only_grown"),
+    [(0, BIG, False, True), (0, BIG, True, False), (0, 0, False, False), (9, 9, True, False)],
+)
+def test_a_file_that_was_only_given_a_size_is_known(
+    frontier: int, size: int, has_data: bool, only_grown: bool
+) -> None:
+    tail = made_tail(frontier, size)
+    tail.has_data = has_data
+    assert tail.only_grown is only_grown
