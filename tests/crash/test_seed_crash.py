@@ -205,37 +205,44 @@ def test_killed_at_random(mirror: Mirror) -> None:
         folders[round_ % 4] = make(mirror, f"new-{round_}", chance.randrange(MIB, 2 * MIB))
 
 
+class Writer(threading.Thread):
+    """Writes on and on: `done` was acknowledged, `on_the_way` is what else may be there."""
+
+    def __init__(self, fd: int, chance: random.Random) -> None:
+        super().__init__()
+        self.fd, self.chance = fd, chance
+        self.done, self.on_the_way = bytearray(), b""
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self.on_the_way:
+                place = len(self.done) + self.chance.choice([0, 0, 0, 5000])
+                data = piece(self.chance.choice(["old", "new", "mixed"]), place, 30_000, 99)
+                gap = place - len(self.done)
+                self.on_the_way = bytes(gap) + data
+                taken = gap + os.pwrite(self.fd, data, place)
+                self.done.extend(self.on_the_way[:taken])
+                self.on_the_way = self.on_the_way[taken:]
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(mirror: Mirror) -> None:
-    """Of the write that was not acknowledged, each byte is there or not, and it ends the file."""
+    """Of the write that was not acknowledged, a part may be there, and nothing behind it."""
     chance = random.Random(12)
-    for number in range(8):
+    for number in range(5):
         made = make(mirror, f"file-{number}", 3 * MIB)
         made.reopen(empty=True)
-        done, on_the_way = bytearray(), b""
-
-        def write(folder: Folder = made) -> None:
-            nonlocal on_the_way
-            with contextlib.suppress(OSError):
-                while not on_the_way:
-                    place = len(done) + chance.choice([0, 0, 0, 5000])
-                    data = piece(chance.choice(["old", "new", "mixed"]), place, 30_000, 99)
-                    on_the_way = bytes(place - len(done)) + data
-                    taken = place - len(done) + os.pwrite(folder.fd, data, place)
-                    done.extend(on_the_way[:taken])
-                    on_the_way = on_the_way[taken:]
-
-        writer = threading.Thread(target=write)
+        writer = Writer(made.fd, chance)
         writer.start()
         time.sleep(chance.random() * 0.1)
-        kill(mirror, [])
+        mirror.kill()
         writer.join()
         with contextlib.suppress(OSError):
             os.close(made.fds.pop())
         mirror.mount()
-        found = mirror.read(made.name)
-        assert found[: len(done)] == done
-        assert on_the_way.startswith(found[len(done) :])
+        found, done = mirror.read(made.name), len(writer.done)
+        assert found[:done] == writer.done
+        assert writer.on_the_way.startswith(found[done:])
         assert is_list_empty(mirror)
         assert MARK not in os.listxattr(made.backing)
 
@@ -281,6 +288,20 @@ def test_what_was_there_before_a_cut_is_durable(mirror: Mirror) -> None:
     kill(mirror, [made])
     cut_power(made.backing)
     del made.file.content[100_001:]
+    remount_and_check(mirror, [made])
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_what_was_synced_is_durable_whoever_has_synced_it(mirror: Mirror, flags: int) -> None:
+    """sync(1) opens a file for reading only."""
+    made = make(mirror, "file")
+    made.reopen(empty=True)
+    made.next(0, 50_000, "new", 7)
+    fd = os.open(made.path, flags)
+    os.fsync(fd)
+    os.close(fd)
+    made.check_backing()
+    kill(mirror, [made])
     remount_and_check(mirror, [made])
 
 

@@ -1,0 +1,88 @@
+"""Writes that fail while old blocks lie below: what was acknowledged otherwise stays, and nothing
+else shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import CLASSES, mirrorfs, run
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import FaultyMirror
+
+MIB = 1 << 20
+OLD, NEW = b"\xa5", b"\x5a"
+
+
+def fail_to_write(faulty: FaultyMirror, fd: int, offset: int) -> None:
+    faulty.order(f"pwrite 100 {errno.EIO}")
+    with pytest.raises(OSError) as caught:
+        os.pwrite(fd, NEW * 9000, offset)
+    assert caught.value.errno == errno.EIO
+    faulty.order()
+
+
+def emptied(faulty: FaultyMirror) -> int:
+    (faulty.backing / "file").write_bytes(OLD * 2 * MIB)
+    return os.open(faulty.path / "file", os.O_RDWR | os.O_TRUNC)
+
+
+def close(fd: int) -> None:
+    with pytest.raises(OSError):  # the failed write, or the dead mount
+        os.close(fd)
+
+
+@pytest.mark.parametrize("grown", [0, 2 * MIB])
+def test_after_a_failed_write_what_follows_survives_a_crash(
+    faulty: FaultyMirror, grown: int
+) -> None:
+    fd = emptied(faulty)
+    os.ftruncate(fd, grown)
+    fail_to_write(faulty, fd, MIB)
+    content = NEW * 5000
+    assert os.pwrite(fd, content, 0) == 5000
+    content = content.ljust(grown, b"\0")
+    assert os.pread(fd, 3 * MIB, 0) == content
+    faulty.daemon.kill()
+    faulty.daemon.wait()
+    close(fd)
+    run("umount", "--lazy", faulty.path)
+    mirrorfs("mount", faulty.backing, faulty.path)
+    assert faulty.read("file") == (faulty.backing / "file").read_bytes() == content
+
+
+@pytest.mark.parametrize("grown", [0, 2 * MIB])
+def test_a_failed_write_shows_no_old_block(faulty: FaultyMirror, grown: int) -> None:
+    fd = emptied(faulty)
+    os.ftruncate(fd, grown)
+    assert os.pwrite(fd, NEW * 5000, 0) == 5000
+    fail_to_write(faulty, fd, 200_000)
+    content = (NEW * 5000).ljust(grown, b"\0")
+    assert os.pread(fd, 3 * MIB, 0) == content
+    os.ftruncate(fd, 2 * MIB)
+    content = content.ljust(2 * MIB, b"\0")
+    assert os.pread(fd, 3 * MIB, 0) == content
+    close(fd)
+    assert faulty.read("file") == (faulty.backing / "file").read_bytes() == content
+    counted = vars(faulty.counters())
+    assert counted["received_bytes"] == sum(counted[kind] for kind in CLASSES)
+
+
+def test_a_failed_sync_leaves_nothing_old(faulty: FaultyMirror) -> None:
+    fd = emptied(faulty)
+    assert os.pwrite(fd, NEW * 5000, 0) == 5000
+    faulty.order(f"fsync {errno.EIO}")
+    with pytest.raises(OSError):
+        os.fsync(fd)
+    faulty.order()
+    assert os.pread(fd, 3 * MIB, 0) == NEW * 5000
+    assert (faulty.backing / "file").read_bytes() == NEW * 5000
+    assert os.pwrite(fd, NEW * 5000, 0) == 5000
+    os.fsync(fd)
+    os.close(fd)
+    assert faulty.read("file") == NEW * 5000
