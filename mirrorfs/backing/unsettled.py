@@ -11,6 +11,7 @@ The state folder is made at the first use. Lock order: the lock here is below th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -62,7 +63,7 @@ class Unsettled:
             if self._fd < 0:
                 self._fd = _open(self.folder)
             entry = Entry(self._next, os.fstat(fd).st_ino, handle, path)
-            os.write(self._fd, _line(entry))
+            self._append(_line(entry))
             self._next += 1
             self._listed.add(entry.number)
             self._is_durable = False
@@ -83,9 +84,16 @@ class Unsettled:
                 OSError
             ):  # a settled file may stay on the list: it has no mark
                 if self._listed:
-                    os.write(self._fd, b"- %d\n" % number)
+                    self._append(b"- %d\n" % number)
                 else:
                     os.ftruncate(self._fd, 0)
+
+    def _append(self, line: bytes) -> None:
+        """All of `line`, or nothing: a part of it, as a full disk leaves, would spoil the next."""
+        taken = os.write(self._fd, line)
+        if taken < len(line):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - taken)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         with self._lock:
@@ -169,11 +177,15 @@ def read_list(folder: bytes) -> list[Entry]:
 
 
 def clear(folder: bytes) -> None:
-    """Empty the list, durably."""
-    fd = os.open(os.path.join(folder, LIST), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Empty the list, if there is one, durably."""
     try:
-        os.ftruncate(fd, 0)
-        os.fsync(fd)
+        fd = os.open(os.path.join(folder, LIST), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(fd).st_size:
+            os.ftruncate(fd, 0)
+            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -59,7 +59,7 @@ def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> 
                 f"{show(backing)}: a crash has left {len(left)} files whose end is not settled, "
                 f"{show(left[0].path)} first; mount it once without 'ro'"
             )
-        settled = repair(backing_fd, folder)
+        settled = [] if read_only else repair(backing_fd, folder)
     except OSError as exc:
         raise BackingError(
             f"{show(backing)}: a file that a crash has left cannot be settled: {exc.strerror}; "

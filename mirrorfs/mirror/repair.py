@@ -26,8 +26,8 @@ def repair(root_fd: int, folder: bytes) -> list[bytes]:
     """
     entries = unsettled.read_list(folder)
     settled = [entry.path for entry in entries if _repair_one(root_fd, entry)]
-    if entries:
-        unsettled.clear(folder)
+    # Also of a last line that is cut off, to which the next one would be added.
+    unsettled.clear(folder)
     return settled
 
 
