@@ -296,6 +296,9 @@ class Operations(XattrOperations):
         if not isinstance(handle, FileHandle):
             return
         if handle.mirror is None:
+            written = self.mirrors.get(handle.inode)
+            if written is not None:  # by another handle, whose data this one makes durable, too
+                await self.mirrors.settle(handle.inode, written)
             await handle.inode.device.workers.run(steps.sync_reader, handle.fd, datasync)
         else:
             await self.mirrors.sync(handle.inode, handle.mirror, datasync)
