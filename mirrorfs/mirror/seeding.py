@@ -123,7 +123,7 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
 
 def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     """Prepare for a write to `[start, end)`: what lies between the frontier and it is zeros for
-    clients, and becomes so below.
+    clients, and becomes so below. The frontier moves when the write is done (`advance`).
     """
     if end <= tail.frontier:
         return
@@ -134,8 +134,8 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
             about_to_change(file, tail)
             syscalls.punch_hole(file.fd, tail.frontier, stop)
         tail.hidden_bytes -= data
-        tail.frontier = start
-    tail.hidden_bytes = max(0, tail.hidden_bytes - _data_bytes(file, tail.frontier, end))
+    overwritten = _data_bytes(file, max(start, tail.frontier), end)
+    tail.hidden_bytes = max(0, tail.hidden_bytes - overwritten)
 
 
 def about_to_change(file: MirrorFile, tail: Tail) -> None:
