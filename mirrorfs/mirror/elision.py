@@ -31,11 +31,13 @@ def elide(
     nothing, and only for whole blocks.
     """
     block = file.rules.block_bytes
-    if not file.calm or file.tail is not None or not data or offset % block or len(data) % block:
+    if not file.calm or not data or offset % block or len(data) % block:
         return False
     if not file.lock.acquire(blocking=False):
         return False
     try:
+        if file.tail is not None:
+            return False
         status = os.fstat(file.fd)
         if offset + len(data) > status.st_size or not _is_stamped(status):
             return False
