@@ -120,8 +120,9 @@ class Mirrors:
             return status
         if not mirror.seeded:
             return status
-        tail = mirror.tail  # first, since it may end meanwhile
+        tail = mirror.tail  # first, since it may end meanwhile; and it may begin
         status = syscalls.statx(mirror.fd, ask=False)
+        tail = tail or mirror.tail
         return status if tail is None else tails.visible(tail, status)
 
     @property
