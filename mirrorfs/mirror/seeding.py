@@ -46,6 +46,7 @@ def keep(file: MirrorFile, size: int) -> bool:
         file.unsettled is not None
         and file.rules.skip
         and file.readable
+        and file.abilities.punch
         and not (file.distrusted or file.append_only or file.reserved)
         and size < status.st_size
         and seed_rules.is_worth(status.st_mode, status.st_blocks)
@@ -68,7 +69,8 @@ def plant(file: MirrorFile) -> None:
     source_fd, file.seed_fd = file.seed_fd, -1
     try:
         status = os.fstat(file.fd)
-        if file.unsettled is None or status.st_blocks or not (file.rules.skip and file.readable):
+        usable = file.rules.skip and file.readable and file.abilities.punch
+        if file.unsettled is None or status.st_blocks or not usable:
             return
         tail = _begin(file, file.unsettled, 0, status.st_size, shared=True)
         if tail is None:
@@ -130,7 +132,7 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     if start > tail.frontier:
         stop = min(start, os.fstat(file.fd).st_size)
         data = _data_bytes(file, tail.frontier, stop)
-        if data:
+        if data or (tail.frontier < stop and not file.is_seek_trusted):
             about_to_change(file, tail)
             syscalls.punch_hole(file.fd, tail.frontier, stop)
         tail.hidden_bytes -= data
