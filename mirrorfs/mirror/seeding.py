@@ -166,7 +166,7 @@ def advance(
     tail.size = max(tail.size, done)
     try:
         now = time.monotonic()
-        if tail.changed and now >= tail.durable_since + _DURABLE_SECONDS:
+        if now >= tail.durable_since + _DURABLE_SECONDS:
             os.fdatasync(file.fd)
             tail.durable, tail.durable_since = tail.frontier, now
         _update_mark(file, tail)

@@ -1,0 +1,156 @@
+"""A tail at work on a real file: what is below, and what the mark says; without a mount."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mirrorfs.backing import holes, mark
+from mirrorfs.backing.probe import probe
+from mirrorfs.backing.unsettled import Unsettled, read_list
+from mirrorfs.mirror import elision, seeding, sync, writer
+from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file
+from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.truncate import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+MIB = 1 << 20
+OLD, NEW = b"\xa5", b"\x5a"
+
+
+class Target:
+    """A file of 2 MiB of old data."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "file"
+        path.write_bytes(OLD * 2 * MIB)
+        self.state = os.fsencode(folder / "state")
+        folder_fd, path_fd = os.open(folder, os.O_RDONLY), os.open(path, os.O_PATH)
+        abilities = probe(folder_fd, writable=True)
+        self.file: MirrorFile = open_mirror_file(path_fd, (0, 0, 0), abilities, Rules())
+        self.file.unsettled, self.file.path = Unsettled(self.state), b"file"
+        os.close(folder_fd)
+        os.close(path_fd)
+        self.account, self.pending = Account(), PendingError()
+
+    def truncate(self, size: int) -> None:
+        truncate(self.file, size, self.account, seeds=True)
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert writer.write(self.file, self.pending, offset, data, self.account) == len(data)
+
+    def settle(self) -> bytes:
+        sync.settle(self.file, self.account)
+        assert mark.read(self.file.fd) is None
+        assert not read_list(self.state)
+        return os.pread(self.file.fd, 4 * MIB, 0)
+
+    @property
+    def mark(self) -> mark.Mark:
+        found = mark.read(self.file.fd)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def target(loop_fs: Path) -> Iterator[Target]:
+    made = Target(loop_fs)
+    yield made
+    assert made.file.unsettled is not None
+    made.file.unsettled.close()
+    os.close(made.file.fd)
+
+
+def test_the_mark_follows_what_clients_see(target: Target) -> None:
+    target.truncate(5000)
+    (entry,) = read_list(target.state)
+    assert entry.ino == os.fstat(target.file.fd).st_ino
+    seen = [(5000, 5000, 5000)]
+    target.write(5000, OLD * 3000)
+    seen.append((5000, 8000, 8000))
+    target.truncate(MIB)
+    seen.append((5000, 8000, MIB))
+    target.write(100_000, NEW * 3000)
+    seen.append((5000, 103_000, MIB))
+    target.truncate(4000)
+    seen.append((4000, 4000, 4000))
+    target.write(0, NEW * 1000)
+    seen.append((4000, 4000, 4000))
+    found = target.mark
+    assert (found.durable, found.frontier, found.size) == seen[-1]
+    assert target.settle() == NEW * 1000 + OLD * 3000
+
+
+def test_old_blocks_are_left_below_until_they_are_cut_off(target: Target) -> None:
+    target.truncate(0)
+    target.write(0, OLD * BLOCK + NEW * BLOCK)
+    assert os.fstat(target.file.fd).st_size == 2 * MIB
+    assert target.account.file((0, 0, 0))["unchanged_bytes"] == BLOCK
+    assert target.settle() == OLD * BLOCK + NEW * BLOCK
+
+
+@pytest.mark.parametrize("data", [OLD, NEW], ids=["equal", "new"])
+def test_what_was_written_half_a_minute_ago_is_durable(
+    target: Target, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.truncate(0)
+    target.write(0, data * 5000)
+    assert target.mark.durable == 0
+    monkeypatch.setattr(seeding, "_DURABLE_SECONDS", 0.0)
+    target.write(5000, data * 5000)
+    assert target.mark.durable == 10_000
+
+
+def test_a_gap_is_zeros_also_where_seek_data_errs(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenZFS before 2.2.2 did with data that was not written back yet."""
+    target.file.abilities = replace(target.file.abilities, trusted_seek=False)
+    monkeypatch.setattr(holes, "data_ranges", lambda *_: iter(()))
+    target.truncate(0)
+    target.write(10 * BLOCK, NEW * BLOCK)
+    assert target.settle() == bytes(10 * BLOCK) + NEW * BLOCK
+
+
+def test_where_nothing_can_be_punched_a_file_is_cut_at_once(target: Target) -> None:
+    abilities = replace(target.file.abilities, punch=False, trusted_seek=False)
+    target.file.abilities = abilities
+    target.truncate(0)
+    assert target.file.tail is None
+    assert os.fstat(target.file.fd).st_size == 0
+
+
+@pytest.mark.parametrize("change", ["distrusted", "append_only", "reserved"])
+def test_a_file_that_is_special_has_no_seed(target: Target, change: str) -> None:
+    setattr(target.file, change, True)
+    target.truncate(0)
+    assert target.file.tail is None
+    assert os.fstat(target.file.fd).st_size == 0
+
+
+def test_a_tail_that_begins_while_a_write_comes_in_is_seen(target: Target) -> None:
+    """The lock is taken without waiting, by somebody who looked at the file before."""
+
+    class Late:
+        def acquire(self, blocking: bool) -> bool:
+            target.file.lock = lock
+            target.truncate(0)
+            return lock.acquire(blocking)
+
+    lock, late = threading.Lock(), Late()
+    for _ in range(50):
+        os.utime(target.file.fd)
+        target.file.lock = late  # type: ignore[assignment]
+        arguments: tuple[Any, ...] = (target.file, target.pending, 0, OLD * BLOCK, target.account)
+        assert not elision.elide(*arguments)
+        target.settle()
+        os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
