@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.mount.inodes import Inode, InodeTable
+    from mirrorfs.mount.workers import Workers
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _QUIET_SECONDS = 60.0
 # Refusals that say nothing of the disk: limits, attributes and signals.
 _WRITERS_OWN = frozenset({errno.EFBIG, errno.EPERM, errno.EINVAL, errno.EINTR, errno.ETXTBSY})
@@ -102,6 +104,17 @@ class State:
             return False
         held = await self.old_files.give_up_all()
         return await self.mirrors.settle_all() or held
+
+    async def with_room(self, workers: Workers, function: Callable[..., _T], *args: object) -> _T:
+        """`function(*args)` in a thread; once more if it failed for want of space that could be
+        made.
+        """
+        try:
+            return await workers.run(function, *args)
+        except OSError as exc:
+            if not await self.make_room(exc.errno):
+                raise
+        return await workers.run(function, *args)
 
     def remember_path(self, inode: Inode) -> None:
         """Note where a file that is being written lies, for files.json, also when the kernel has
