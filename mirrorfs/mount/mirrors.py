@@ -83,27 +83,24 @@ class Mirrors:
         self._state.remember_path(inode)
 
     async def unshare(self, inode: Inode, mirror: MirrorFile) -> None:
-        """The end of a `share`; closes the file when nobody uses it."""
+        """The end of a `share`; settles and closes the file when nobody uses it."""
         mirror.handles -= 1
         if mirror.handles:
             return
-        if mirror.tail is not None and mirror.tail.only_grown:
-            if inode.node_id not in self._lingering:
-                await self._state.inodes.hold(inode)
-                self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
-            return
-        await self._close(inode, mirror)
+        if mirror.tail is None:
+            del self._by_id[inode.node_id]
+            if mirror.seeded:
+                self._settled[inode.node_id] = time.monotonic()
+            await inode.device.workers.run(_close_fds, mirror)
+        elif mirror.tail.only_grown:
+            await self._linger(inode)
+        else:
+            await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own
 
-    async def _close(self, inode: Inode, mirror: MirrorFile) -> None:
-        try:
-            await self.settle(inode, mirror)
-        finally:
-            # Somebody may have opened it meanwhile, and even have closed it again.
-            if not mirror.handles and self._by_id.get(inode.node_id) is mirror:
-                del self._by_id[inode.node_id]
-                if mirror.seeded:
-                    self._settled[inode.node_id] = time.monotonic()
-                await inode.device.workers.run(_close_fds, mirror)
+    async def _linger(self, inode: Inode) -> None:
+        if inode.node_id not in self._lingering:
+            self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+            await self._state.inodes.hold(inode)
 
     def tail_of(self, inode: Inode) -> Tail | None:
         mirror = self.get(inode)
@@ -129,14 +126,20 @@ class Mirrors:
         return any(mirror.tail is not None for mirror in self._by_id.values())
 
     async def settle(self, inode: Inode, mirror: MirrorFile) -> None:
-        """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it."""
+        """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it.
+
+        Counted as used meanwhile: whoever has it open may close it.
+        """
         if mirror.tail is None:
             return
+        mirror.handles += 1
         try:
             await inode.device.workers.run(sync.settle, mirror, self._state.account)
         except OSError as exc:
             self._failed(inode, mirror, exc)
             raise
+        finally:
+            await self.unshare(inode, mirror)
 
     async def settle_all(self) -> bool:
         """End all tails, whatever comes of it; errors are kept for those who write. Returns whether
@@ -192,9 +195,8 @@ class Mirrors:
                 continue
             del self._lingering[node_id]
             mirror = self.get(inode)
-            with contextlib.suppress(OSError):
-                if mirror is not None and not mirror.handles:
-                    await self._close(inode, mirror)
+            if mirror is not None and not mirror.handles:
+                await self.settle_quietly(inode, mirror)
             self._state.inodes.release(inode)
 
     def close(self) -> None:
