@@ -23,8 +23,10 @@ from mirrorfs.mirror import tail as tails
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
 
@@ -141,16 +143,18 @@ class Mirrors:
         finally:
             await self.unshare(inode, mirror)
 
-    async def settle_all(self) -> bool:
-        """End all tails, whatever comes of it; errors are kept for those who write. Returns whether
-        there was one.
+    async def settle_all(self, device: Device | None = None) -> bool:
+        """End all tails, or those on one device, whatever comes of it; errors are kept for those
+        who write. Returns whether there was one.
         """
-        unsettled = [node_id for node_id, mirror in self._by_id.items() if mirror.tail is not None]
-        for node_id in unsettled:
-            mirror = self._by_id.get(node_id)
-            if mirror is not None:
-                await self.settle_quietly(self._state.inodes.get(node_id), mirror)
-        return bool(unsettled)
+        found = False
+        for node_id, mirror in list(self._by_id.items()):
+            inode = self._state.inodes.get(node_id)
+            wanted = device is None or inode.device is device
+            if wanted and mirror.tail is not None and self.get(inode) is mirror:
+                found = True
+                await self.settle_quietly(inode, mirror)
+        return found
 
     async def settle_quietly(self, inode: Inode, mirror: MirrorFile) -> None:
         """`settle` for somebody whom an error does not concern."""
@@ -200,10 +204,18 @@ class Mirrors:
             self._state.inodes.release(inode)
 
     def close(self) -> None:
-        """Close what clients left open, at the end of the mount."""
+        """Let threads settle and close what clients left open, at the end of the mount."""
         for node_id, mirror in self._by_id.items():
-            self._state.inodes.get(node_id).device.workers.start(_close_fds, mirror)
+            workers = self._state.inodes.get(node_id).device.workers
+            workers.start(_settle_and_close, mirror, self._state.account)
         self._by_id.clear()
+
+
+def _settle_and_close(mirror: MirrorFile, account: Account) -> None:
+    try:
+        sync.settle(mirror, account)
+    finally:
+        _close_fds(mirror)
 
 
 def _close_fds(mirror: MirrorFile) -> None:

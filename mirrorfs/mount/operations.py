@@ -198,14 +198,15 @@ class Operations(XattrOperations):
         """Write in a thread; where the disk is full, once more for the rest, when what seeds hold
         has been given up.
         """
-        account, run = self.state.account, handle.inode.device.workers.run
+        account, device = self.state.account, handle.inode.device
+        run = device.workers.run
         taken = 0
         failure: OSError | None = None
         try:
             taken = await run(writer.write, mirror, handle.pending, offset, data, account)
         except OSError as exc:
             failure = exc
-        if taken == len(data) or not await self.state.make_room(handle.pending.code):
+        if taken == len(data) or not await self.state.make_room(device, handle.pending.code):
             if failure is not None:
                 raise failure
             return taken
@@ -232,9 +233,8 @@ class Operations(XattrOperations):
         self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes
     ) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        workers = handle.inode.device.workers
         where, taken = await self.state.with_room(
-            workers, writer.append, mirror, handle.pending, data, self.state.account
+            handle.inode.device, writer.append, mirror, handle.pending, data, self.state.account
         )
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this

@@ -47,9 +47,9 @@ class SparseOperations(Operations):
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
             self.state.reserved.add(mirror.key)
-            workers = handle.inode.device.workers
+            device = handle.inode.device
             await self.state.with_room(
-                workers, discard.preallocate, mirror, offset, end, keep_size, account
+                device, discard.preallocate, mirror, offset, end, keep_size, account
             )
         else:
             self.state.note_ignored_preallocation(handle.inode)
@@ -88,7 +88,7 @@ class SparseOperations(Operations):
             written.lock if written is not None else None,
         )
         return await self.state.with_room(
-            inode.device.workers,
+            inode.device,
             copying.copy,
             source,
             offset_in,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.backing.probe import Abilities
+    from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode, InodeTable
-    from mirrorfs.mount.workers import Workers
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -96,25 +96,25 @@ class State:
         wanted = self.options.basis == "auto" and self.options.unchanged == "skip"
         return wanted and self.unsettled is not None and abilities.clone
 
-    async def make_room(self, code: int | None) -> bool:
-        """Free what is only kept as a seed, if an error with the errno `code` may end by that.
-        Returns whether there was something.
+    async def make_room(self, device: Device, code: int | None) -> bool:
+        """Free what is only kept as a seed on a device, if an error with the errno `code` may end
+        by that. Returns whether there was something.
         """
         if code not in {errno.ENOSPC, errno.EDQUOT}:
             return False
-        held = await self.old_files.give_up_all()
-        return await self.mirrors.settle_all() or held
+        held = await self.old_files.give_up_all(device)
+        return await self.mirrors.settle_all(device) or held
 
-    async def with_room(self, workers: Workers, function: Callable[..., _T], *args: object) -> _T:
+    async def with_room(self, device: Device, function: Callable[..., _T], *args: object) -> _T:
         """`function(*args)` in a thread; once more if it failed for want of space that could be
         made.
         """
         try:
-            return await workers.run(function, *args)
+            return await device.workers.run(function, *args)
         except OSError as exc:
-            if not await self.make_room(exc.errno):
+            if not await self.make_room(device, exc.errno):
                 raise
-        return await workers.run(function, *args)
+        return await device.workers.run(function, *args)
 
     def remember_path(self, inode: Inode) -> None:
         """Note where a file that is being written lies, for files.json, also when the kernel has
