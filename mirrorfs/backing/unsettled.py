@@ -44,12 +44,16 @@ class Entry:
 
 
 class Unsettled:
-    """The list of one mount, in the folder `folder` (a path). Every method may be called from any
-    thread.
+    """The list of one mount, in the folder `folder`, a path whose parent exists. Every method may
+    be called from any thread.
+
+    The parent is opened at once: later its path may lead through the mount itself.
     """
 
     def __init__(self, folder: bytes) -> None:
         self.folder = folder
+        parent, self._name = os.path.split(folder)
+        self._parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = threading.Lock()
         self._fd = -1
         self._listed: set[int] = set()
@@ -61,7 +65,7 @@ class Unsettled:
         handle = syscalls.file_handle(fd) or b""
         with self._lock:
             if self._fd < 0:
-                self._fd = _open(self.folder)
+                self._fd = _open(self._parent_fd, self._name)
             entry = Entry(self._next, os.fstat(fd).st_ino, handle, path)
             self._append(_line(entry))
             self._next += 1
@@ -95,28 +99,20 @@ class Unsettled:
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - taken)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def close(self) -> None:
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
 
-
-def _open(folder: bytes) -> int:
+def _open(parent_fd: int, name: bytes) -> int:
     """The list for writing; makes the state folder, and its marker file, where there is none."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent_fd)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder_fd = os.open(name, flags, dir_fd=parent_fd)
     try:
         if not _exists(folder_fd, FORMAT_FILE):
             _write_marker(folder_fd)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(LIST, flags, 0o600, dir_fd=folder_fd)
         os.fsync(folder_fd)
-        parent_fd = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder_fd)
-        try:
-            os.fsync(parent_fd)
-        finally:
-            os.close(parent_fd)
+        os.fsync(parent_fd)
         return fd
     finally:
         os.close(folder_fd)

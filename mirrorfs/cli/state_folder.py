@@ -31,6 +31,10 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> tuple[byt
                 f"option state: {show(folder)} lies in the backing folder, where tools could "
                 "delete it; name a folder elsewhere, or leave the option out"
             )
+        if not os.path.isdir(os.path.dirname(folder)):
+            raise UsageError(
+                f"option state: {show(os.path.dirname(folder))} is no folder; make it first"
+            )
     elif not _is_ours(folder):
         return None, "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
     unsettled.check_format(folder)

@@ -23,8 +23,10 @@ from mirrorfs.mirror import tail as tails
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
 
@@ -83,27 +85,24 @@ class Mirrors:
         self._state.remember_path(inode)
 
     async def unshare(self, inode: Inode, mirror: MirrorFile) -> None:
-        """The end of a `share`; closes the file when nobody uses it."""
+        """The end of a `share`; settles and closes the file when nobody uses it."""
         mirror.handles -= 1
         if mirror.handles:
             return
-        if mirror.tail is not None and mirror.tail.only_grown:
-            if inode.node_id not in self._lingering:
-                await self._state.inodes.hold(inode)
-                self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
-            return
-        await self._close(inode, mirror)
+        if mirror.tail is None:
+            del self._by_id[inode.node_id]
+            if mirror.seeded:
+                self._settled[inode.node_id] = time.monotonic()
+            await inode.device.workers.run(_close_fds, mirror)
+        elif mirror.tail.only_grown:
+            await self._linger(inode)
+        else:
+            await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own
 
-    async def _close(self, inode: Inode, mirror: MirrorFile) -> None:
-        try:
-            await self.settle(inode, mirror)
-        finally:
-            # Somebody may have opened it meanwhile, and even have closed it again.
-            if not mirror.handles and self._by_id.get(inode.node_id) is mirror:
-                del self._by_id[inode.node_id]
-                if mirror.seeded:
-                    self._settled[inode.node_id] = time.monotonic()
-                await inode.device.workers.run(_close_fds, mirror)
+    async def _linger(self, inode: Inode) -> None:
+        if inode.node_id not in self._lingering:
+            self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+            await self._state.inodes.hold(inode)
 
     def tail_of(self, inode: Inode) -> Tail | None:
         mirror = self.get(inode)
@@ -130,25 +129,33 @@ class Mirrors:
         return any(mirror.tail is not None for mirror in self._by_id.values())
 
     async def settle(self, inode: Inode, mirror: MirrorFile) -> None:
-        """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it."""
+        """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it.
+
+        Counted as used meanwhile: whoever has it open may close it.
+        """
         if mirror.tail is None:
             return
+        mirror.handles += 1
         try:
             await inode.device.workers.run(sync.settle, mirror, self._state.account)
         except OSError as exc:
             self._failed(inode, mirror, exc)
             raise
+        finally:
+            await self.unshare(inode, mirror)
 
-    async def settle_all(self) -> bool:
-        """End all tails, whatever comes of it; errors are kept for those who write. Returns whether
-        there was one.
+    async def settle_all(self, device: Device | None = None) -> bool:
+        """End all tails, or those on one device, whatever comes of it; errors are kept for those
+        who write. Returns whether there was one.
         """
-        unsettled = [node_id for node_id, mirror in self._by_id.items() if mirror.tail is not None]
-        for node_id in unsettled:
-            mirror = self._by_id.get(node_id)
-            if mirror is not None:
-                await self.settle_quietly(self._state.inodes.get(node_id), mirror)
-        return bool(unsettled)
+        found = False
+        for node_id, mirror in list(self._by_id.items()):
+            inode = self._state.inodes.get(node_id)
+            wanted = device is None or inode.device is device
+            if wanted and mirror.tail is not None and self.get(inode) is mirror:
+                found = True
+                await self.settle_quietly(inode, mirror)
+        return found
 
     async def settle_quietly(self, inode: Inode, mirror: MirrorFile) -> None:
         """`settle` for somebody whom an error does not concern."""
@@ -193,16 +200,23 @@ class Mirrors:
                 continue
             del self._lingering[node_id]
             mirror = self.get(inode)
-            with contextlib.suppress(OSError):
-                if mirror is not None and not mirror.handles:
-                    await self._close(inode, mirror)
+            if mirror is not None and not mirror.handles:
+                await self.settle_quietly(inode, mirror)
             self._state.inodes.release(inode)
 
     def close(self) -> None:
-        """Close what clients left open, at the end of the mount."""
+        """Let threads settle and close what clients left open, at the end of the mount."""
         for node_id, mirror in self._by_id.items():
-            self._state.inodes.get(node_id).device.workers.start(_close_fds, mirror)
+            workers = self._state.inodes.get(node_id).device.workers
+            workers.start(_settle_and_close, mirror, self._state.account)
         self._by_id.clear()
+
+
+def _settle_and_close(mirror: MirrorFile, account: Account) -> None:
+    try:
+        sync.settle(mirror, account)
+    finally:
+        _close_fds(mirror)
 
 
 def _close_fds(mirror: MirrorFile) -> None:

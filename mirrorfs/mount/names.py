@@ -330,5 +330,6 @@ class NameOperations(pyfuse3.Operations):
                 self._lost_name(*met)
 
     async def statfs(self, _ctx: object) -> pyfuse3.StatvfsData:
-        await self.state.old_files.give_up_all()  # whoever asks wants to know what is free
+        # Whoever asks wants to know what is free.
+        await self.state.old_files.give_up_all(self.devices.root)
         return await self.devices.root.workers.run(attributes.file_system, self.inodes.root.fd)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.seed_search import OldFile
+    from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode
 
 _HELD_SECONDS = 3.0
@@ -56,13 +57,17 @@ class OldFiles:
         while self._held and next(iter(self._held.values())).until <= now:
             self._give_up(self._held.popitem(last=False)[1])
 
-    async def give_up_all(self) -> bool:
-        """Returns, when their blocks are free, whether there was one."""
-        held = list(self._held.values())
-        self._held.clear()
-        for one in held:
-            await one.parent.device.workers.run(os.close, one.old.fd)
-        return bool(held)
+    async def give_up_all(self, device: Device) -> bool:
+        """Give up those on a device; returns, when their blocks are free, whether there was one."""
+        found = [key for key, held in self._held.items() if held.parent.device is device]
+        for held in [self._held.pop(key) for key in found]:
+            await device.workers.run(os.close, held.old.fd)
+        return bool(found)
+
+    def close(self) -> None:
+        """Give up all, at the end of the mount."""
+        while self._held:
+            self._give_up(self._held.popitem()[1])
 
     def _give_up(self, held: _Held | None) -> None:
         if held is not None:

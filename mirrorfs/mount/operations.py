@@ -14,6 +14,7 @@ import pyfuse3
 from mirrorfs.backing import tree
 from mirrorfs.mirror import elision, fresh, reader, seed_rules, seed_search, writer
 from mirrorfs.mirror import tail as tails
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.seed_search import Caller
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mount import extension, steps
@@ -186,19 +187,38 @@ class Operations(XattrOperations):
             taken = fresh.extend(mirror, handle.pending, offset, data, account)
             if taken == len(data):
                 return taken
-        for has_room in (False, True):
-            rest = data[taken:] if taken else data
-            where = offset + taken
-            try:
-                taken += await device.workers.run(
-                    writer.write, mirror, handle.pending, where, rest, account
-                )
-            except OSError as exc:
-                if not taken and (has_room or not await self.state.make_room(exc.errno)):
-                    raise
-            if taken == len(data) or not await self.state.make_room(handle.pending.code):
-                break
-        return taken
+        try:
+            return taken + await self._write(handle, mirror, offset + taken, data[taken:])
+        except OSError:
+            if not taken:
+                raise
+            return taken
+
+    async def _write(self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes) -> int:
+        """Write in a thread; where the disk is full, once more for the rest, when what seeds hold
+        has been given up.
+        """
+        account, device = self.state.account, handle.inode.device
+        run = device.workers.run
+        taken = 0
+        failure: OSError | None = None
+        try:
+            taken = await run(writer.write, mirror, handle.pending, offset, data, account)
+        except OSError as exc:
+            failure = exc
+        if taken == len(data) or not await self.state.make_room(device, handle.pending.code):
+            if failure is not None:
+                raise failure
+            return taken
+        # The same request goes on: it has not failed yet, and is not counted twice.
+        account.add(mirror.key, Counters(failed_bytes=taken - len(data)))
+        where, rest = offset + taken, data[taken:]
+        try:
+            return taken + await run(writer.write, mirror, handle.pending, where, rest, account, 0)
+        except OSError:
+            if not taken:
+                raise
+            return taken
 
     async def _drop_setid(self, inode: Inode) -> None:
         """Take setuid and setgid from a file that somebody without privileges changes.
@@ -213,9 +233,8 @@ class Operations(XattrOperations):
         self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes
     ) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        workers = handle.inode.device.workers
-        where, taken = await workers.run(
-            writer.append, mirror, handle.pending, data, self.state.account
+        where, taken = await self.state.with_room(
+            handle.inode.device, writer.append, mirror, handle.pending, data, self.state.account
         )
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this

@@ -148,8 +148,8 @@ async def _sweep(state: State) -> None:
     while True:
         await trio.sleep(_SWEEP_SECONDS)
         state.old_files.sweep()
-        await state.mirrors.sweep()
         state.inodes.sweep()
+        await state.mirrors.sweep()
 
 
 async def _watch_signals(
@@ -207,8 +207,7 @@ async def _close_all(state: State) -> None:
         for handle in state.handles.files():
             if handle.fd >= 0:
                 handle.inode.device.workers.start(os.close, handle.fd)
-        await state.old_files.give_up_all()
-        await state.mirrors.settle_all()
+        state.old_files.close()
         state.mirrors.close()
         state.inodes.close()
     await trio.to_thread.run_sync(devices.close)

@@ -47,7 +47,10 @@ class SparseOperations(Operations):
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
             self.state.reserved.add(mirror.key)
-            await run(discard.preallocate, mirror, offset, end, keep_size, account)
+            device = handle.inode.device
+            await self.state.with_room(
+                device, discard.preallocate, mirror, offset, end, keep_size, account
+            )
         else:
             self.state.note_ignored_preallocation(handle.inode)
             await run(discard.grow_only, mirror, end, keep_size, account)
@@ -84,7 +87,8 @@ class SparseOperations(Operations):
             inode.key in self.state.distrusted,
             written.lock if written is not None else None,
         )
-        return await inode.device.workers.run(
+        return await self.state.with_room(
+            inode.device,
             copying.copy,
             source,
             offset_in,

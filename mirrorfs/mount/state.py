@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.backing.probe import Abilities
+    from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode, InodeTable
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _QUIET_SECONDS = 60.0
 # Refusals that say nothing of the disk: limits, attributes and signals.
 _WRITERS_OWN = frozenset({errno.EFBIG, errno.EPERM, errno.EINVAL, errno.EINTR, errno.ETXTBSY})
@@ -94,14 +96,25 @@ class State:
         wanted = self.options.basis == "auto" and self.options.unchanged == "skip"
         return wanted and self.unsettled is not None and abilities.clone
 
-    async def make_room(self, code: int | None) -> bool:
-        """Free what is only kept as a seed, if an error with the errno `code` may end by that.
-        Returns whether there was something.
+    async def make_room(self, device: Device, code: int | None) -> bool:
+        """Free what is only kept as a seed on a device, if an error with the errno `code` may end
+        by that. Returns whether there was something.
         """
         if code not in {errno.ENOSPC, errno.EDQUOT}:
             return False
-        held = await self.old_files.give_up_all()
-        return await self.mirrors.settle_all() or held
+        held = await self.old_files.give_up_all(device)
+        return await self.mirrors.settle_all(device) or held
+
+    async def with_room(self, device: Device, function: Callable[..., _T], *args: object) -> _T:
+        """`function(*args)` in a thread; once more if it failed for want of space that could be
+        made.
+        """
+        try:
+            return await device.workers.run(function, *args)
+        except OSError as exc:
+            if not await self.make_room(device, exc.errno):
+                raise
+        return await device.workers.run(function, *args)
 
     def remember_path(self, inode: Inode) -> None:
         """Note where a file that is being written lies, for files.json, also when the kernel has

@@ -65,8 +65,6 @@ class Target:
 def target(loop_fs: Path) -> Iterator[Target]:
     made = Target(loop_fs)
     yield made
-    assert made.file.unsettled is not None
-    made.file.unsettled.close()
     os.close(made.file.fd)
 
 
