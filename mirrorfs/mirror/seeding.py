@@ -188,7 +188,8 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     """End the tail, if there is one: what is old is cut off, and the file below is what clients
     see. Data comes first, so that no power cut shows old blocks in a file without a mark.
 
-    Raises OSError if data could not be written; the file is settled all the same.
+    Raises OSError if data could not be written; the file is settled all the same. Also if it could
+    not be cut; then it is not.
     """
     tail = file.tail
     if tail is None:

@@ -84,8 +84,10 @@ class Mirrors:
         mirror.unsettled = self._state.unsettled
         self._state.remember_path(inode)
 
-    async def unshare(self, inode: Inode, mirror: MirrorFile) -> None:
-        """The end of a `share`; settles and closes the file when nobody uses it."""
+    async def unshare(self, inode: Inode, mirror: MirrorFile, failed: bool = False) -> None:
+        """The end of a `share`; settles and closes the file when nobody uses it. If that has just
+        `failed`, it is tried again in a moment.
+        """
         mirror.handles -= 1
         if mirror.handles:
             return
@@ -94,7 +96,7 @@ class Mirrors:
             if mirror.seeded:
                 self._settled[inode.node_id] = time.monotonic()
             await inode.device.workers.run(_close_fds, mirror)
-        elif mirror.tail.only_grown:
+        elif failed or mirror.tail.only_grown:
             await self._linger(inode)
         else:
             await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own
@@ -136,13 +138,15 @@ class Mirrors:
         if mirror.tail is None:
             return
         mirror.handles += 1
+        failed = True
         try:
             await inode.device.workers.run(sync.settle, mirror, self._state.account)
+            failed = False
         except OSError as exc:
             self._failed(inode, mirror, exc)
             raise
         finally:
-            await self.unshare(inode, mirror)
+            await self.unshare(inode, mirror, failed)
 
     async def settle_all(self, device: Device | None = None) -> bool:
         """End all tails, or those on one device, whatever comes of it; errors are kept for those

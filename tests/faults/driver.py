@@ -4,8 +4,8 @@
 
 ORDERS is a file. While it holds `handler NAME EXCEPTION`, the handler NAME raises that exception
 inside the guard; while it holds `pwrite PERCENT ERRNO`, that share of the backing writes fails, or
-is cut short where ERRNO is 0; `fsync ERRNO` fails every fsync; `stall SECONDS NAME` delays the
-writes to files whose descriptor leads to NAME.
+is cut short where ERRNO is 0; `fsync ERRNO` fails every fsync; `cut ERRNO` fails to cut off what is
+old; `stall SECONDS NAME` delays the writes to files whose descriptor leads to NAME.
 """
 
 from __future__ import annotations
@@ -136,9 +136,22 @@ class FaultyOs:
             raise OSError(int(words[1]), os.strerror(int(words[1])))
 
 
+def inject_cut(orders: Orders) -> None:
+    cut = seeding.cut
+
+    def faulty(*args: Any) -> None:
+        words = orders.words()
+        if words[:1] == ["cut"]:
+            raise OSError(int(words[1]), os.strerror(int(words[1])))
+        cut(*args)
+
+    seeding.cut = faulty
+
+
 if __name__ == "__main__":
     faults = Orders(Path(sys.argv[1]))
     inject(faults)
+    inject_cut(faults)
     for module in (writer, fresh, seeding, sync):
         module.os = FaultyOs(faults)  # type: ignore[attr-defined]
     sys.exit(main(sys.argv[2:]))

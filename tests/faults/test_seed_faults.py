@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,3 +87,48 @@ def test_a_failed_sync_leaves_nothing_old(faulty: FaultyMirror) -> None:
     os.fsync(fd)
     os.close(fd)
     assert faulty.read("file") == NEW * 5000
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_file_that_cannot_be_cut_keeps_its_mark(faulty: FaultyMirror, code: int) -> None:
+    """Clients see it as it should be, its last writer is told, and the next mount tries again."""
+    fd = emptied(faulty)
+    assert os.pwrite(fd, NEW * 5000, 0) == 5000
+    faulty.order(f"cut {code}")
+    with pytest.raises(OSError) as caught:
+        os.close(fd)
+    assert caught.value.errno == code
+    assert faulty.read("file") == NEW * 5000
+    time.sleep(0.2)
+    assert "Traceback" not in faulty.log.read_text()
+    faulty.daemon.kill()
+    faulty.daemon.wait()
+    run("umount", "--lazy", faulty.path)
+    mirrorfs("mount", faulty.backing, faulty.path)
+    assert faulty.read("file") == (faulty.backing / "file").read_bytes() == NEW * 5000
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_could_not_be_cut_is_cut_later(faulty: FaultyMirror, again: bool) -> None:
+    """By itself, or when it is written again."""
+    content = NEW * 5000
+    fd = emptied(faulty)
+    assert os.pwrite(fd, content, 0) == 5000
+    faulty.order(f"cut {errno.EIO}")
+    with pytest.raises(OSError):
+        os.close(fd)
+    time.sleep(0.2)
+    faulty.order()
+    if again:
+        fd = os.open(faulty.path / "file", os.O_RDWR)
+        assert os.pwrite(fd, content, 5000) == 5000
+        os.fsync(fd)
+        os.close(fd)
+        content += content
+    else:
+        for _ in range(60):
+            if len((faulty.backing / "file").read_bytes()) == len(content):
+                break
+            time.sleep(0.1)
+    assert faulty.read("file") == (faulty.backing / "file").read_bytes() == content
+    assert "Traceback" not in faulty.log.read_text()
