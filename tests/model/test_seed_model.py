@@ -279,7 +279,7 @@ def test_what_is_truncated_or_replaced_agrees_with_the_model(mirror: Mirror) -> 
     number = 0
 
     @settings(
-        max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
     @given(st.integers(MIB, MAX_SIZE), st.lists(operation, min_size=1, max_size=25))
     def check(size: int, steps: list[tuple[str, int]]) -> None:
