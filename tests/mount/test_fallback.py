@@ -77,4 +77,5 @@ def test_everything_is_on_where_the_machine_allows_it(mirror: Mirror) -> None:
         "writes_without_asking": True,
         "append_where_the_end_is": True,
         "readahead": True,
+        "seeds": True,
     }
