@@ -22,7 +22,9 @@ def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
     with file.lock:
         try:
             seeding.settle(file, account)
-            if data_only:
+            # The mark of a tail has to be gone, too, or the next mount after a power cut would cut
+            # off what is synced here; fdatasync leaves attributes out on ext4.
+            if data_only and not file.seeded:
                 os.fdatasync(file.fd)
             else:
                 os.fsync(file.fd)

@@ -2,7 +2,7 @@
 
 A file is settled (`mirror.seeding`) before its last writer has closed it. One that a tool has
 emptied, given a size and closed without a write is left for a moment: qemu-img does so, and comes
-back to write.
+back to write. So is one that cannot be settled, until it can.
 
 Everything here runs in the main loop's thread; what may block is done by the workers of the
 inode's device.
@@ -23,6 +23,7 @@ from mirrorfs.mirror import tail as tails
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.counters import FileKey
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
     from mirrorfs.mount.inodes import Inode
@@ -32,6 +33,8 @@ FAILED_SYNC = -1  # where a pending error happened that no single write can make
 _LINGER_SECONDS = 2.0
 # Longer than a status can be under way from a thread to its answer.
 _RECENT_SECONDS = 5.0
+# Longer than a file system keeps a change of an attribute to itself (ext4(5), commit).
+_UNSYNCED_SECONDS = 600.0
 
 
 class Mirrors:
@@ -42,6 +45,7 @@ class Mirrors:
         self._by_id: dict[int, MirrorFile] = {}
         self._lingering: dict[int, tuple[Inode, float]] = {}
         self._settled: dict[int, float] = {}
+        self._unsynced: dict[FileKey, float] = {}
 
     def get(self, inode: Inode) -> MirrorFile | None:
         return self._by_id.get(inode.node_id)
@@ -80,6 +84,7 @@ class Mirrors:
     def _opened(self, inode: Inode, mirror: MirrorFile) -> None:
         mirror.path = inode.path()
         mirror.unsettled = self._state.unsettled
+        mirror.seeded = inode.key in self._unsynced
         self._state.remember_path(inode)
 
     async def unshare(self, inode: Inode, mirror: MirrorFile) -> None:
@@ -88,22 +93,37 @@ class Mirrors:
         if mirror.handles:
             return
         if mirror.tail is not None and mirror.tail.only_grown:
-            if inode.node_id not in self._lingering:
-                await self._state.inodes.hold(inode)
-                self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+            await self._linger(inode)
             return
         await self._close(inode, mirror)
+
+    async def _linger(self, inode: Inode) -> None:
+        if inode.node_id not in self._lingering:
+            await self._state.inodes.hold(inode)
+            self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
 
     async def _close(self, inode: Inode, mirror: MirrorFile) -> None:
         try:
             await self.settle(inode, mirror)
         finally:
             # Somebody may have opened it meanwhile, and even have closed it again.
-            if not mirror.handles and self._by_id.get(inode.node_id) is mirror:
+            if mirror.handles or self._by_id.get(inode.node_id) is not mirror:
+                pass
+            elif mirror.tail is not None:
+                # It could not be cut, so what is old has to stay hidden; later it may work.
+                await self._linger(inode)
+            else:
                 del self._by_id[inode.node_id]
                 if mirror.seeded:
                     self._settled[inode.node_id] = time.monotonic()
+                    self._unsynced.pop(inode.key, None)  # to the end
+                    self._unsynced[inode.key] = time.monotonic()
                 await inode.device.workers.run(_close_fds, mirror)
+
+    def was_seeded(self, inode: Inode) -> bool:
+        """Whether the file has, or had not long ago, a mark that may still be on the disk."""
+        mirror = self.get(inode)
+        return inode.key in self._unsynced if mirror is None else mirror.seeded
 
     def tail_of(self, inode: Inode) -> Tail | None:
         mirror = self.get(inode)
@@ -187,6 +207,10 @@ class Mirrors:
         for node_id, moment in list(self._settled.items()):
             if now >= moment + _RECENT_SECONDS:
                 del self._settled[node_id]
+        for key, moment in list(self._unsynced.items()):
+            if now < moment + _UNSYNCED_SECONDS:
+                break
+            del self._unsynced[key]
         for node_id, (inode, deadline) in list(self._lingering.items()):
             if now < deadline:
                 continue

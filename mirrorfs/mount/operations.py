@@ -296,7 +296,12 @@ class Operations(XattrOperations):
         if not isinstance(handle, FileHandle):
             return
         if handle.mirror is None:
-            await handle.inode.device.workers.run(steps.sync_reader, handle.fd, datasync)
+            # Somebody else may be writing it; what has a mark is not durable.
+            mirror = self.mirrors.get(handle.inode)
+            if mirror is not None:
+                await self.mirrors.settle(handle.inode, mirror)
+            data_only = datasync and not self.mirrors.was_seeded(handle.inode)
+            await handle.inode.device.workers.run(steps.sync_reader, handle.fd, data_only)
         else:
             await self.mirrors.sync(handle.inode, handle.mirror, datasync)
         handle.pending.check()

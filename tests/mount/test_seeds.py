@@ -1,0 +1,106 @@
+"""Seeds on real mounts: whatever is kept of an old file, clients see and keep what they wrote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import loop_mounted, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+MIB = 1 << 20
+
+
+def overwrite(path: Path, data: bytes) -> int:
+    """Empty a file and write it; the descriptor, still open."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
+
+
+@pytest.mark.parametrize("how", ["own handle", "after the end", "reading handle"])
+def test_what_was_synced_survives_a_power_cut(
+    mount_mirror: Callable[..., Mirror], tmp_path: Path, how: str
+) -> None:
+    """The device is copied right after fdatasync, as a power cut would leave it."""
+    content = bytearray(os.urandom(8 * MIB))
+    with loop_mounted("ext4", tmp_path, 64) as point:
+        backing = point / "backing"
+        backing.mkdir()
+        (backing / "image").write_bytes(content)
+        os.sync()
+        content[MIB : MIB + 10] = b"new content"[:10]
+        mirror = mount_mirror(backing)
+        path = mirror.path / "image"
+        fd = overwrite(path, content)
+        if how == "after the end":
+            os.close(fd)
+            fd = os.open(path, os.O_WRONLY)
+        if how == "reading handle":
+            other = os.open(path, os.O_RDONLY)
+            os.fdatasync(other)
+            os.close(other)
+        else:
+            os.fdatasync(fd)
+        shutil.copy(tmp_path / "ext4.img", tmp_path / "after.img")
+        os.close(fd)
+        mirror.umount()
+    after = tmp_path / "after"
+    after.mkdir()
+    run("mount", "-o", "loop", tmp_path / "after.img", after)
+    try:
+        again = mount_mirror(after / "backing")
+        assert again.read("image") == content
+        again.umount()
+    finally:
+        run("umount", "--lazy", after)
+
+
+def fill(path: Path) -> None:
+    """Leave no block free."""
+    with path.open("wb", buffering=0) as file:
+        for size in (MIB, 65536, 4096):
+            try:
+                while True:
+                    file.write(os.urandom(size))
+            except OSError:
+                continue
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_a_full_disk_does_not_bring_old_bytes_back(
+    mount_mirror: Callable[..., Mirror], tmp_path: Path, kind: str
+) -> None:
+    """The last block is shared with a snapshot, and there is no space to copy it for the cut."""
+    old = os.urandom(8 * MIB)
+    with loop_mounted(kind, tmp_path, 320) as point:
+        backing = point / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing, noisy=True)
+        (mirror.path / "image").write_bytes(old)
+        run("cp", "--reflink=always", backing / "image", point / "snapshot")
+        os.sync()
+        fd = overwrite(mirror.path / "image", old[: 2 * MIB + 100])
+        fill(point / "fill")
+        failed = False
+        try:
+            os.close(fd)
+        except OSError:
+            failed = True
+        found = mirror.read("image")
+        assert len(found) == 2 * MIB + 100
+        assert found[: 2 * MIB] == old[: 2 * MIB]
+        assert failed or found == old[: 2 * MIB + 100]
+        mirror.umount()
+        assert (backing / "image").read_bytes() == found
+        assert (backing / ".mirrorfs/unsettled").stat().st_size == 0
