@@ -11,7 +11,7 @@ was. The mark and the list are on the disk before anything below is changed, and
 before the mark counts it as durable. Until that next mount, the backing file looks like an
 unfinished copy over the old one.
 
-Every function is called under the lock of the file.
+Every function but `give_up` is called under the lock of the file.
 """
 
 from __future__ import annotations
@@ -85,6 +85,14 @@ def plant(file: MirrorFile) -> None:
             settle(file, None)
     finally:
         os.close(source_fd)
+
+
+def give_up(file: MirrorFile) -> None:
+    """Close the old file that is kept for the first write: its blocks are not free before."""
+    with file.lock:
+        source_fd, file.seed_fd = file.seed_fd, -1
+        if source_fd >= 0:
+            os.close(source_fd)
 
 
 def _begin(

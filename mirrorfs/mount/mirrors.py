@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls
 from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mirror import sync
+from mirrorfs.mirror import seeding, sync
 from mirrorfs.mirror import tail as tails
 
 if TYPE_CHECKING:
@@ -168,6 +168,17 @@ class Mirrors:
             if mirror is not None:
                 await self.settle_quietly(self._state.inodes.get(node_id), mirror)
         return bool(unsettled)
+
+    async def give_up_seeds(self) -> bool:
+        """Close the old files that are kept for a first write; returns whether there was one."""
+        waiting = [
+            (node_id, mirror) for node_id, mirror in self._by_id.items() if mirror.seed_fd >= 0
+        ]
+        for node_id, mirror in waiting:
+            with contextlib.suppress(OSError):
+                device = self._state.inodes.get(node_id).device
+                await device.workers.run(seeding.give_up, mirror)
+        return bool(waiting)
 
     async def settle_quietly(self, inode: Inode, mirror: MirrorFile) -> None:
         """`settle` for somebody whom an error does not concern."""

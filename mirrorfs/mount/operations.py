@@ -81,8 +81,16 @@ class Operations(XattrOperations):
             rules = self.state.rules(abilities)
             run = parent.device.workers.run
             try:
-                made = await run(
-                    steps.create, parent.fd, name, mode, caller, flags, abilities, rules
+                made = await self.state.with_room(
+                    parent.device,
+                    steps.create,
+                    parent.fd,
+                    name,
+                    mode,
+                    caller,
+                    flags,
+                    abilities,
+                    rules,
                 )
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
@@ -186,18 +194,15 @@ class Operations(XattrOperations):
             taken = fresh.extend(mirror, handle.pending, offset, data, account)
             if taken == len(data):
                 return taken
-        for has_room in (False, True):
-            rest = data[taken:] if taken else data
-            where = offset + taken
-            try:
+        rest, since = data[taken:] if taken else data, self.state.rooms_made
+        taken += await self.state.with_room(
+            device, writer.write, mirror, handle.pending, offset + taken, rest, account
+        )
+        if taken < len(data) and await self.state.make_room(handle.pending.code, since):
+            with contextlib.suppress(OSError):  # it is pending, and what was taken is to be told
                 taken += await device.workers.run(
-                    writer.write, mirror, handle.pending, where, rest, account
+                    writer.write, mirror, handle.pending, offset + taken, data[taken:], account
                 )
-            except OSError as exc:
-                if not taken and (has_room or not await self.state.make_room(exc.errno)):
-                    raise
-            if taken == len(data) or not await self.state.make_room(handle.pending.code):
-                break
         return taken
 
     async def _drop_setid(self, inode: Inode) -> None:
@@ -213,9 +218,8 @@ class Operations(XattrOperations):
         self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes
     ) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        workers = handle.inode.device.workers
-        where, taken = await workers.run(
-            writer.append, mirror, handle.pending, data, self.state.account
+        where, taken = await self.state.with_room(
+            handle.inode.device, writer.append, mirror, handle.pending, data, self.state.account
         )
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this
@@ -271,7 +275,7 @@ class Operations(XattrOperations):
         return await run(seed_search.may_read, inode.fd, status, caller)
 
     async def _truncate(self, inode: Inode, mirror: MirrorFile, size: int, seeds: bool) -> None:
-        await inode.device.workers.run(truncate, mirror, size, self.state.account, seeds)
+        await self.state.with_room(inode.device, truncate, mirror, size, self.state.account, seeds)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)

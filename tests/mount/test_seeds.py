@@ -104,3 +104,43 @@ def test_a_full_disk_does_not_bring_old_bytes_back(
         mirror.umount()
         assert (backing / "image").read_bytes() == found
         assert (backing / ".mirrorfs/unsettled").stat().st_size == 0
+
+
+def append(mirror: Mirror) -> None:
+    with (mirror.path / "log").open("ab", buffering=0) as file:
+        for _ in range(16):
+            assert file.write(os.urandom(MIB)) == MIB
+
+
+def write_new(mirror: Mirror) -> None:
+    os.close(overwrite(mirror.path / "new", os.urandom(16 * MIB)))
+
+
+def preallocate(mirror: Mirror) -> None:
+    with (mirror.path / "new").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 16 * MIB)
+
+
+@pytest.mark.parametrize("use", [append, write_new, preallocate])
+@pytest.mark.parametrize("kept", ["unlinked", "made anew", "emptied"])
+def test_space_kept_for_a_seed_is_there_when_it_is_needed(
+    mount_mirror: Callable[..., Mirror], tmp_path: Path, kept: str, use: Callable[[Mirror], None]
+) -> None:
+    with loop_mounted("xfs", tmp_path, 320) as point:
+        backing = point / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing, "preallocate=honour")
+        path = mirror.path / "image"
+        (mirror.path / "log").touch()
+        path.write_bytes(os.urandom(32 * MIB))
+        os.sync()
+        fill(point / "fill")
+        fd = -1
+        if kept != "emptied":
+            path.unlink()
+        if kept != "unlinked":
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        use(mirror)
+        if fd >= 0:
+            os.close(fd)
+        mirror.umount()
