@@ -39,6 +39,7 @@ class OldFiles:
         self._give_up(self._held.pop((parent.node_id, name), None))
         until = time.monotonic() + _HELD_SECONDS
         self._held[parent.node_id, name] = _Held(parent, old, until)
+        parent.device.known += 1  # its threads have to close the file
         if len(self._held) > _MAX_HELD:
             self._give_up(self._held.popitem(last=False)[1])
 
@@ -48,6 +49,7 @@ class OldFiles:
         if held is None or held.parent is not parent:
             return None
         del self._held[parent.node_id, name]
+        parent.device.known -= 1
         return held.old
 
     def sweep(self) -> None:
@@ -61,9 +63,13 @@ class OldFiles:
         held = list(self._held.values())
         self._held.clear()
         for one in held:
-            await one.parent.device.workers.run(os.close, one.old.fd)
+            try:
+                await one.parent.device.workers.run(os.close, one.old.fd)
+            finally:
+                one.parent.device.known -= 1
         return bool(held)
 
     def _give_up(self, held: _Held | None) -> None:
         if held is not None:
             held.parent.device.workers.start(os.close, held.old.fd)
+            held.parent.device.known -= 1

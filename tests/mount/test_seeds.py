@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +15,6 @@ from tests.conftest import loop_mounted, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.conftest import Mirror
 
@@ -144,3 +146,31 @@ def test_space_kept_for_a_seed_is_there_when_it_is_needed(
         if fd >= 0:
             os.close(fd)
         mirror.umount()
+
+
+def test_an_old_file_outlives_what_is_known_of_its_device(
+    mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
+) -> None:
+    """Its device has to stay known until the file is closed, or statfs would wait for ever."""
+    with loop_mounted("xfs", tmp_path, 320) as point:
+        (ext4_folder / "below").mkdir()
+        run("mount", "--bind", point, ext4_folder / "below")
+        try:
+            mirror = mount_mirror(ext4_folder)
+            path = mirror.path / "below/image"
+            path.write_bytes(os.urandom(4 * MIB))
+            os.sync()
+            time.sleep(4)  # descriptors in mounts below are given up after a moment
+            path.unlink()
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+            time.sleep(2.2)
+            asked = threading.Thread(target=os.statvfs, args=(mirror.path,), daemon=True)
+            asked.start()
+            asked.join(10)
+            hangs = asked.is_alive()
+            if hangs:
+                mirror.kill()
+            assert not hangs
+            mirror.umount()
+        finally:
+            run("umount", "--lazy", ext4_folder / "below")
