@@ -33,8 +33,10 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> tuple[byt
             )
     elif not _is_ours(folder):
         return None, "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
-    unsettled.check_format(folder)
-    _repair(backing, backing_fd, folder, options.ro)
+    # An earlier mount may have had the default.
+    for place in sorted({folder, default} if _is_ours(default) else {folder}):
+        unsettled.check_format(place)
+        _repair(backing, backing_fd, place, options.ro)
     if options.ro:
         return None, "mounted read-only"
     if options.basis == "off":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs.backing.unsettled import Unsettled
 from tests.conftest import loop_mounted, run
 
 if TYPE_CHECKING:
@@ -174,3 +177,36 @@ def test_an_old_file_outlives_what_is_known_of_its_device(
             mirror.umount()
         finally:
             run("umount", "--lazy", ext4_folder / "below")
+
+
+def test_a_full_disk_leaves_no_state_folder_that_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its marker file the next mount would refuse to hide it."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / ".mirrorfs"
+    monkeypatch.setattr(os, "fsync", full)
+    with (tmp_path / "image").open("wb") as file, pytest.raises(OSError, match="No space"):
+        Unsettled(os.fsencode(folder)).add(file.fileno(), b"image")
+    assert not folder.exists()
+
+
+def test_another_state_folder_does_not_hide_what_a_crash_has_left(
+    mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
+) -> None:
+    old = os.urandom(4 * MIB)
+    (ext4_folder / "image").write_bytes(old)
+    mirror = mount_mirror(ext4_folder, noisy=True)
+    fd = overwrite(mirror.path / "image", old[:MIB])
+    mirror.kill()
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    assert (ext4_folder / "image").stat().st_size == len(old)
+    mirror.options = f"state={tmp_path / 'state'}"
+    mirror.mount()
+    assert mirror.read("image") == old[:MIB]
+    mirror.umount()
+    assert (ext4_folder / "image").stat().st_size == MIB
