@@ -31,13 +31,14 @@ def elide(
     nothing, and only for whole blocks.
     """
     block = file.rules.block_bytes
-    if not file.calm or file.tail is not None or not data or offset % block or len(data) % block:
+    if not file.calm or not data or offset % block or len(data) % block:
         return False
     if not file.lock.acquire(blocking=False):
         return False
     try:
         status = os.fstat(file.fd)
-        if offset + len(data) > status.st_size or not _is_stamped(status):
+        # What lies beyond what clients may see is nothing that was there.
+        if file.tail is not None or offset + len(data) > status.st_size or not _is_stamped(status):
             return False
         count = _classify(file, offset, data)
         if count is None:

@@ -174,7 +174,14 @@ def advance(
     try:
         now = time.monotonic()
         if tail.changed and now >= tail.durable_since + _DURABLE_SECONDS:
-            os.fdatasync(file.fd)
+            try:
+                os.fdatasync(file.fd)
+            except OSError as exc:
+                # Told once: the next one would succeed.
+                file.distrust()
+                with contextlib.suppress(OSError):
+                    settle(file, account)
+                return exc
             tail.durable, tail.durable_since = tail.frontier, now
         _update_mark(file, tail)
     except OSError:

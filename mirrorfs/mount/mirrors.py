@@ -20,6 +20,7 @@ from mirrorfs.backing import syscalls
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mirror import seeding, sync
 from mirrorfs.mirror import tail as tails
+from mirrorfs.mirror.file import FAILED_SYNC
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
 
-FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 _LINGER_SECONDS = 2.0
 # Longer than a status can be under way from a thread to its answer.
 _RECENT_SECONDS = 5.0
@@ -114,6 +114,8 @@ class Mirrors:
                 await self._linger(inode)
             else:
                 del self._by_id[inode.node_id]
+                if mirror.distrusted:
+                    self._state.distrusted.add(mirror.key)
                 if mirror.seeded:
                     self._settled[inode.node_id] = time.monotonic()
                     self._unsynced.pop(inode.key, None)  # to the end

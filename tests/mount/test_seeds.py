@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs.backing.probe import probe
 from mirrorfs.backing.unsettled import Unsettled
+from mirrorfs.mirror import seeding
+from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.file import PendingError, open_mirror_file
+from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.writer import write
 from tests.conftest import loop_mounted, run
 
 if TYPE_CHECKING:
@@ -210,3 +217,36 @@ def test_another_state_folder_does_not_hide_what_a_crash_has_left(
     assert mirror.read("image") == old[:MIB]
     mirror.umount()
     assert (ext4_folder / "image").stat().st_size == MIB
+
+
+def test_a_sync_that_fails_between_writes_is_told_at_the_end(
+    ext4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system tells it once; the next write in sequence does not make it good."""
+    path = ext4_folder / "image"
+    old = os.urandom(4 * MIB)
+    path.write_bytes(old)
+    folder_fd, path_fd = os.open(ext4_folder, os.O_RDONLY), os.open(path, os.O_PATH)
+    file = open_mirror_file(path_fd, (0, 0, 0), probe(folder_fd, writable=True), Rules())
+    file.unsettled = Unsettled(os.fsencode(tmp_path / "state"))
+    account, pending = Account(), PendingError()
+    failures = [errno.EIO]
+    real = os.fdatasync
+
+    def fail_once(fd: int) -> None:
+        if failures:
+            raise OSError(failures.pop(), "injected")
+        real(fd)
+
+    truncate(file, 0, account, seeds=True)
+    monkeypatch.setattr(seeding, "_DURABLE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    for offset in range(0, MIB, 4096):
+        write(file, pending, offset, b"new!" * 1024, account)
+    assert not failures
+    assert pending.code == errno.EIO
+    assert file.distrusted
+    assert path.read_bytes() == b"new!" * (MIB // 4)
+    file.unsettled.close()
+    for fd in (file.fd, folder_fd, path_fd):
+        os.close(fd)
