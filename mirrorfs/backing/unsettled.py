@@ -108,7 +108,15 @@ def _open(parent_fd: int, name: bytes) -> int:
     folder_fd = os.open(name, flags, dir_fd=parent_fd)
     try:
         if not _exists(folder_fd, FORMAT_FILE):
-            _write_marker(folder_fd)
+            try:
+                _write_marker(folder_fd)
+            except OSError:
+                # Without the marker the next mount would take it for somebody else's.
+                with contextlib.suppress(OSError):
+                    os.unlink(FORMAT_FILE + b".new", dir_fd=folder_fd)
+                with contextlib.suppress(OSError):  # there may be more in a folder that is named
+                    os.rmdir(name, dir_fd=parent_fd)
+                raise
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(LIST, flags, 0o600, dir_fd=folder_fd)
         os.fsync(folder_fd)

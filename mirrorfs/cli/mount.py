@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as exc:
         raise BackingError(f"{places.show(backing)}: cannot be written: {exc.strerror}") from None
     _check_abilities(places.show(backing), options, abilities)
-    folder, no_seeds = state_folder.prepare(backing, backing_fd, options)
-    job = Job(backing, backing_fd, mount_point, options, abilities, folder, no_seeds)
+    kept = state_folder.prepare(backing, backing_fd, options)
+    job = Job(backing, backing_fd, mount_point, options, abilities, kept)
     _check_libraries()
     if arguments.foreground:
         daemon.run_foreground(job, lambda: None)

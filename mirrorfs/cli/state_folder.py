@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import unsettled
 from mirrorfs.backing.places import FORMAT_FILE, show
 from mirrorfs.cli.output import note
-from mirrorfs.errors import BackingError, UsageError
+from mirrorfs.errors import BackingError, InUseError, UsageError
+from mirrorfs.mount.job import StateFolder
 
 if TYPE_CHECKING:
     from mirrorfs.options import MountOptions
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 _NAMED = 3
 
 
-def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> tuple[bytes | None, str]:
-    """The state folder, or None and the reason why there will be no seeds. Files that a crash has
-    left unsettled are settled first.
+def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> StateFolder:
+    """Find the state folder, and settle the files that a crash has left unsettled.
 
-    Raises UsageError, StateError or BackingError.
+    Raises UsageError, StateError, BackingError or InUseError.
     """
+    lock_fd = -1
     default = os.path.join(backing, unsettled.FOLDER)
     folder = default
     if options.state is not None:
@@ -35,22 +38,53 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> tuple[byt
             raise UsageError(
                 f"option state: {show(os.path.dirname(folder))} is no folder; make it first"
             )
+        lock_fd = _lock(folder) if folder != default else -1
     elif not _is_ours(folder):
-        return None, "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
-    unsettled.check_format(folder)
-    _repair(backing, backing_fd, folder, options.ro)
+        return StateFolder(
+            None, "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
+        )
+    # An earlier mount may have had the default.
+    for place in sorted({folder, default} if _is_ours(default) else {folder}):
+        unsettled.check_format(place)
+        _repair(backing, backing_fd, place, options.ro)
     if options.ro:
-        return None, "mounted read-only"
+        return StateFolder(None, "mounted read-only")
     if options.basis == "off":
-        return None, "turned off by basis=off"
+        return StateFolder(None, "turned off by basis=off")
     if options.unchanged == "write":
-        return None, "turned off by unchanged=write"
-    return folder, ""
+        return StateFolder(None, "turned off by unchanged=write")
+    return StateFolder(folder, lock_fd=lock_fd)
+
+
+def _lock(folder: bytes) -> int:
+    """Make the folder that the user has named, and lock it (flock(2)) against another mount: the
+    list in it belongs to one backing folder.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise UsageError(f"option state: {show(folder)}: {exc.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InUseError(
+            f"{show(folder)}: is the state folder of another mount; give each its own"
+        ) from None
+    return fd
 
 
 def _is_ours(folder: bytes) -> bool:
-    """Whether there is no such folder yet, or one with our marker file."""
-    return not os.path.lexists(folder) or os.path.lexists(os.path.join(folder, FORMAT_FILE))
+    """Whether there is no such folder yet, or one with our marker file, or with nothing: a power
+    cut may have come before the marker.
+    """
+    if not os.path.lexists(folder) or os.path.lexists(os.path.join(folder, FORMAT_FILE)):
+        return True
+    try:
+        return not os.path.islink(folder) and not os.listdir(folder)
+    except OSError:
+        return False
 
 
 def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> None:

@@ -39,7 +39,8 @@ def elide(
         if file.tail is not None:
             return False
         status = os.fstat(file.fd)
-        if offset + len(data) > status.st_size or not _is_stamped(status):
+        # What lies beyond what clients may see is nothing that was there.
+        if file.tail is not None or offset + len(data) > status.st_size or not _is_stamped(status):
             return False
         count = _classify(file, offset, data)
         if count is None:

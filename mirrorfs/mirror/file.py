@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.tail import Tail
 
 _MAX_RANGES = 1000
+FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 
 
 @dataclass(slots=True)

@@ -58,18 +58,22 @@ def find(parent_fd: int, unlinked: OldFile | None, names: Iterable[bytes], calle
         os.close(unlinked.fd)
     for name in names:
         try:
-            path_fd = tree.open_path(parent_fd, name)
+            old = _open_name(parent_fd, name)
         except OSError:
             continue
-        try:
-            old = open_old(path_fd, syscalls.statx(path_fd))
-        finally:
-            os.close(path_fd)
         if old is not None:
             if may_read(old.fd, old.status, caller):
                 return old.fd
             os.close(old.fd)
     return -1
+
+
+def _open_name(parent_fd: int, name: bytes) -> OldFile | None:
+    path_fd = tree.open_path(parent_fd, name)
+    try:
+        return open_old(path_fd, syscalls.statx(path_fd))
+    finally:
+        os.close(path_fd)
 
 
 def may_read(fd: int, status: Status, caller: Caller) -> bool:

@@ -11,12 +11,13 @@ was. The mark and the list are on the disk before anything below is changed, and
 before the mark counts it as durable. Until that next mount, the backing file looks like an
 unfinished copy over the old one.
 
-Every function is called under the lock of the file.
+Every function but `give_up` is called under the lock of the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -86,6 +87,14 @@ def plant(file: MirrorFile) -> None:
             settle(file, None)
     finally:
         os.close(source_fd)
+
+
+def give_up(file: MirrorFile) -> None:
+    """Close the old file that is kept for the first write: its blocks are not free before."""
+    with file.lock:
+        source_fd, file.seed_fd = file.seed_fd, -1
+        if source_fd >= 0:
+            os.close(source_fd)
 
 
 def _begin(
@@ -164,11 +173,15 @@ def advance(
         return None
     tail.frontier = max(tail.frontier, done)
     tail.size = max(tail.size, done)
+    if is_behind(tail):
+        try:
+            refresh(file, tail)
+        except OSError as exc:
+            # Told once: the next one would succeed.
+            with contextlib.suppress(OSError):
+                settle(file, account)
+            return exc
     try:
-        now = time.monotonic()
-        if now >= tail.durable_since + _DURABLE_SECONDS:
-            os.fdatasync(file.fd)
-            tail.durable, tail.durable_since = tail.frontier, now
         _update_mark(file, tail)
     except OSError:
         # What the mark cannot tell must not need telling.
@@ -177,6 +190,23 @@ def advance(
         except OSError as exc:
             return exc
     return None
+
+
+def is_behind(tail: Tail) -> bool:
+    """Whether the mark says of something written a while ago that it is not on the disk yet."""
+    late = time.monotonic() >= tail.durable_since + _DURABLE_SECONDS
+    return late and tail.durable < tail.frontier
+
+
+def refresh(file: MirrorFile, tail: Tail) -> None:
+    """Make what clients have written durable, and let the mark say so."""
+    try:
+        os.fdatasync(file.fd)
+    except OSError:
+        file.distrust()
+        raise
+    tail.durable, tail.durable_since = tail.frontier, time.monotonic()
+    _update_mark(file, tail)
 
 
 def _update_mark(file: MirrorFile, tail: Tail) -> None:
@@ -188,8 +218,8 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     """End the tail, if there is one: what is old is cut off, and the file below is what clients
     see. Data comes first, so that no power cut shows old blocks in a file without a mark.
 
-    Raises OSError if data could not be written; the file is settled all the same. Also if it could
-    not be cut; then it is not.
+    Raises OSError if data could not be written; the file is settled all the same. Only where it
+    cannot be cut at all it keeps its tail.
     """
     tail = file.tail
     if tail is None:
@@ -203,7 +233,7 @@ def settle(file: MirrorFile, account: Account | None) -> None:
             file.distrust()
     before = os.fstat(file.fd)
     if before.st_size != tail.frontier or tail.size != tail.frontier:
-        cut(file, before, tail.frontier, tail.size)
+        failure = cut(file, before, tail.frontier, tail.size) or failure
     mark.remove(file.fd)
     file.tail = None
     if file.unsettled is not None:
@@ -214,14 +244,41 @@ def settle(file: MirrorFile, account: Account | None) -> None:
         raise failure
 
 
-def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> None:
+def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
     """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
     client that set it, or wrote last, is done.
+
+    Returns the error if there is no space for the last piece before `frontier`, which is then
+    zeros.
     """
-    resize(file, before.st_size, frontier)
-    resize(file, frontier, size)
+    failure: OSError | None = None
+    try:
+        resize(file, before.st_size, frontier)
+    except OSError as exc:
+        if exc.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        failure = _cut_in_shared_block(file, before.st_size, frontier)
+    resize(file, os.fstat(file.fd).st_size, size)
     with contextlib.suppress(OSError):  # only root and the owner may
         tree.set_times(file.fd, None, before.st_mtime_ns)
+    return failure
+
+
+def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSError | None:
+    """Cut a file whose last block has to be copied for that, since another file shares it: whole
+    blocks first, which needs no space; returns the error if there is none for the rest even then.
+    """
+    start = frontier - frontier % file.rules.block_bytes
+    rest = os.pread(file.fd, frontier - start, start)
+    resize(file, old_size, start)
+    try:
+        while rest:
+            taken = os.pwrite(file.fd, rest, start)
+            start, rest = start + taken, rest[taken:]
+        os.fdatasync(file.fd)
+    except OSError as exc:
+        return exc
+    return None
 
 
 def _data_bytes(file: MirrorFile, start: int, end: int) -> int:

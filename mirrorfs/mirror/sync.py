@@ -22,7 +22,9 @@ def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
     with file.lock:
         try:
             seeding.settle(file, account)
-            if data_only:
+            # The mark of a tail has to be gone, too, or the next mount after a power cut would cut
+            # off what is synced here; fdatasync leaves attributes out on ext4.
+            if data_only and not file.seeded:
                 os.fdatasync(file.fd)
             else:
                 os.fsync(file.fd)
@@ -35,6 +37,16 @@ def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
             file.distrusted = file.rewritten[0][1] < size
             return not file.distrusted
     return False
+
+
+def refresh(file: MirrorFile) -> None:
+    """Let the mark of an unsettled file count what was written a while ago as durable, which it is
+    then. Raises OSError as fsync does.
+    """
+    with file.lock:
+        tail = file.tail
+        if tail is not None and seeding.is_behind(tail):
+            seeding.refresh(file, tail)
 
 
 def settle(file: MirrorFile, account: Account) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import basis, seeding
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.file import free_blocks, hole_at_end
+from mirrorfs.mirror.file import FAILED_SYNC, free_blocks, hole_at_end
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
 
 if TYPE_CHECKING:
@@ -112,19 +112,22 @@ def _put(
     except OSError as exc:
         failure = exc
     failure = _finish(request) or failure
+    unrecorded: OSError | None = None
     if tail is not None and request.done > offset:
         is_zero = count.hole_bytes + count.punched_bytes == request.done - offset
-        failure = seeding.advance(file, tail, request.done, is_zero, account) or failure
+        unrecorded = seeding.advance(file, tail, request.done, is_zero, account)
     count.received_bytes = request.done - offset
     count.failed_bytes = request.end - request.done if failure else 0
     account.add(file.key, count)
     file.calm = not request.changed
     file.note_rewritten(offset, request.done)
     pending.settle(offset, request.done)
-    if failure is not None:
+    if unrecorded is not None:
+        pending.code, pending.offset = unrecorded.errno or errno.EIO, FAILED_SYNC
+    elif failure is not None:
         pending.code, pending.offset = failure.errno or errno.EIO, request.done
-        if request.done == offset:
-            raise failure
+    if failure is not None and request.done == offset:
+        raise failure
     return request.done - offset
 
 

@@ -126,7 +126,8 @@ def _child(job: Job, pipe: int) -> NoReturn:
     try:
         _leave_terminal()
         os.chdir("/")
-        close_inherited({pipe, job.backing_fd, *journal.descriptors()})
+        kept = {pipe, job.backing_fd, job.state_folder.lock_fd}
+        close_inherited({*kept, *journal.descriptors()})
         from mirrorfs.mount.serve import serve
 
         serve(job, ready)

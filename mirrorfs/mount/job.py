@@ -11,10 +11,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class StateFolder:
+    """Where the list of files with seeds is kept; None, and the reason, if there will be no seeds.
+    `lock_fd` keeps others out of a folder that the user has named, -1 otherwise.
+    """
+
+    path: bytes | None
+    no_seeds: str = ""
+    lock_fd: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
-    symbolic links. `state_folder` is where the list of files with seeds is kept; None if there are
-    to be no seeds, because of `no_seeds`.
+    symbolic links.
     """
 
     backing: bytes
@@ -22,5 +32,4 @@ class Job:
     mount_point: bytes
     options: MountOptions
     abilities: Abilities
-    state_folder: bytes | None = None
-    no_seeds: str = ""
+    state_folder: StateFolder

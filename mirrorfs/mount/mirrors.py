@@ -2,7 +2,7 @@
 
 A file is settled (`mirror.seeding`) before its last writer has closed it. One that a tool has
 emptied, given a size and closed without a write is left for a moment: qemu-img does so, and comes
-back to write.
+back to write. So is one that cannot be settled, until it can.
 
 Everything here runs in the main loop's thread; what may block is done by the workers of the
 inode's device.
@@ -18,22 +18,24 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls
 from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mirror import sync
+from mirrorfs.mirror import seeding, sync
 from mirrorfs.mirror import tail as tails
+from mirrorfs.mirror.file import FAILED_SYNC
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
-    from mirrorfs.mirror.counters import Account
+    from mirrorfs.mirror.counters import Account, FileKey
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
     from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
 
-FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 _LINGER_SECONDS = 2.0
 # Longer than a status can be under way from a thread to its answer.
 _RECENT_SECONDS = 5.0
+# Longer than a file system keeps a change of an attribute to itself (ext4(5), commit).
+_UNSYNCED_SECONDS = 600.0
 
 
 class Mirrors:
@@ -44,6 +46,7 @@ class Mirrors:
         self._by_id: dict[int, MirrorFile] = {}
         self._lingering: dict[int, tuple[Inode, float]] = {}
         self._settled: dict[int, float] = {}
+        self._unsynced: dict[FileKey, float] = {}
 
     def get(self, inode: Inode) -> MirrorFile | None:
         return self._by_id.get(inode.node_id)
@@ -82,6 +85,7 @@ class Mirrors:
     def _opened(self, inode: Inode, mirror: MirrorFile) -> None:
         mirror.path = inode.path()
         mirror.unsettled = self._state.unsettled
+        mirror.seeded = inode.key in self._unsynced
         self._state.remember_path(inode)
 
     async def unshare(self, inode: Inode, mirror: MirrorFile, failed: bool = False) -> None:
@@ -93,8 +97,12 @@ class Mirrors:
             return
         if mirror.tail is None:
             del self._by_id[inode.node_id]
+            if mirror.distrusted:
+                self._state.distrusted.add(mirror.key)
             if mirror.seeded:
                 self._settled[inode.node_id] = time.monotonic()
+                self._unsynced.pop(inode.key, None)  # to the end
+                self._unsynced[inode.key] = time.monotonic()
             await inode.device.workers.run(_close_fds, mirror)
         elif failed or mirror.tail.only_grown:
             await self._linger(inode)
@@ -105,6 +113,11 @@ class Mirrors:
         if inode.node_id not in self._lingering:
             self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
             await self._state.inodes.hold(inode)
+
+    def was_seeded(self, inode: Inode) -> bool:
+        """Whether the file has, or had not long ago, a mark that may still be on the disk."""
+        mirror = self.get(inode)
+        return inode.key in self._unsynced if mirror is None else mirror.seeded
 
     def tail_of(self, inode: Inode) -> Tail | None:
         mirror = self.get(inode)
@@ -161,6 +174,20 @@ class Mirrors:
                 await self.settle_quietly(inode, mirror)
         return found
 
+    async def give_up_seeds(self, device: Device) -> bool:
+        """Close the old files on a device that are kept for a first write; returns whether there
+        was one.
+        """
+        waiting = [
+            mirror
+            for node_id, mirror in self._by_id.items()
+            if mirror.seed_fd >= 0 and self._state.inodes.get(node_id).device is device
+        ]
+        for mirror in waiting:
+            with contextlib.suppress(OSError):
+                await device.workers.run(seeding.give_up, mirror)
+        return bool(waiting)
+
     async def settle_quietly(self, inode: Inode, mirror: MirrorFile) -> None:
         """`settle` for somebody whom an error does not concern."""
         with contextlib.suppress(OSError):
@@ -194,19 +221,36 @@ class Mirrors:
                 handle.pending.code = 0
 
     async def sweep(self) -> None:
-        """Close the files for which nobody came back."""
+        """Close the files for which nobody came back; let the marks of the others follow."""
         now = time.monotonic()
+        for node_id, mirror in list(self._by_id.items()):
+            if mirror.tail is not None and seeding.is_behind(mirror.tail):
+                await self._refresh(self._state.inodes.get(node_id), mirror)
         for node_id, moment in list(self._settled.items()):
             if now >= moment + _RECENT_SECONDS:
                 del self._settled[node_id]
+        for key, moment in list(self._unsynced.items()):
+            if now < moment + _UNSYNCED_SECONDS:
+                break
+            del self._unsynced[key]
         for node_id, (inode, deadline) in list(self._lingering.items()):
             if now < deadline:
                 continue
             del self._lingering[node_id]
-            mirror = self.get(inode)
-            if mirror is not None and not mirror.handles:
-                await self.settle_quietly(inode, mirror)
+            left = self.get(inode)
+            if left is not None and not left.handles:
+                await self.settle_quietly(inode, left)
             self._state.inodes.release(inode)
+
+    async def _refresh(self, inode: Inode, mirror: MirrorFile) -> None:
+        """What was written to a file and not synced is made durable after a while."""
+        mirror.handles += 1
+        try:
+            await inode.device.workers.run(sync.refresh, mirror)
+        except OSError as exc:
+            self._failed(inode, mirror, exc)
+        finally:
+            await self.unshare(inode, mirror)
 
     def close(self) -> None:
         """Let threads settle and close what clients left open, at the end of the mount."""

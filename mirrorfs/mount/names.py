@@ -220,8 +220,8 @@ class NameOperations(pyfuse3.Operations):
         if self._is_ours(parent_id, name):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id) as (parent,):
-            fd, status = await parent.device.workers.run(
-                steps.make, function, parent.fd, name, *args
+            fd, status = await self.state.with_room(
+                parent.device, steps.make, function, parent.fd, name, *args
             )
             return self._adopt(parent, name, fd, status)
 
@@ -255,7 +255,9 @@ class NameOperations(pyfuse3.Operations):
             if inode.device is not parent.device:
                 raise refuse(errno.EXDEV)
             await self._settle(inode)
-            status = await parent.device.workers.run(steps.link, inode.fd, parent.fd, new_name)
+            status = await self.state.with_room(
+                parent.device, steps.link, inode.fd, parent.fd, new_name
+            )
             return self._adopt(parent, new_name, -1, status)
 
     async def unlink(self, parent_id: int, name: bytes, _ctx: object) -> None:
@@ -312,8 +314,15 @@ class NameOperations(pyfuse3.Operations):
             await self._settle_name(old_parent, name)
             if flags & steps.RENAME_EXCHANGE:
                 await self._settle_name(new_parent, new_name)
-            moved, met = await device.workers.run(
-                steps.rename, old_parent.fd, name, new_parent.fd, new_name, flags, device.asks
+            moved, met = await self.state.with_room(
+                device,
+                steps.rename,
+                old_parent.fd,
+                name,
+                new_parent.fd,
+                new_name,
+                flags,
+                device.asks,
             )
             same = met is not None and met[1].key == moved.key
             inode = self.inodes.find(moved)

@@ -40,6 +40,7 @@ class OldFiles:
         self._give_up(self._held.pop((parent.node_id, name), None))
         until = time.monotonic() + _HELD_SECONDS
         self._held[parent.node_id, name] = _Held(parent, old, until)
+        parent.device.known += 1  # its threads have to close the file
         if len(self._held) > _MAX_HELD:
             self._give_up(self._held.popitem(last=False)[1])
 
@@ -49,6 +50,7 @@ class OldFiles:
         if held is None or held.parent is not parent:
             return None
         del self._held[parent.node_id, name]
+        parent.device.known -= 1
         return held.old
 
     def sweep(self) -> None:
@@ -61,7 +63,10 @@ class OldFiles:
         """Give up those on a device; returns, when their blocks are free, whether there was one."""
         found = [key for key, held in self._held.items() if held.parent.device is device]
         for held in [self._held.pop(key) for key in found]:
-            await device.workers.run(os.close, held.old.fd)
+            try:
+                await device.workers.run(os.close, held.old.fd)
+            finally:
+                device.known -= 1
         return bool(found)
 
     def close(self) -> None:
@@ -72,3 +77,4 @@ class OldFiles:
     def _give_up(self, held: _Held | None) -> None:
         if held is not None:
             held.parent.device.workers.start(os.close, held.old.fd)
+            held.parent.device.known -= 1

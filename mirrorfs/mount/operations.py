@@ -82,8 +82,16 @@ class Operations(XattrOperations):
             rules = self.state.rules(abilities)
             run = parent.device.workers.run
             try:
-                made = await run(
-                    steps.create, parent.fd, name, mode, caller, flags, abilities, rules
+                made = await self.state.with_room(
+                    parent.device,
+                    steps.create,
+                    parent.fd,
+                    name,
+                    mode,
+                    caller,
+                    flags,
+                    abilities,
+                    rules,
                 )
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
@@ -140,6 +148,9 @@ class Operations(XattrOperations):
         if data is None:
             trusted = abilities.trusted_seek
             data = await handle.inode.device.workers.run(reader.read, fd, off, size, trusted)
+        tail = self.mirrors.tail_of(handle.inode)
+        if tail is not None:  # it began meanwhile, and what was read may be old
+            return await self._read_seeded(handle, tail, fd, off, size)
         self.state.account.add_read(handle.inode.key, len(data))
         return data
 
@@ -199,14 +210,14 @@ class Operations(XattrOperations):
         has been given up.
         """
         account, device = self.state.account, handle.inode.device
-        run = device.workers.run
+        run, since = device.workers.run, self.state.rooms_made
         taken = 0
         failure: OSError | None = None
         try:
             taken = await run(writer.write, mirror, handle.pending, offset, data, account)
         except OSError as exc:
             failure = exc
-        if taken == len(data) or not await self.state.make_room(device, handle.pending.code):
+        if taken == len(data) or not await self.state.make_room(device, handle.pending.code, since):
             if failure is not None:
                 raise failure
             return taken
@@ -290,7 +301,7 @@ class Operations(XattrOperations):
         return await run(seed_search.may_read, inode.fd, status, caller)
 
     async def _truncate(self, inode: Inode, mirror: MirrorFile, size: int, seeds: bool) -> None:
-        await inode.device.workers.run(truncate, mirror, size, self.state.account, seeds)
+        await self.state.with_room(inode.device, truncate, mirror, size, self.state.account, seeds)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)
@@ -315,10 +326,12 @@ class Operations(XattrOperations):
         if not isinstance(handle, FileHandle):
             return
         if handle.mirror is None:
-            written = self.mirrors.get(handle.inode)
-            if written is not None:  # by another handle, whose data this one makes durable, too
-                await self.mirrors.settle(handle.inode, written)
-            await handle.inode.device.workers.run(steps.sync_reader, handle.fd, datasync)
+            # Somebody else may be writing it; what has a mark is not durable.
+            mirror = self.mirrors.get(handle.inode)
+            if mirror is not None:
+                await self.mirrors.settle(handle.inode, mirror)
+            data_only = datasync and not self.mirrors.was_seeded(handle.inode)
+            await handle.inode.device.workers.run(steps.sync_reader, handle.fd, data_only)
         else:
             await self.mirrors.sync(handle.inode, handle.mirror, datasync)
         handle.pending.check()

@@ -83,9 +83,9 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     limit = descriptor_limit(job.options)
     inodes = InodeTable(job.backing_fd, root, devices, limit)
     state = State(job.backing, job.mount_point, job.options, inodes, limit)
-    state.no_seeds = job.no_seeds
-    if job.state_folder is not None:
-        state.keep_list(job.state_folder)
+    state.no_seeds = job.state_folder.no_seeds
+    if job.state_folder.path is not None:
+        state.keep_list(job.state_folder.path)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)

@@ -37,7 +37,7 @@ class SparseOperations(Operations):
             await self._drop_setid(handle.inode)
         end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
         account = self.state.account
-        run = handle.inode.device.workers.run
+        run = partial(self.state.with_room, handle.inode.device)
         kind = mode & ~FALLOC_FL_KEEP_SIZE
         if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and mirror.rules.punch):
             await run(discard.discard, mirror, handle.pending, offset, end, keep_size, account)

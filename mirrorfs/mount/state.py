@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
@@ -39,8 +39,9 @@ class State:
 
     `no_seeds` is why files get no seeds, `unsettled` the list for those that do; `own_names` are
     those in the root that are not what lies below. `descriptors` is how many are kept for known
-    files. `distrusted` and `reserved` remember that of files that are not open; `describe_extras`
-    gives what config.json says of features that depend on the machine.
+    files. `rooms_made` counts how often seeds were given up for want of space. `distrusted` and
+    `reserved` remember that of files that are not open; `describe_extras` gives what config.json
+    says of features that depend on the machine.
     """
 
     backing: bytes
@@ -54,6 +55,7 @@ class State:
     own_names: frozenset[bytes] = frozenset()
     unsettled: Unsettled | None = None
     old_files: OldFiles = field(default_factory=OldFiles)
+    rooms_made: int = 0
     distrusted: set[FileKey] = field(default_factory=set)
     reserved: set[FileKey] = field(default_factory=set)
     describe_extras: Callable[[], dict[str, object]] = dict
@@ -96,23 +98,35 @@ class State:
         wanted = self.options.basis == "auto" and self.options.unchanged == "skip"
         return wanted and self.unsettled is not None and abilities.clone
 
-    async def make_room(self, device: Device, code: int | None) -> bool:
+    async def make_room(self, device: Device, code: int | None, since: int) -> bool:
         """Free what is only kept as a seed on a device, if an error with the errno `code` may end
-        by that. Returns whether there was something.
+        by that.
+
+        Returns whether there was something, or somebody else has done so since `rooms_made` was
+        `since`.
         """
         if code not in {errno.ENOSPC, errno.EDQUOT}:
             return False
         held = await self.old_files.give_up_all(device)
-        return await self.mirrors.settle_all(device) or held
+        held |= await self.mirrors.give_up_seeds(device)
+        if await self.mirrors.settle_all(device) or held:
+            self.rooms_made += 1
+        return self.rooms_made != since
 
-    async def with_room(self, device: Device, function: Callable[..., _T], *args: object) -> _T:
-        """`function(*args)` in a thread; once more if it failed for want of space that could be
-        made.
+    async def with_room(
+        self,
+        device: Device,
+        function: Callable[..., _T],
+        *args: Any,  # noqa: ANN401 - passed on
+    ) -> _T:
+        """What `device.workers.run` does, and once more if it failed for want of space and some
+        could be made. `function` has done nothing if it raises.
         """
+        since = self.rooms_made
         try:
             return await device.workers.run(function, *args)
         except OSError as exc:
-            if not await self.make_room(device, exc.errno):
+            if not await self.make_room(device, exc.errno, since):
                 raise
         return await device.workers.run(function, *args)
 

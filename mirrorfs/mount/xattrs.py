@@ -72,7 +72,9 @@ class XattrOperations(NameOperations):
         async with self._held(node_id) as (inode,):
             inode.plain_until = 0.0
             run = inode.device.workers.run
-            await run(os.setxattr, tree.fd_path(inode.fd), name, value)
+            await self.state.with_room(
+                inode.device, os.setxattr, tree.fd_path(inode.fd), name, value
+            )
             if name == ACL_ATTRIBUTE and ctx.uid:
                 await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
 

@@ -1,0 +1,252 @@
+"""Seeds on real mounts: whatever is kept of an old file, clients see and keep what they wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing.probe import probe
+from mirrorfs.backing.unsettled import Unsettled
+from mirrorfs.mirror import seeding
+from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.file import PendingError, open_mirror_file
+from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.writer import write
+from tests.conftest import loop_mounted, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Mirror
+
+MIB = 1 << 20
+
+
+def overwrite(path: Path, data: bytes) -> int:
+    """Empty a file and write it; the descriptor, still open."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
+
+
+@pytest.mark.parametrize("how", ["own handle", "after the end", "reading handle"])
+def test_what_was_synced_survives_a_power_cut(
+    mount_mirror: Callable[..., Mirror], tmp_path: Path, how: str
+) -> None:
+    """The device is copied right after fdatasync, as a power cut would leave it."""
+    content = bytearray(os.urandom(8 * MIB))
+    with loop_mounted("ext4", tmp_path, 64) as point:
+        backing = point / "backing"
+        backing.mkdir()
+        (backing / "image").write_bytes(content)
+        os.sync()
+        content[MIB : MIB + 10] = b"new content"[:10]
+        mirror = mount_mirror(backing)
+        path = mirror.path / "image"
+        fd = overwrite(path, content)
+        if how == "after the end":
+            os.close(fd)
+            fd = os.open(path, os.O_WRONLY)
+        if how == "reading handle":
+            other = os.open(path, os.O_RDONLY)
+            os.fdatasync(other)
+            os.close(other)
+        else:
+            os.fdatasync(fd)
+        shutil.copy(tmp_path / "ext4.img", tmp_path / "after.img")
+        os.close(fd)
+        mirror.umount()
+    after = tmp_path / "after"
+    after.mkdir()
+    run("mount", "-o", "loop", tmp_path / "after.img", after)
+    try:
+        again = mount_mirror(after / "backing")
+        assert again.read("image") == content
+        again.umount()
+    finally:
+        run("umount", "--lazy", after)
+
+
+def fill(path: Path) -> None:
+    """Leave no block free."""
+    with path.open("wb", buffering=0) as file:
+        for size in (MIB, 65536, 4096):
+            try:
+                while True:
+                    file.write(os.urandom(size))
+            except OSError:
+                continue
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_a_full_disk_does_not_bring_old_bytes_back(
+    mount_mirror: Callable[..., Mirror], tmp_path: Path, kind: str
+) -> None:
+    """The last block is shared with a snapshot, and there is no space to copy it for the cut."""
+    old = os.urandom(8 * MIB)
+    with loop_mounted(kind, tmp_path, 320) as point:
+        backing = point / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing, noisy=True)
+        (mirror.path / "image").write_bytes(old)
+        run("cp", "--reflink=always", backing / "image", point / "snapshot")
+        os.sync()
+        fd = overwrite(mirror.path / "image", old[: 2 * MIB + 100])
+        fill(point / "fill")
+        failed = False
+        try:
+            os.close(fd)
+        except OSError:
+            failed = True
+        found = mirror.read("image")
+        assert len(found) == 2 * MIB + 100
+        assert found[: 2 * MIB] == old[: 2 * MIB]
+        assert failed or found == old[: 2 * MIB + 100]
+        mirror.umount()
+        assert (backing / "image").read_bytes() == found
+        assert (backing / ".mirrorfs/unsettled").stat().st_size == 0
+
+
+def append(mirror: Mirror) -> None:
+    with (mirror.path / "log").open("ab", buffering=0) as file:
+        for _ in range(16):
+            assert file.write(os.urandom(MIB)) == MIB
+
+
+def write_new(mirror: Mirror) -> None:
+    os.close(overwrite(mirror.path / "new", os.urandom(16 * MIB)))
+
+
+def preallocate(mirror: Mirror) -> None:
+    with (mirror.path / "new").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 16 * MIB)
+
+
+@pytest.mark.parametrize("use", [append, write_new, preallocate])
+@pytest.mark.parametrize("kept", ["unlinked", "made anew", "emptied"])
+def test_space_kept_for_a_seed_is_there_when_it_is_needed(
+    mount_mirror: Callable[..., Mirror], tmp_path: Path, kept: str, use: Callable[[Mirror], None]
+) -> None:
+    with loop_mounted("xfs", tmp_path, 320) as point:
+        backing = point / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing, "preallocate=honour")
+        path = mirror.path / "image"
+        (mirror.path / "log").touch()
+        path.write_bytes(os.urandom(32 * MIB))
+        os.sync()
+        fill(point / "fill")
+        fd = -1
+        if kept != "emptied":
+            path.unlink()
+        if kept != "unlinked":
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        use(mirror)
+        if fd >= 0:
+            os.close(fd)
+        mirror.umount()
+
+
+def test_an_old_file_outlives_what_is_known_of_its_device(
+    mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
+) -> None:
+    """Its device has to stay known until the file is closed, or statfs would wait for ever."""
+    with loop_mounted("xfs", tmp_path, 320) as point:
+        (ext4_folder / "below").mkdir()
+        run("mount", "--bind", point, ext4_folder / "below")
+        try:
+            mirror = mount_mirror(ext4_folder)
+            path = mirror.path / "below/image"
+            path.write_bytes(os.urandom(4 * MIB))
+            os.sync()
+            time.sleep(4)  # descriptors in mounts below are given up after a moment
+            path.unlink()
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+            time.sleep(2.2)
+            asked = threading.Thread(target=os.statvfs, args=(mirror.path,), daemon=True)
+            asked.start()
+            asked.join(10)
+            hangs = asked.is_alive()
+            if hangs:
+                mirror.kill()
+            assert not hangs
+            mirror.umount()
+        finally:
+            run("umount", "--lazy", ext4_folder / "below")
+
+
+def test_a_full_disk_leaves_no_state_folder_that_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its marker file the next mount would refuse to hide it."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / ".mirrorfs"
+    monkeypatch.setattr(os, "fsync", full)
+    with (tmp_path / "image").open("wb") as file, pytest.raises(OSError, match="No space"):
+        Unsettled(os.fsencode(folder)).add(file.fileno(), b"image")
+    assert not folder.exists()
+
+
+def test_another_state_folder_does_not_hide_what_a_crash_has_left(
+    mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
+) -> None:
+    old = os.urandom(4 * MIB)
+    (ext4_folder / "image").write_bytes(old)
+    mirror = mount_mirror(ext4_folder, noisy=True)
+    fd = overwrite(mirror.path / "image", old[:MIB])
+    mirror.kill()
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    assert (ext4_folder / "image").stat().st_size == len(old)
+    mirror.options = f"state={tmp_path / 'state'}"
+    mirror.mount()
+    assert mirror.read("image") == old[:MIB]
+    mirror.umount()
+    assert (ext4_folder / "image").stat().st_size == MIB
+
+
+def test_a_sync_that_fails_between_writes_is_told_at_the_end(
+    ext4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system tells it once; the next write in sequence does not make it good."""
+    path = ext4_folder / "image"
+    old = os.urandom(4 * MIB)
+    path.write_bytes(old)
+    folder_fd, path_fd = os.open(ext4_folder, os.O_RDONLY), os.open(path, os.O_PATH)
+    file = open_mirror_file(path_fd, (0, 0, 0), probe(folder_fd, writable=True), Rules())
+    file.unsettled = Unsettled(os.fsencode(tmp_path / "state"))
+    account, pending = Account(), PendingError()
+    failures = [errno.EIO]
+    real = os.fdatasync
+
+    def fail_once(fd: int) -> None:
+        if failures:
+            raise OSError(failures.pop(), "injected")
+        real(fd)
+
+    truncate(file, 0, account, seeds=True)
+    monkeypatch.setattr(seeding, "_DURABLE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    for offset in range(0, MIB, 4096):
+        write(file, pending, offset, b"new!" * 1024, account)
+    assert not failures
+    assert pending.code == errno.EIO
+    assert file.distrusted
+    assert path.read_bytes() == b"new!" * (MIB // 4)
+    file.unsettled.close()
+    for fd in (file.fd, folder_fd, path_fd):
+        os.close(fd)
