@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import trio
+
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _QUIET_SECONDS = 60.0
+_FORGET_SECONDS = 0.05
 # Refusals that say nothing of the disk: limits, attributes and signals.
 _WRITERS_OWN = frozenset({errno.EFBIG, errno.EPERM, errno.EINVAL, errno.EINTR, errno.ETXTBSY})
 
@@ -110,6 +113,8 @@ class State:
         held = await self.old_files.give_up_all(device)
         held |= await self.mirrors.give_up_seeds(device)
         if await self.mirrors.settle_all(device) or held:
+            # Blocks of an unlinked file are free when the kernel has told us to forget it, too.
+            await trio.sleep(_FORGET_SECONDS)
             self.rooms_made += 1
         return self.rooms_made != since
 

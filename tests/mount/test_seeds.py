@@ -247,6 +247,5 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     assert pending.code == errno.EIO
     assert file.distrusted
     assert path.read_bytes() == b"new!" * (MIB // 4)
-    file.unsettled.close()
     for fd in (file.fd, folder_fd, path_fd):
         os.close(fd)
