@@ -127,6 +127,7 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
         tail.hidden_bytes += _data_bytes(file, size, tail.frontier)
         tail.frontier = size
         tail.durable = min(tail.durable, size)
+        tail.marked = False  # the mark on the disk says too much
     tail.size = size
     syscalls.touch(file.fd)
     _update_mark(file, tail)

@@ -88,6 +88,27 @@ def test_the_mark_follows_what_clients_see(target: Target) -> None:
     assert target.settle() == NEW * 1000 + OLD * 3000
 
 
+def test_a_mark_that_says_too_much_is_on_the_disk_again_before_anything_is_changed(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[mark.Mark] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        if fd == target.file.fd:
+            synced.append(target.mark)
+
+    target.truncate(MIB)
+    monkeypatch.setattr(os, "fsync", note)
+    target.write(MIB, NEW * BLOCK)
+    target.write(MIB + BLOCK, NEW * BLOCK)
+    target.truncate(0)
+    target.write(0, OLD * BLOCK)
+    target.write(BLOCK, NEW * BLOCK)
+    assert [found.durable for found in synced] == [MIB, 0]
+
+
 def test_old_blocks_are_left_below_until_they_are_cut_off(target: Target) -> None:
     target.truncate(0)
     target.write(0, OLD * BLOCK + NEW * BLOCK)
