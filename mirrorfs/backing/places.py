@@ -147,15 +147,14 @@ def _check_backing(fd: int, path: bytes, read_only: bool) -> None:
 
 def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
     """Refuse a backing folder that holds something of the user's under the name of the control
-    folder. An empty folder is nothing: a power cut may have left one of ours so.
+    folder.
     """
     try:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=backing_fd)
     except FileNotFoundError:
         return
     try:
-        if not _is_empty(fd):
-            os.stat(FORMAT_FILE, dir_fd=fd, follow_symlinks=False)
+        os.stat(FORMAT_FILE, dir_fd=fd, follow_symlinks=False)
     except OSError:
         raise BackingError(
             f"{show(path)}: holds an entry '{show(name)}', which the mount would hide; "
@@ -163,10 +162,6 @@ def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
         ) from None
     finally:
         os.close(fd)
-
-
-def _is_empty(path_fd: int) -> bool:
-    return not os.listdir(f"/proc/self/fd/{path_fd}")
 
 
 def make_room(path: bytes) -> None:

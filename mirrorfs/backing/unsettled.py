@@ -102,21 +102,12 @@ class Unsettled:
 
 def _open(parent_fd: int, name: bytes) -> int:
     """The list for writing; makes the state folder, and its marker file, where there is none."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=parent_fd)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    folder_fd = os.open(name, flags, dir_fd=parent_fd)
+    if not _exists(parent_fd, name):
+        _make_folder(parent_fd, name)
+    folder_fd = _open_folder(parent_fd, name)
     try:
         if not _exists(folder_fd, FORMAT_FILE):
-            try:
-                _write_marker(folder_fd)
-            except OSError:
-                # Without the marker the next mount would take it for somebody else's.
-                with contextlib.suppress(OSError):
-                    os.unlink(FORMAT_FILE + b".new", dir_fd=folder_fd)
-                with contextlib.suppress(OSError):  # there may be more in a folder that is named
-                    os.rmdir(name, dir_fd=parent_fd)
-                raise
+            _write_marker(folder_fd)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(LIST, flags, 0o600, dir_fd=folder_fd)
         os.fsync(folder_fd)
@@ -124,6 +115,32 @@ def _open(parent_fd: int, name: bytes) -> int:
         return fd
     finally:
         os.close(folder_fd)
+
+
+def _make_folder(parent_fd: int, name: bytes) -> None:
+    """Atomically, with its marker: without it the next mount would take it for somebody else's."""
+    temporary = name + b".new"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(temporary, 0o700, dir_fd=parent_fd)
+    folder_fd = _open_folder(parent_fd, temporary)
+    try:
+        _write_marker(folder_fd)
+        os.fsync(folder_fd)
+        os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    except OSError:
+        for left in (FORMAT_FILE, FORMAT_FILE + b".new"):
+            with contextlib.suppress(OSError):
+                os.unlink(left, dir_fd=folder_fd)
+        with contextlib.suppress(OSError):
+            os.rmdir(temporary, dir_fd=parent_fd)
+        raise
+    finally:
+        os.close(folder_fd)
+
+
+def _open_folder(parent_fd: int, name: bytes) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=parent_fd)
 
 
 def _exists(folder_fd: int, name: bytes) -> bool:

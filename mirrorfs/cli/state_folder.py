@@ -76,15 +76,8 @@ def _lock(folder: bytes) -> int:
 
 
 def _is_ours(folder: bytes) -> bool:
-    """Whether there is no such folder yet, or one with our marker file, or with nothing: a power
-    cut may have come before the marker.
-    """
-    if not os.path.lexists(folder) or os.path.lexists(os.path.join(folder, FORMAT_FILE)):
-        return True
-    try:
-        return not os.path.islink(folder) and not os.listdir(folder)
-    except OSError:
-        return False
+    """Whether there is no such folder yet, or one with our marker file."""
+    return not os.path.lexists(folder) or os.path.lexists(os.path.join(folder, FORMAT_FILE))
 
 
 def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> None:
