@@ -163,14 +163,17 @@ def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
     """openat2(2) with RESOLVE_CACHED: the descriptor, or BlockingIOError if finding the name might
     need the disk.
     """
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_CACHED)
-    return _check(_libc.syscall(_SYS_OPENAT2, parent_fd, name, how, len(how)))
+    return _openat2(parent_fd, name, flags, RESOLVE_CACHED)
 
 
 def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
     """openat2(2): the descriptor of `path` below the folder `root_fd`, through no symbolic link."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-    return _check(_libc.syscall(_SYS_OPENAT2, root_fd, path, how, len(how)))
+    return _openat2(root_fd, path, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+
+
+def _openat2(folder_fd: int, path: bytes, flags: int, resolve: int) -> int:
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _check(_libc.syscall(_SYS_OPENAT2, folder_fd, path, how, len(how)))
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:

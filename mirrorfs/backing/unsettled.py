@@ -84,9 +84,8 @@ class Unsettled:
         """Take a file, which is settled now, from the list."""
         with self._lock:
             self._listed.discard(number)
-            with contextlib.suppress(
-                OSError
-            ):  # a settled file may stay on the list: it has no mark
+            # A settled file may stay on the list: it has no mark.
+            with contextlib.suppress(OSError):
                 if self._listed:
                     self._append(b"- %d\n" % number)
                 else:

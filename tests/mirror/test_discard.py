@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import syscalls
-from mirrorfs.backing.probe import probe
 from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.discard import discard
-from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file
-from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.file import MirrorFile, PendingError
+from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +26,7 @@ CONTENT = b"\xa5" * ZEROS_AT + bytes(BLOCK - ZEROS_AT) + b"\xa5" * 3 * BLOCK
 def target(loop_fs: Path) -> Iterator[MirrorFile]:
     path = loop_fs / "image"
     path.write_bytes(CONTENT)
-    folder_fd, path_fd = os.open(loop_fs, os.O_RDONLY), os.open(path, os.O_PATH)
-    file = open_mirror_file(path_fd, (0, 0, 0), probe(folder_fd, writable=True), Rules())
-    os.close(folder_fd)
-    os.close(path_fd)
+    file = open_mirrored(path)
     yield file
     os.close(file.fd)
 

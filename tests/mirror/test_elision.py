@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing.probe import probe
 from mirrorfs.mirror import elision, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file
-from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
+from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 DATA, OTHER, ZEROS = b"\xa5" * BLOCK, b"\x5a" * BLOCK, bytes(BLOCK)
-KEY = (0, 0, 0)
 
 
 class Target:
@@ -32,11 +30,7 @@ class Target:
     def __init__(self, folder: Path) -> None:
         path = folder / "image"
         path.write_bytes(DATA * 4)
-        folder_fd, path_fd = os.open(folder, os.O_RDONLY), os.open(path, os.O_PATH)
-        abilities = probe(folder_fd, writable=True)
-        self.file: MirrorFile = open_mirror_file(path_fd, KEY, abilities, Rules())
-        os.close(folder_fd)
-        os.close(path_fd)
+        self.file = open_mirrored(path)
         self.account, self.pending = Account(), PendingError()
         truncate(self.file, 8 * BLOCK, self.account)
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing.probe import probe
 from mirrorfs.mirror import fresh
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file
-from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.file import MirrorFile, PendingError
+from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,17 +21,13 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 DATA = b"\xa5" * BLOCK
-KEY = (0, 0, 0)
 
 
 @pytest.fixture
 def target(loop_fs: Path) -> Iterator[MirrorFile]:
     path = loop_fs / "image"
     path.write_bytes(DATA)
-    folder_fd, path_fd = os.open(loop_fs, os.O_RDONLY), os.open(path, os.O_PATH)
-    file = open_mirror_file(path_fd, KEY, probe(folder_fd, writable=True), Rules())
-    os.close(folder_fd)
-    os.close(path_fd)
+    file = open_mirrored(path)
     yield file
     os.close(file.fd)
 

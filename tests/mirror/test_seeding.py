@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mirrorfs.backing import holes, mark
-from mirrorfs.backing.probe import probe
 from mirrorfs.backing.unsettled import Unsettled, read_list
 from mirrorfs.mirror import elision, seeding, sync, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import MirrorFile, PendingError, open_mirror_file
-from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
+from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +33,8 @@ class Target:
         path = folder / "file"
         path.write_bytes(OLD * 2 * MIB)
         self.state = os.fsencode(folder / "state")
-        folder_fd, path_fd = os.open(folder, os.O_RDONLY), os.open(path, os.O_PATH)
-        abilities = probe(folder_fd, writable=True)
-        self.file: MirrorFile = open_mirror_file(path_fd, (0, 0, 0), abilities, Rules())
+        self.file = open_mirrored(path)
         self.file.unsettled, self.file.path = Unsettled(self.state), b"file"
-        os.close(folder_fd)
-        os.close(path_fd)
         self.account, self.pending = Account(), PendingError()
 
     def truncate(self, size: int) -> None:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing.probe import probe
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror import seeding
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import PendingError, open_mirror_file
-from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import write
 from tests.conftest import loop_mounted, run
+from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,8 +225,7 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     path = ext4_folder / "image"
     old = os.urandom(4 * MIB)
     path.write_bytes(old)
-    folder_fd, path_fd = os.open(ext4_folder, os.O_RDONLY), os.open(path, os.O_PATH)
-    file = open_mirror_file(path_fd, (0, 0, 0), probe(folder_fd, writable=True), Rules())
+    file = open_mirrored(path)
     file.unsettled = Unsettled(os.fsencode(tmp_path / "state"))
     account, pending = Account(), PendingError()
     failures = [errno.EIO]
@@ -247,5 +245,4 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     assert pending.code == errno.EIO
     assert file.distrusted
     assert path.read_bytes() == b"new!" * (MIB // 4)
-    for fd in (file.fd, folder_fd, path_fd):
-        os.close(fd)
+    os.close(file.fd)

@@ -1,0 +1,25 @@
+"""A mirror file without a mount."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing.probe import probe
+from mirrorfs.mirror.file import MirrorFile, open_mirror_file
+from mirrorfs.mirror.plan import Rules
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = (0, 0, 0)
+
+
+def open_mirrored(path: Path) -> MirrorFile:
+    """The file at `path`, opened with the default rules; its `fd` is the caller's."""
+    folder_fd, path_fd = os.open(path.parent, os.O_RDONLY), os.open(path, os.O_PATH)
+    try:
+        return open_mirror_file(path_fd, KEY, probe(folder_fd, writable=True), Rules())
+    finally:
+        os.close(folder_fd)
+        os.close(path_fd)
