@@ -29,7 +29,7 @@ setup(
     ext_modules=[
         Extension(
             "mirrorfs._fuseext",
-            [f"{FOLDER}/{name}.c" for name in ("hooks", "request", "messages")],
+            [f"{FOLDER}/{name}.c" for name in ("hooks", "request", "messages", "at_once")],
             depends=[f"{FOLDER}/{name}.h" for name in ("fuseext", "messages")],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", *fuse_flags()],

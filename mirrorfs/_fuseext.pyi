@@ -44,6 +44,8 @@ Fallocate = Callable[[Request, int, int, int, int, int], object]
 Lseek = Callable[[Request, int, int, int, int], object]
 # request, node id, file handle and offset of the source, the same of the target, length, flags
 CopyFileRange = Callable[[Request, int, int, int, int, int, int, int, int], object]
+# node id, what follows the header: an errno, or what is sent, or None for "pass it on"
+AtOnce = Callable[[int, memoryview], int | bytes | bytearray | None]
 
 def bind(pyfuse3_so_path: str, /) -> str: ...
 def install(
@@ -54,5 +56,7 @@ def install(
     want: int = 0,
     dont_want: int = 0,
     max_background: int = 0,
+    at_once: dict[int, AtOnce] | None = None,
+    is_idle: Callable[[], bool] | None = None,
 ) -> None: ...
 def state() -> State: ...

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -83,8 +83,7 @@ _libc.syscall.argtypes = [
 _libc.syscall.restype = ctypes.c_long
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """What statx(2) says of one inode. Times in ns; `btime_ns` is 0 where the file system has no
     birth time.
 

@@ -12,7 +12,7 @@ import threading
 _kept = threading.local()
 
 
-def read(fd: int, start: int, end: int) -> memoryview:
+def read(fd: int, start: int, end: int) -> bytes:
     """The bytes of `[start, end)`, fewer at the end of the file.
 
     Into memory of its own: many threads come here, and a buffer kept by each would stay for good.
@@ -23,27 +23,21 @@ def read(fd: int, start: int, end: int) -> memoryview:
         if not more:
             break
         found += more
-    return memoryview(found)
+    return found
 
 
-def read_cached(fd: int, start: int, end: int, no_wait_flags: int) -> memoryview | None:
+def read_cached(fd: int, start: int, end: int, no_wait_flags: int) -> bytearray | None:
     """The same, all of it, if the page cache holds it, so that nobody has to wait; else None.
 
     Into a buffer that is kept by the thread, as a rule the one of the main loop: valid until it
     comes here again. A file system that does not know `no_wait_flags` answers EOPNOTSUPP, which
     means None, too.
     """
-    view = _buffer(end - start)
+    buffer: bytearray = _kept.__dict__.get("buffer", b"")
+    if len(buffer) != end - start:
+        buffer = _kept.buffer = bytearray(end - start)
     try:
-        got = os.preadv(fd, [view], start, no_wait_flags)
+        got = os.preadv(fd, [buffer], start, no_wait_flags)
     except OSError:
         return None
-    return view if got == len(view) else None
-
-
-def _buffer(size: int) -> memoryview:
-    """The first `size` bytes of the kept buffer, which is as large as the largest request was."""
-    buffer: bytearray = _kept.__dict__.get("buffer", b"")
-    if len(buffer) < size:
-        buffer = _kept.buffer = bytearray(size)
-    return memoryview(buffer)[:size]
+    return buffer if got == len(buffer) else None

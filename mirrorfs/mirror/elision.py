@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import holes
 from mirrorfs.mirror import basis
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.plan import Kind, is_zero, plan
+from mirrorfs.mirror.plan import Data, Kind, is_zero, plan
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
@@ -23,7 +23,7 @@ _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
 
 def elide(
-    file: MirrorFile, pending: PendingError, offset: int, data: bytes, account: Account
+    file: MirrorFile, pending: PendingError, offset: int, data: Data, account: Account
 ) -> bool:
     """Whether `data` at `offset` (bytes) was there already; if so, it is counted and answered for.
 
@@ -64,7 +64,7 @@ def _is_stamped(status: os.stat_result) -> bool:
     return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()
 
 
-def _classify(file: MirrorFile, offset: int, data: bytes) -> Counters | None:
+def _classify(file: MirrorFile, offset: int, data: Data) -> Counters | None:
     """The classes of all bytes of `data`; None if one of them needs something done, or a disk."""
     rules, end = file.rules, offset + len(data)
     if rules.punch and is_zero(data):

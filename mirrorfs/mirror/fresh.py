@@ -12,14 +12,14 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.plan import Kind, Step, plan
+from mirrorfs.mirror.plan import Data, Kind, Step, plan
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
 
 
 def extend(
-    file: MirrorFile, pending: PendingError, offset: int, data: bytes, account: Account
+    file: MirrorFile, pending: PendingError, offset: int, data: Data, account: Account
 ) -> int:
     """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
     and counted.

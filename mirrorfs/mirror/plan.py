@@ -12,6 +12,9 @@ from enum import Enum
 
 _ZEROS = bytes(1 << 20)
 
+# What is received may be lent by whoever received it.
+Data = bytes | memoryview
+
 
 class Kind(Enum):
     """What is to be done with a range: write it, leave it, or make it a hole."""
@@ -41,15 +44,14 @@ class Rules:
     block_bytes: int = 4096
 
 
-def is_zero(data: bytes) -> bool:
+def is_zero(data: Data) -> bool:
     """Whether `data` holds nothing but zero bytes."""
-    size = len(data)
-    if size <= len(_ZEROS):
+    if len(data) <= len(_ZEROS):
         return _ZEROS.startswith(data)
-    return not data.strip(b"\0")
+    return not bytes(data).strip(b"\0")
 
 
-def plan(new: bytes, old: memoryview | None, start: int, rules: Rules) -> list[Step]:
+def plan(new: Data, old: bytes | bytearray | None, start: int, rules: Rules) -> list[Step]:
     """Say what each block of `new` needs so that the file holds it at `start`.
 
     `start` is a multiple of the block; `new` is whole blocks, except that its last one may be short
@@ -83,9 +85,9 @@ def _join(kinds: list[Kind], start: int, end: int, block: int) -> list[Step]:
     return steps
 
 
-def _zero_blocks(new: bytes, block: int) -> frozenset[int] | set[int]:
+def _zero_blocks(new: Data, block: int) -> frozenset[int] | set[int]:
     """Indices of the all-zero blocks of `new`."""
-    firsts = new[::block]
+    firsts = bytes(new[::block])
     found: set[int] = set()
     if is_zero(new):
         return set(range(len(firsts)))
@@ -98,18 +100,18 @@ def _zero_blocks(new: bytes, block: int) -> frozenset[int] | set[int]:
     return found
 
 
-def _equal_blocks(new: bytes, old: memoryview, block: int) -> set[int] | range:
+def _equal_blocks(new: Data, old: bytes | bytearray, block: int) -> set[int] | range:
     """Indices of the blocks of `new` that `old` holds, too; bytes beyond the end of `old` are not
     held.
     """
     size = len(new)
-    if len(old) == size and new.startswith(old):
+    if len(old) == size and old.startswith(new):
         return range(-(-size // block))
     found: set[int] = set()
-    for index, (ours, theirs) in enumerate(zip(new[::block], bytes(old[::block]), strict=False)):
+    for index, (ours, theirs) in enumerate(zip(bytes(new[::block]), old[::block], strict=False)):
         if ours == theirs:
             offset = index * block
             end = min(offset + block, size)
-            if end <= len(old) and new.startswith(old[offset:end], offset):
+            if end <= len(old) and old.startswith(new[offset:end], offset):
                 found.add(index)
     return found

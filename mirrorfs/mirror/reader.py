@@ -5,17 +5,8 @@ from __future__ import annotations
 import os
 
 from mirrorfs.backing import holes
-from mirrorfs.mirror import basis
 
 _ZEROS = bytes(1 << 20)
-
-
-def read_cached(fd: int, offset: int, size: int, no_wait_flags: int) -> bytes | None:
-    """The bytes at `offset` if the page cache holds them all, so that reading cannot wait; else
-    None.
-    """
-    view = basis.read_cached(fd, offset, offset + size, no_wait_flags)
-    return None if view is None else bytes(view)
 
 
 def read(fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:

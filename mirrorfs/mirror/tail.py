@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
@@ -55,7 +55,7 @@ class Tail:
 def visible(tail: Tail, status: Status) -> Status:
     """What a client is told of a file, of which `status` is true below."""
     blocks = max(0, status.blocks - tail.hidden_bytes // 512)
-    return replace(status, size=tail.size, blocks=blocks)
+    return status._replace(size=tail.size, blocks=blocks)
 
 
 def read(tail: Tail, fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:

@@ -157,8 +157,8 @@ def _decide(request: _Request) -> list[Step]:
     request.count.compared_bytes += len(old)
     if whole:
         return plan(data, old, start, rules)
-    head = bytes(old[: offset - start]).ljust(offset - start, b"\0")
-    return plan(head + data + bytes(old[end - start :]), old, start, rules)
+    head = old[: offset - start].ljust(offset - start, b"\0")
+    return plan(head + data + old[end - start :], old, start, rules)
 
 
 def _nothing_below(request: _Request, start: int, stop: int) -> bool:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mirrorfs._fuseext import CopyFileRange, Fallocate, Lseek, State
+    from collections.abc import Callable
+
+    from mirrorfs._fuseext import AtOnce, CopyFileRange, Fallocate, Lseek, State
 
 # From libfuse's fuse_common.h: the umask is left to us; so is clearing setuid and setgid, in return
 # for which the kernel stops asking for security.capability before every write.
@@ -49,11 +51,15 @@ class Extension:
         want: int = 0,
         dont_want: int = 0,
         max_background: int = 0,
+        at_once: dict[int, AtOnce] | None = None,
+        is_idle: Callable[[], bool] | None = None,
     ) -> None:
         """Have these called in the next session that pyfuse3 makes, with a Request to answer.
 
         They run inside pyfuse3's loop and must not wait. `want` and `dont_want` are capabilities;
         `max_background` is how many reads ahead the kernel may have under way (0: its own 12).
+        `at_once`, by opcode, see requests before pyfuse3 does (`at_once`); `is_idle` says that
+        nothing else is going on, so that the next request may be waited for a moment there.
         """
         from mirrorfs import _fuseext
 
@@ -64,6 +70,8 @@ class Extension:
             want=want,
             dont_want=dont_want,
             max_background=max_background,
+            at_once=at_once,
+            is_idle=is_idle,
         )
 
     def state(self) -> State:

@@ -5,12 +5,14 @@ longer readahead. Each is on, or there is a reason why not, which config.json te
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import readahead
 from mirrorfs.mount import extension
 
 if TYPE_CHECKING:
+    from mirrorfs.mount.at_once import AtOnce
     from mirrorfs.mount.dispatch import Dispatcher
     from mirrorfs.options import MountOptions
 
@@ -24,24 +26,27 @@ BACKGROUND = 256
 class Extras:
     """Made before pyfuse3's `init`, because the extension has its say there."""
 
-    def __init__(self, dispatcher: Dispatcher, options: MountOptions) -> None:
+    def __init__(self, dispatcher: Dispatcher, at_once: AtOnce, options: MountOptions) -> None:
         self._options = options
         self._extension = extension.bind()
         self._readahead_refused = "not tried yet"
         if self._extension is None:
             return
-        want = extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2
-        dont_want = extension.CAP_ASYNC_DIO
+        install = partial(
+            self._extension.install,
+            want=extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2,
+            dont_want=extension.CAP_ASYNC_DIO,
+            max_background=BACKGROUND,
+            at_once=at_once.handlers,
+            is_idle=at_once.is_idle,
+        )
         if options.sparse_operations == "off":
-            self._extension.install(want=want, dont_want=dont_want, max_background=BACKGROUND)
+            install()
         else:
-            self._extension.install(
+            install(
                 fallocate=dispatcher.fallocate,
                 lseek=dispatcher.lseek,
                 copy_file_range=dispatcher.copy_file_range,
-                want=want,
-                dont_want=dont_want,
-                max_background=BACKGROUND,
             )
 
     def log(self) -> None:

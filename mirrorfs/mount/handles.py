@@ -20,6 +20,9 @@ _H = TypeVar("_H")
 class FileHandle:
     """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for
     its writes.
+
+    `tried` says that the request which comes next could not be taken at once, apart from its first
+    `begun` bytes, which are done and counted.
     """
 
     inode: Inode
@@ -28,6 +31,8 @@ class FileHandle:
     synchronous: bool = False
     data_only: bool = False
     pending: PendingError = field(default_factory=PendingError)
+    tried: bool = False
+    begun: int = 0
 
 
 @dataclass(slots=True)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from mirrorfs.backing import tree
-from mirrorfs.mirror import elision, fresh, reader, seed_rules, seed_search, writer
+from mirrorfs.mirror import basis, reader, seed_rules, seed_search, writer
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.seed_search import Caller
 from mirrorfs.mirror.truncate import truncate
-from mirrorfs.mount import extension, steps
+from mirrorfs.mount import at_once, extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FileHandle
@@ -142,10 +142,12 @@ class Operations(XattrOperations):
         tail = self.mirrors.tail_of(handle.inode)
         if tail is not None:
             return await self._read_seeded(handle, tail, fd, off, size)
-        data: bytes | None = None
+        found: bytearray | None = None
         if handle.inode.device.is_local:
-            data = reader.read_cached(fd, off, size, abilities.no_wait_flags)
-        if data is None:
+            found = basis.read_cached(fd, off, off + size, abilities.no_wait_flags)
+        if found is not None:
+            data = bytes(found)
+        else:
             trusted = abilities.trusted_seek
             data = await handle.inode.device.workers.run(reader.read, fd, off, size, trusted)
         tail = self.mirrors.tail_of(handle.inode)
@@ -188,16 +190,13 @@ class Operations(XattrOperations):
         self, handle: FileHandle, mirror: MirrorFile, appends: bool, offset: int, data: bytes
     ) -> int:
         """Put what was received where it belongs; returns how many bytes were taken."""
-        account, device = self.state.account, handle.inode.device
         if appends:
             return await self._append(handle, mirror, offset, data)
-        if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
-            return len(data)
-        taken = 0
-        if device.is_prompt:
-            taken = fresh.extend(mirror, handle.pending, offset, data, account)
-            if taken == len(data):
-                return taken
+        if not handle.tried:
+            handle.begun = at_once.take(handle, mirror, offset, data, self.state.account)
+        taken, handle.tried, handle.begun = handle.begun, False, 0
+        if taken == len(data):
+            return taken
         try:
             return taken + await self._write(handle, mirror, offset + taken, data[taken:])
         except OSError:

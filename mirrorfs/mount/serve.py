@@ -26,6 +26,7 @@ import trio
 
 from mirrorfs.backing import mounts, places, syscalls
 from mirrorfs.errors import FuseError
+from mirrorfs.mount.at_once import AtOnce
 from mirrorfs.mount.devices import Devices
 from mirrorfs.mount.dispatch import Dispatcher
 from mirrorfs.mount.extras import Extras
@@ -89,7 +90,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)
-    extras = Extras(dispatcher, job.options)
+    extras = Extras(dispatcher, AtOnce(operations), job.options)
     state.describe_extras = extras.describe
     try:
         pyfuse3.init(operations, os.fsdecode(job.mount_point), _fuse_options(job))

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import callers, syscalls, tree
@@ -53,7 +53,7 @@ def top(status: Status) -> Status:
     """`status` of what a mount point leads to, with the identity that it has for us: that of the
     mount. Its true one may not be had without waiting.
     """
-    return replace(status, ino=-1 - status.mount_id, btime_ns=-1)
+    return status._replace(ino=-1 - status.mount_id, btime_ns=-1)
 
 
 def open_name(parent_fd: int, name: bytes, asks: int, key: tuple[int, int, int]) -> int:

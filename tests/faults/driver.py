@@ -3,9 +3,10 @@
     python -m tests.faults.driver ORDERS mirrorfs-words …
 
 ORDERS is a file. While it holds `handler NAME EXCEPTION`, the handler NAME raises that exception
-inside the guard; while it holds `pwrite PERCENT ERRNO`, that share of the backing writes fails, or
-is cut short where ERRNO is 0; `fsync ERRNO` fails every fsync; `cut ERRNO` fails to cut off what is
-old; `stall SECONDS NAME` delays the writes to files whose descriptor leads to NAME.
+inside the guard; `at_once NAME EXCEPTION` does so before it comes to a handler. While it holds
+`pwrite PERCENT ERRNO`, that share of the backing writes fails, or is cut short where ERRNO is 0;
+`fsync ERRNO` fails every fsync; `cut ERRNO` fails to cut off what is old; `stall SECONDS NAME`
+delays the writes to files whose descriptor leads to NAME.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from mirrorfs.cli.main import main
 from mirrorfs.mirror import fresh, seeding, sync, writer
-from mirrorfs.mount import guard, names, operations, sparse, xattrs
+from mirrorfs.mount import at_once, guard, names, operations, sparse, xattrs
 
 pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
 
@@ -55,6 +56,8 @@ OWNERS = (
     sparse.SparseOperations,
 )
 
+AT_ONCE = ("lookup", "getattr", "read", "write")
+
 
 class Orders:
     def __init__(self, path: Path) -> None:
@@ -74,6 +77,9 @@ def inject(orders: Orders) -> None:
             if inner is None or name.startswith("_"):
                 continue
             setattr(owner, name, wrap(orders, name, inner))
+
+    for name in AT_ONCE:
+        setattr(at_once.AtOnce, name, wrap_at_once(orders, name, getattr(at_once.AtOnce, name)))
 
     seek = sparse.SparseOperations.lseek_at_once
 
@@ -96,6 +102,17 @@ def wrap(orders: Orders, name: str, inner: Any) -> Any:
 
     guarded = guard._silent if name in guard._SILENT else guard._guard
     return guarded(name, faulty)
+
+
+def wrap_at_once(orders: Orders, name: str, inner: Any) -> Any:
+    @functools.wraps(inner)
+    def faulty(self: Any, *args: Any) -> Any:
+        words = orders.words()
+        if words[:2] == ["at_once", name]:
+            raise make(words[2])
+        return None if words[:2] == ["handler", name] else inner(self, *args)
+
+    return faulty
 
 
 class FaultyOs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.driver import EXCEPTIONS, OWNERS
+from tests.faults.driver import AT_ONCE, EXCEPTIONS, OWNERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,12 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "forget": lambda folder: os.unlink(folder / "file"),
 }
 SILENT = {"release", "releasedir", "forget"}
+KNOWN = {
+    "FUSEError": errno.EDOM,
+    "OSError": errno.EDOM,
+    "PermissionError": errno.EDOM,
+    "MemoryError": errno.ENOMEM,
+}
 
 
 @pytest.mark.parametrize("kind", list(EXCEPTIONS))
@@ -93,17 +99,27 @@ def test_a_handler_that_raises_leaves_the_mount_alive(faulty: FaultyMirror, kind
         else:
             with pytest.raises(OSError) as caught:
                 call(faulty.path)
-            known = {
-                "FUSEError": errno.EDOM,
-                "OSError": errno.EDOM,
-                "PermissionError": errno.EDOM,
-            }
-            known["MemoryError"] = errno.ENOMEM
-            assert caught.value.errno == known.get(kind, errno.EIO), name
+            assert caught.value.errno == KNOWN.get(kind, errno.EIO), name
         assert faulty.alive, name
         faulty.order()
         faulty.write("after", 0, b"still here")
         assert faulty.read("after") == b"still here"
+
+
+@pytest.mark.parametrize("kind", list(EXCEPTIONS))
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_an_answer_at_once_that_raises_leaves_the_mount_alive(
+    faulty: FaultyMirror, name: str, kind: str
+) -> None:
+    faulty.write("file", 0, b"content")
+    faulty.order(f"at_once {name} {kind}")
+    with pytest.raises(OSError) as caught:
+        CALLS[name](faulty.path)
+    assert caught.value.errno == KNOWN.get(kind, errno.EIO)
+    assert faulty.alive
+    faulty.order()
+    faulty.write("after", 0, b"still here")
+    assert faulty.read("after") == b"still here"
 
 
 def test_every_handler_is_tried() -> None:

@@ -47,6 +47,13 @@ class Tiny:
         except OSError as exc:
             return errno.errorcode[exc.errno or 0]
 
+    def write(self, offset: int) -> int | str:
+        """How many of three bytes were written, or the name of the error."""
+        try:
+            return os.pwrite(self.fd, b"abc", offset)
+        except OSError as exc:
+            return errno.errorcode[exc.errno or 0]
+
     def fallocate(self, mode: int, offset: int, length: int) -> str:
         failed = libc.fallocate(self.fd, mode, ctypes.c_long(offset), ctypes.c_long(length))
         return errno.errorcode[ctypes.get_errno()] if failed else "done"
@@ -184,6 +191,23 @@ def test_a_thread_may_answer(tiny: Tiny) -> None:
     assert [tiny.seek(tiny_fs.THREAD) for _ in range(3)] == [8, 8, 8]
 
 
+def test_a_request_is_answered_at_once_or_passed_on(tiny: Tiny) -> None:
+    assert [tiny.write(offset) for offset in (0, 1, 2, 3, 4096)] == [3, 3, 3, "ENOSPC", 3]
+
+
+def test_what_is_no_answer_at_once_is_an_error(tiny: Tiny) -> None:
+    for offset in range(4, 11):
+        assert tiny.write(offset) == "EIO", offset
+    assert tiny.write(tiny_fs.AT_ONCE_RAISES) == "EIO"
+    told = [str(words[0]) for words in tiny.reported("unraisable", 3)]
+    assert [text.split("(")[0] for text in told] == [
+        "TypeError",
+        "OverflowError",
+        "ZeroDivisionError",
+    ]
+    assert tiny.write(1) == 3
+
+
 def test_a_killed_caller_is_seen_and_does_no_harm(tiny: Tiny) -> None:
     caller = tiny.wait_in_background(1)
     tiny.reported("kept")
@@ -273,6 +297,8 @@ def hurry(tiny: Tiny, count: int) -> None:
     for _ in range(count // 100):
         for _ in range(98):
             os.lseek(tiny.fd, 5, os.SEEK_DATA)
+        for offset in range(7):
+            tiny.write(offset)
         assert tiny.seek(tiny_fs.DROP) == "EIO"
         assert tiny.seek(tiny_fs.RAISE_SILENTLY) == "EIO"
 
@@ -319,6 +345,7 @@ def test_the_sanitizers_find_nothing(tmp_path: Path, mount_tiny: Callable[..., T
     test_an_answer_is_given_once(tiny)
     test_what_is_no_answer_leaves_the_request_open(tiny)
     test_a_thread_may_answer(tiny)
+    test_a_request_is_answered_at_once_or_passed_on(tiny)
     test_an_exception_is_an_error_and_the_mount_lives(tiny)
     hurry(tiny, 2000)
     callers = [tiny.wait_in_background(number) for number in (1, 2, 3)]

@@ -22,6 +22,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import sys
 import threading
 import time
@@ -36,8 +37,24 @@ if TYPE_CHECKING:
     from mirrorfs._fuseext import Request
 
 SIZE = 1 << 20
+WRITE = 16  # linux/fuse.h
+WRITE_IN = struct.Struct("=QQIIQII")
 INODE = 2
 DROP, RAISE, TWICE, KEEP, MISFIT, THREAD, WHO, RAISE_SILENTLY = range(1000, 1008)
+# What is answered at once to a write at that offset; at any other, the handler answers.
+AT_ONCE: dict[int, Any] = {
+    1: struct.pack("=II", 3, 0),
+    2: bytearray(struct.pack("=II", 3, 0)),
+    3: errno.ENOSPC,
+    4: "text",
+    5: b"short",
+    6: bytes(100),
+    7: 0,
+    8: 512,
+    9: -5,
+    10: 1 << 70,
+}
+AT_ONCE_RAISES = 11
 
 
 def main() -> None:
@@ -80,7 +97,12 @@ def main() -> None:
             watches = [weakref.ref(callable) for callable in given.values()]
             from mirrorfs import _fuseext
 
-            found.install(**given, want=_fuseext.CAP_DONT_MASK if words.dont_mask else 0)
+            found.install(
+                **given,
+                want=_fuseext.CAP_DONT_MASK if words.dont_mask else 0,
+                at_once={WRITE: callables.write_at_once},
+                is_idle=lambda: True,
+            )
             del given
         pyfuse3.init(make_operations(report, callables), words.mount_point, {"fsname=tiny"})
         trio.run(serve)
@@ -142,6 +164,12 @@ class Callables:
             raise KeyError  # is not reported, since it comes often
         else:
             request.offset(offset + 1)
+
+    def write_at_once(self, _node: int, message: memoryview) -> Any:
+        offset = WRITE_IN.unpack_from(message)[1]
+        if offset == AT_ONCE_RAISES:
+            raise ZeroDivisionError("told so")
+        return AT_ONCE.get(offset)
 
     def answer_twice(self, request: Request) -> None:
         assert not request.answered

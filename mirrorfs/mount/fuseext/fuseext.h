@@ -17,6 +17,7 @@ struct functions {
     session_new *session_new;
     session_new_versioned *session_new_versioned; /* NULL before 3.17 */
     void (*session_destroy)(struct fuse_session *);
+    int (*session_fd)(struct fuse_session *);
     int (*session_receive_buf)(struct fuse_session *, struct fuse_buf *);
     custom_io *session_custom_io; /* NULL before 3.13 */
     int (*version)(void);
@@ -51,5 +52,9 @@ extern PyTypeObject RequestType;
 
 Request *request_make(fuse_req_t, enum operation, ull limit);
 void request_give_up(Request *, int code);
+
+bool at_once_install(PyObject *by_opcode, PyObject *is_idle);
+void at_once_reset(void);
+int at_once_receive(struct fuse_session *, struct fuse_buf *);
 
 #endif

@@ -1,6 +1,6 @@
 /* Gives a pyfuse3 mount the three operations that pyfuse3 has no handler for: fallocate, lseek and
- * copy_file_range; a say in what is negotiated in init; and what a write's message says beside its
- * data (messages.c).
+ * copy_file_range; a say in what is negotiated in init; what a write's message says beside its data
+ * (messages.c); and answers that need no event loop (at_once.c).
  *
  * How. This file defines the ELF symbols fuse_session_new, fuse_session_new_versioned (which is
  * what fuse_session_new stands for in headers since libfuse 3.17), fuse_session_destroy and
@@ -241,6 +241,7 @@ static const char *resolve(const char *path)
     FIND(session_receive_buf, true)
     FIND(session_custom_io, false)
     FIND(version, true)
+    FIND(session_fd, true)
     FIND(reply_err, true)
     FIND(reply_lseek, true)
     FIND(reply_write, true)
@@ -268,6 +269,7 @@ static void prepare_wire(struct fuse_session *made)
     bool by_wire = (wanted & FUSE_CAP_HANDLE_KILLPRIV_V2) && real.session_custom_io &&
                    real.version() < KNOWS_KILLPRIV_V2;
     wire_reset();
+    at_once_reset();
     if (by_wire)
         wire_watch_reply(made, real.session_custom_io);
 }
@@ -327,10 +329,9 @@ int hook_receive(struct fuse_session *from, struct fuse_buf *buffer)
 {
     if (!is_bound(__builtin_return_address(0)))
         return -ENOSYS;
-    int size = real.session_receive_buf(from, buffer);
-    if (size > 0 && from == session && installed && !(buffer->flags & FUSE_BUF_IS_FD))
-        wire_received(buffer->mem, (size_t)size);
-    return size;
+    if (from == session && installed)
+        return at_once_receive(from, buffer);
+    return real.session_receive_buf(from, buffer);
 }
 
 /* ---- the module ---- */
@@ -389,12 +390,14 @@ static int to_bits(PyObject *object, void *place)
 static PyObject *install(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"fallocate", "lseek", "copy_file_range", "want",
-                            "dont_want", "max_background", NULL};
+                            "dont_want", "max_background", "at_once", "is_idle", NULL};
     PyObject *given[OPERATIONS] = {Py_None, Py_None, Py_None};
+    PyObject *at_once = Py_None, *is_idle = Py_None;
     ull want = 0, dont_want = 0, background = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO&O&O&:install", names,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO&O&O&OO:install", names,
                                      &given[FALLOCATE], &given[LSEEK], &given[COPY_FILE_RANGE],
-                                     to_bits, &want, to_bits, &dont_want, to_bits, &background))
+                                     to_bits, &want, to_bits, &dont_want, to_bits, &background,
+                                     &at_once, &is_idle))
         return NULL;
     for (int i = 0; i < OPERATIONS; i++)
         if (given[i] != Py_None && !PyCallable_Check(given[i]))
@@ -403,6 +406,8 @@ static PyObject *install(PyObject *Py_UNUSED(module), PyObject *args, PyObject *
         Py_XSETREF(callables[i], given[i] == Py_None ? NULL : Py_NewRef(given[i]));
     if (background > UINT16_MAX)
         return PyErr_Format(PyExc_ValueError, "max_background is at most %d", UINT16_MAX);
+    if (!at_once_install(at_once, is_idle))
+        return NULL;
     wanted = want;
     max_background = (unsigned)background;
     not_wanted = dont_want;

@@ -1,0 +1,162 @@
+"""Requests that are answered where they are received, without a coroutine, a thread or a copy.
+
+The extension shows each request of these kinds in the kernel's own form (linux/fuse.h), and is
+given the answer, or None: then it goes to pyfuse3, and its handler in `operations` or `names`, as
+if it had not been here. Nothing here waits for a disk, a lock or a client. The handlers are for
+what needs a thread, and for a mount without the extension, in which they do the same as is done
+here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import syscalls
+from mirrorfs.mirror import basis, elision, fresh
+from mirrorfs.mount import guard
+from mirrorfs.mount.control import ControlFolder
+from mirrorfs.mount.handles import FileHandle
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mirror.counters import Account
+    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.plan import Data
+    from mirrorfs.mount.inodes import Inode
+    from mirrorfs.mount.sparse import SparseOperations
+
+# linux/fuse.h: enum fuse_opcode, and the structures of that name.
+_LOOKUP, _GETATTR, _READ, _WRITE = 1, 3, 15, 16
+_READ_IN = struct.Struct("=QQII16x")
+_WRITE_IN = struct.Struct("=QQIIQII")
+_WRITE_OUT = struct.Struct("=II")
+_ATTR = "QQQqqqIIIIIIIIII"
+_ATTR_OUT = struct.Struct("=QII" + _ATTR)
+_ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
+_NS = 1_000_000_000
+
+# An errno, what is sent, or "not at once"; to a node id, and what follows the header of a request.
+Answer = int | bytes | bytearray | None
+Handler = Callable[[int, memoryview], Answer]
+
+
+def take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
+    """Take a write without waiting; returns how many bytes were taken, and counted."""
+    device = handle.inode.device
+    if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
+        return len(data)
+    if device.is_prompt:
+        return fresh.extend(mirror, handle.pending, offset, data, account)
+    return 0
+
+
+class AtOnce:
+    """What the extension calls. `is_idle` tells it that nobody waits for a thread."""
+
+    def __init__(self, operations: SparseOperations) -> None:
+        self._operations = operations
+        self._state = operations.state
+        self._handles = operations.handles
+        self._inodes = operations.inodes
+        self._devices = operations.devices
+        self._mirrors = operations.mirrors
+        seconds, rest = divmod(round(operations.state.options.attr_timeout * _NS), _NS)
+        self._timeout = (seconds, rest)
+        self.handlers = {
+            _LOOKUP: self._guarded(self.lookup),
+            _GETATTR: self._guarded(self.getattr),
+            _READ: self._guarded(self.read),
+            _WRITE: self._guarded(self.write),
+        }
+
+    def _guarded(self, handler: Handler) -> Handler:
+        def call(node_id: int, message: memoryview) -> Answer:
+            try:
+                return handler(node_id, message)
+            except Exception as exc:
+                return guard.answer_to(self._operations, handler.__name__, exc)
+
+        return call
+
+    def is_idle(self) -> bool:
+        return not self._devices.busy
+
+    def write(self, _node_id: int, message: memoryview) -> Answer:
+        fh, offset, size, _, _, _, _ = _WRITE_IN.unpack_from(message)
+        handle = self._handles.any(fh)  # none, if the number has a tag (`extension`)
+        if not isinstance(handle, FileHandle) or handle.mirror is None or handle.synchronous:
+            return None
+        data = message[_WRITE_IN.size :]
+        try:
+            taken = take(handle, handle.mirror, offset, data, self._state.account)
+        except OSError:  # a thread will meet it, too, and knows what to do about it
+            taken = 0
+        if taken == size:
+            return _WRITE_OUT.pack(size, 0)
+        handle.tried, handle.begun = True, taken
+        return None
+
+    def read(self, _node_id: int, message: memoryview) -> Answer:
+        fh, offset, size, _ = _READ_IN.unpack_from(message)
+        handle = self._handles.any(fh)
+        if not isinstance(handle, FileHandle) or handle.fd < 0:
+            return None
+        inode = handle.inode
+        if not inode.device.is_local or self._mirrors.tail_of(inode) is not None:
+            return None
+        flags = self._inodes.abilities(inode).no_wait_flags
+        data = basis.read_cached(handle.fd, offset, offset + size, flags)
+        if data is not None:
+            self._state.account.add_read(inode.key, size)
+        return data
+
+    def getattr(self, node_id: int, _message: memoryview) -> Answer:
+        if ControlFolder.owns(node_id):
+            return None
+        inode = self._inodes.at_hand(node_id)
+        if inode is None or not inode.device.is_local:
+            return None
+        status = syscalls.statx(inode.fd, ask=False)
+        return _ATTR_OUT.pack(*self._timeout, 0, *self._attributes(inode, status))
+
+    def lookup(self, node_id: int, message: memoryview) -> Answer:
+        name = bytes(message).rstrip(b"\0")
+        if ControlFolder.owns(node_id) or self._operations._is_ours(node_id, name):
+            return None
+        parent = self._inodes.at_hand(node_id)
+        if parent is None or not parent.device.is_local:
+            return None
+        try:
+            fd = syscalls.open_cached(parent.fd, name, os.O_PATH | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return errno.ENOENT
+        except OSError:
+            return None
+        try:
+            status = syscalls.statx(fd, ask=False)
+        except OSError:
+            os.close(fd)
+            return None
+        if status.dev != parent.device.dev:
+            os.close(fd)
+            return None
+        inode = self._inodes.adopt(status, parent, name, fd)
+        (seconds, rest), attributes = self._timeout, self._attributes(inode, status)
+        return _ENTRY_OUT.pack(inode.node_id, 0, seconds, seconds, rest, rest, *attributes)
+
+    def _attributes(self, inode: Inode, status: Status) -> tuple[int, ...]:
+        """A struct fuse_attr."""
+        status = self._mirrors.visible(inode, status)
+        (a, a_ns), (m, m_ns), (c, c_ns) = (
+            divmod(status.atime_ns, _NS),
+            divmod(status.mtime_ns, _NS),
+            divmod(status.ctime_ns, _NS),
+        )
+        return (
+            inode.node_id, status.size, status.blocks, a, m, c, a_ns, m_ns, c_ns, status.mode,
+            status.nlink, status.uid, status.gid, status.rdev & 0xFFFFFFFF, status.blksize, 0,
+        )  # fmt: skip

@@ -1,0 +1,173 @@
+/* Requests that are answered before libfuse sees them, and what is done between two of them.
+ *
+ * How. pyfuse3 receives each request by fuse_session_receive_buf, which hooks.c puts ours in front
+ * of. A request of a kind that install() was given a callable for is shown to that callable, in the
+ * kernel's own form (linux/fuse.h). If it has an answer, that is sent from here, and the next
+ * request is received; else the request goes on to libfuse and pyfuse3 as if nothing had been. What
+ * is saved is a coroutine, a copy of the data, and above all the way through the event loop from one
+ * request to the next, which costs more than most answers.
+ *
+ * What it guarantees.
+ * - A request is answered here or passed on, never both. An exception in the callable is reported
+ *   (sys.unraisablehook) and answered with EIO.
+ * - The request is not copied: it is lent for the call, and the callable must not keep any of it.
+ * - The event loop waits for no longer than LOOP_NS in one go, and only for the next request of
+ *   somebody who was just answered (LINGER_NS), while is_idle() says that nobody else is waiting.
+ * - The device is read without waiting (O_NONBLOCK): a request that the kernel takes back between
+ *   "there is one" and "read it" would else stop all others until the next. */
+#define _GNU_SOURCE /* ppoll */
+#include "fuseext.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { OPCODES = 64, LINGER_NS = 200000, LOOP_NS = 2000000 };
+
+static PyObject *callables[OPCODES];
+static PyObject *is_idle;
+static struct fuse_session *prepared; /* the session whose device is O_NONBLOCK */
+
+/* Take what install() was given: a dict of opcode and callable, and a callable; or None. */
+bool at_once_install(PyObject *by_opcode, PyObject *idle)
+{
+    PyObject *key, *value;
+    Py_ssize_t place = 0;
+    for (int i = 0; i < OPCODES; i++)
+        Py_CLEAR(callables[i]);
+    Py_XSETREF(is_idle, Py_NewRef(idle));
+    if (by_opcode == Py_None)
+        return true;
+    if (!PyDict_Check(by_opcode)) {
+        PyErr_SetString(PyExc_TypeError, "at_once is neither a dict nor None");
+        return false;
+    }
+    while (PyDict_Next(by_opcode, &place, &key, &value)) {
+        long opcode = PyLong_AsLong(key);
+        if (PyErr_Occurred())
+            return false;
+        if (opcode <= 0 || opcode >= OPCODES || opcode == FUSE_INIT || !PyCallable_Check(value)) {
+            PyErr_Format(PyExc_ValueError, "at_once: %ld cannot be answered by %R", opcode, value);
+            return false;
+        }
+        callables[opcode] = Py_NewRef(value);
+    }
+    return true;
+}
+
+/* A new session begins, maybe at the address of an old one. */
+void at_once_reset(void)
+{
+    prepared = NULL;
+}
+
+/* Returns whether the kernel took it. EINVAL says that the payload does not fit the request, which
+ * then still waits; ENOENT that nobody waits any more, and any other error that the mount is gone. */
+static bool send(int fd, uint64_t unique, int error, const void *payload, size_t size)
+{
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
+    struct iovec pieces[] = {{&header, sizeof(header)}, {(void *)payload, size}};
+    return writev(fd, pieces, size ? 2 : 1) >= 0 || errno != EINVAL;
+}
+
+/* Send what the callable has returned: an errno, or the payload of a success. */
+static void send_result(int fd, uint64_t unique, PyObject *result)
+{
+    Py_buffer view;
+    if (PyLong_Check(result)) {
+        long code = PyLong_AsLong(result);
+        if (PyErr_Occurred())
+            PyErr_WriteUnraisable(result);
+        send(fd, unique, code > 0 && code < 512 ? (int)code : EIO, NULL, 0);
+    } else if (PyObject_GetBuffer(result, &view, PyBUF_SIMPLE) == 0) {
+        if (!send(fd, unique, 0, view.buf, (size_t)view.len))
+            send(fd, unique, EIO, NULL, 0);
+        PyBuffer_Release(&view);
+    } else {
+        PyErr_WriteUnraisable(result);
+        send(fd, unique, EIO, NULL, 0);
+    }
+}
+
+/* Whether the request was answered. */
+static bool answer(int fd, void *message, size_t size)
+{
+    struct fuse_in_header *header = message;
+    uint64_t unique = header->unique;
+    if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode])
+        return false;
+    PyObject *callable = Py_NewRef(callables[header->opcode]);
+    PyObject *body = PyMemoryView_FromMemory((char *)(header + 1),
+                                             (Py_ssize_t)(size - sizeof(*header)), PyBUF_READ);
+    PyObject *result =
+        body ? PyObject_CallFunction(callable, "KO", (ull)header->nodeid, body) : NULL;
+    if (!result) {
+        PyErr_WriteUnraisable(callable);
+        send(fd, unique, EIO, NULL, 0);
+    } else if (result != Py_None) {
+        send_result(fd, unique, result);
+    }
+    bool is_answered = result != Py_None;
+    Py_XDECREF(result);
+    Py_XDECREF(body);
+    Py_DECREF(callable);
+    return is_answered;
+}
+
+static bool is_anybody_else_waiting(void)
+{
+    PyObject *result = is_idle && is_idle != Py_None ? PyObject_CallNoArgs(is_idle) : NULL;
+    bool idle = result && PyObject_IsTrue(result) == 1;
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(is_idle);
+    Py_XDECREF(result);
+    return !idle;
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* Whether there is another request, of which the event loop need not know. */
+static bool another_follows(int fd, int64_t begun)
+{
+    struct pollfd device = {.fd = fd, .events = POLLIN};
+    struct timespec linger = {.tv_nsec = LINGER_NS};
+    int ready;
+    if (is_anybody_else_waiting() || now_ns() - begun > LOOP_NS)
+        return false;
+    Py_BEGIN_ALLOW_THREADS
+    ready = ppoll(&device, 1, &linger, NULL);
+    Py_END_ALLOW_THREADS
+    return ready == 1 && device.revents == POLLIN;
+}
+
+/* Receive the next request that is not answered at once. As fuse_session_receive_buf; -EINTR if
+ * there is none yet. Called with the GIL held. */
+int at_once_receive(struct fuse_session *from, struct fuse_buf *buffer)
+{
+    int fd = real.session_fd(from);
+    int64_t begun = now_ns();
+    if (prepared != from && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0)
+        prepared = from;
+    for (;;) {
+        int size = real.session_receive_buf(from, buffer);
+        if (size == -EAGAIN)
+            return -EINTR;
+        if (size <= 0 || (buffer->flags & FUSE_BUF_IS_FD))
+            return size;
+        wire_received(buffer->mem, (size_t)size);
+        if (!answer(fd, buffer->mem, (size_t)size))
+            return size;
+        if (!another_follows(fd, begun))
+            return -EINTR;
+    }
+}
