@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mirrorfs.backing import syscalls
+from mirrorfs.backing import ledger, syscalls
 
 NAME = b"user.mirrorfs.unsettled"
-_VERSION = 1
-_FORMAT = struct.Struct("<B8sQQQ")
+_VERSION = 2
+_FORMAT = struct.Struct("<B8sQQQ8sI")
+_FIRST_FORMAT = struct.Struct("<B8sQQQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +30,22 @@ class Mark:
     by clients; from there to `size`, the file's size for clients, it is zeros.
 
     `instance` names the boot and the mount of the file system below in which the mark was made
-    (`instance_of`): only there does what was written, but not synced, still exist.
+    (`instance_of`): only there does what was written, but not synced, still exist. Where there is a
+    `table` (`ledger`), `frontier` and `size` may be old, and `place` in it says what they are.
     """
 
     instance: bytes
     durable: int
     frontier: int
     size: int
+    table: bytes = ledger.NONE
+    place: int = 0
 
 
 def write(fd: int, mark: Mark) -> None:
     """Set the mark of the file `fd`. Raises OSError, EOPNOTSUPP where there are no attributes."""
-    value = _FORMAT.pack(_VERSION, mark.instance, mark.durable, mark.frontier, mark.size)
+    sizes = (mark.durable, mark.frontier, mark.size)
+    value = _FORMAT.pack(_VERSION, mark.instance, *sizes, mark.table, mark.place)
     os.setxattr(fd, NAME, value)
 
 
@@ -52,10 +57,10 @@ def read(fd: int) -> Mark | None:
         if exc.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
             return None
         raise
-    if len(value) != _FORMAT.size or value[0] != _VERSION:
-        return None
-    _, instance, durable, frontier, size = _FORMAT.unpack(value)
-    return Mark(instance, durable, frontier, size)
+    for version, form in ((_VERSION, _FORMAT), (1, _FIRST_FORMAT)):
+        if len(value) == form.size and value[0] == version:
+            return Mark(*form.unpack(value)[1:])
+    return None
 
 
 def remove(fd: int) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from mirrorfs.backing import syscalls
+from mirrorfs.backing import ledger, syscalls
 from mirrorfs.backing.places import FORMAT_FILE, show
 from mirrorfs.errors import StateError
 
@@ -45,13 +45,14 @@ class Entry:
 
 class Unsettled:
     """The list of one mount, in the folder `folder`, a path whose parent exists. Every method may
-    be called from any thread.
+    be called from any thread. `ledger` is where the frontiers of its files are noted.
 
     The parent is opened at once: later its path may lead through the mount itself.
     """
 
     def __init__(self, folder: bytes) -> None:
         self.folder = folder
+        self.ledger = ledger.Ledger(ledger.owner_of(folder))
         parent, self._name = os.path.split(folder)
         self._parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = threading.Lock()

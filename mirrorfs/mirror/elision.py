@@ -12,12 +12,13 @@ import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
-from mirrorfs.mirror import basis
+from mirrorfs.mirror import basis, seeding
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.plan import Data, Kind, is_zero, plan
+from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
+    from mirrorfs.mirror.tail import Tail
 
 _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
@@ -28,30 +29,48 @@ def elide(
     """Whether `data` at `offset` (bytes) was there already; if so, it is counted and answered for.
 
     False means that nothing was done or counted. Tried only on a file whose last write changed
-    nothing, and only for whole blocks.
+    nothing.
     """
-    block = file.rules.block_bytes
-    if not file.calm or not data or offset % block or len(data) % block:
-        return False
-    if not file.lock.acquire(blocking=False):
+    end = offset + len(data)
+    if not file.calm or not data or file.seed_fd >= 0 or not file.lock.acquire(blocking=False):
         return False
     try:
-        if file.tail is not None:
+        tail = file.tail
+        if tail is not None and not _follows(tail, offset, end):
             return False
         status = os.fstat(file.fd)
-        # What lies beyond what clients may see is nothing that was there.
-        if file.tail is not None or offset + len(data) > status.st_size or not _is_stamped(status):
+        if end > status.st_size or not _is_stamped(status):
             return False
         count = _classify(file, offset, data)
         if count is None:
             return False
-        count.write_requests = 1
-        count.received_bytes = len(data)
+        count.write_requests, count.received_bytes = 1, len(data)
+        if tail is not None:
+            _advance(file, tail, offset, end, count, account)
         account.add(file.key, count)
     finally:
         file.lock.release()
-    pending.settle(offset, offset + len(data))
+    pending.settle(offset, end)
     return True
+
+
+def _follows(tail: Tail, offset: int, end: int) -> bool:
+    """Whether a write to `[offset, end)` can move the frontier without waiting: it begins there, so
+    that nothing is to be wiped before it, and the ledger is where that is noted.
+    """
+    if end <= tail.frontier:
+        return True
+    return offset == tail.frontier and tail.place >= 0 and not seeding.is_behind(tail)
+
+
+def _advance(
+    file: MirrorFile, tail: Tail, offset: int, end: int, count: Counters, account: Account
+) -> None:
+    """Move the frontier over `[offset, end)`, of which nothing had to be changed."""
+    if tail.shared and end > tail.frontier:
+        count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
+    seeding.reach(file, tail, offset, end)
+    seeding.advance(file, tail, end, count.hole_bytes == end - offset, account)
 
 
 def _is_stamped(status: os.stat_result) -> bool:
@@ -69,19 +88,21 @@ def _classify(file: MirrorFile, offset: int, data: Data) -> Counters | None:
     rules, end = file.rules, offset + len(data)
     if rules.punch and is_zero(data):
         return Counters(hole_bytes=len(data)) if _is_hole(file, offset, end) else None
-    if not (rules.skip and file.readable) or file.distrusted:
+    if not file.compares:
         return None
     old = basis.read_cached(file.fd, offset, end, file.abilities.no_wait_flags)
     if old is None:
         return None
     count = Counters(compared_bytes=len(data))
-    for step in plan(data, old, offset, rules):
-        if step.kind is Kind.UNCHANGED:
-            count.unchanged_bytes += step.end - step.start
-        elif step.kind is Kind.HOLE and _is_hole(file, step.start, step.end):
-            count.hole_bytes += step.end - step.start
-        else:
-            return None
+    for start, piece in pieces(data, offset, rules.block_bytes):
+        there = old if len(piece) == len(data) else old[start - offset :][: len(piece)]
+        for step in plan(piece, there, start, rules):
+            if step.kind is Kind.UNCHANGED:
+                count.unchanged_bytes += step.end - step.start
+            elif step.kind is Kind.HOLE and _is_hole(file, step.start, step.end):
+                count.hole_bytes += step.end - step.start
+            else:
+                return None
     return count
 
 

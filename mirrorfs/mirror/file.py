@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror.ahead import Ahead
 from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.plan import Rules, is_zero
 
@@ -64,6 +65,7 @@ class MirrorFile:
     tail: Tail | None = None
     seeded: bool = False
     seed_fd: int = -1
+    ahead: Ahead = field(default_factory=Ahead)
 
     def distrust(self) -> None:
         """Begin to doubt what reading the file shows, after a failed fsync."""
@@ -86,6 +88,11 @@ class MirrorFile:
     def is_seek_trusted(self) -> bool:
         """Whether a hole that SEEK_DATA reports may be taken for one."""
         return self.abilities.trusted_seek and not self.distrusted
+
+    @property
+    def compares(self) -> bool:
+        """Whether what is written is compared with what is there."""
+        return self.rules.skip and self.readable and not self.distrusted
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.plan import Data, Kind, Step, plan
+from mirrorfs.mirror.plan import Data, Kind, Step, pieces, plan
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
@@ -25,13 +25,14 @@ def extend(
     and counted.
 
     0 means that nothing was done: a file system that cannot say beforehand whether it will wait, a
-    file that has a seed, or somebody at work on it, a place that is not its end or not the
-    beginning of a block, or data with a block of zeros in it.
+    file that has a seed, or somebody at work on it, a place that is not its end, or data with a
+    block of zeros in it, or a part of one.
     """
-    if not file.abilities.no_wait_writes or not data or offset % file.rules.block_bytes:
+    if not file.abilities.no_wait_writes or not data:
         return 0
-    if plan(data, None, offset, file.rules) != [Step(Kind.WRITE, offset, offset + len(data))]:
-        return 0
+    for start, piece in pieces(data, offset, file.rules.block_bytes):
+        if plan(piece, None, start, file.rules) != [Step(Kind.WRITE, start, start + len(piece))]:
+            return 0
     if not file.lock.acquire(blocking=False):
         return 0
     try:

@@ -51,6 +51,18 @@ def is_zero(data: Data) -> bool:
     return not bytes(data).strip(b"\0")
 
 
+def pieces(data: Data, start: int, block: int) -> list[tuple[int, Data]]:
+    """`data`, which begins at `start`, cut where its first whole block begins and its last ends:
+    pairs of offset and bytes.
+    """
+    end = start + len(data)
+    first, last = start + -start % block, end - end % block
+    if first > last or (first == start and last == end):
+        return [(start, data)]
+    cuts = [(start, min(first, end)), (first, last), (max(first, last), end)]
+    return [(a, data[a - start : b - start]) for a, b in cuts if a < b]
+
+
 def plan(new: Data, old: bytes | bytearray | None, start: int, rules: Rules) -> list[Step]:
     """Say what each block of `new` needs so that the file holds it at `start`.
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import mark, syscalls, tree, unsettled
+from mirrorfs.backing import ledger, mark, syscalls, tree, unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +25,15 @@ def repair(root_fd: int, folder: bytes) -> list[bytes]:
     the files that were settled, below the backing folder `root_fd`. Raises OSError.
     """
     entries = unsettled.read_list(folder)
-    settled = [entry.path for entry in entries if _repair_one(root_fd, entry)]
+    owner = ledger.owner_of(folder)
+    settled = [entry.path for entry in entries if _repair_one(root_fd, entry, owner)]
     # Also of a last line that is cut off, to which the next one would be added.
     unsettled.clear(folder)
+    ledger.remove_all(owner)
     return settled
 
 
-def _repair_one(root_fd: int, entry: Entry) -> bool:
+def _repair_one(root_fd: int, entry: Entry, owner: str) -> bool:
     """Whether the file of `entry` was found with a mark, and is settled now."""
     for path_fd in _places(root_fd, entry):
         try:
@@ -43,18 +45,26 @@ def _repair_one(root_fd: int, entry: Entry) -> bool:
         try:
             found = mark.read(fd)
             if found is not None:
-                _cut(fd, found)
+                _cut(fd, *_end(fd, found, entry, owner))
                 return True
         finally:
             os.close(fd)
     return False
 
 
-def _cut(fd: int, found: mark.Mark) -> None:
-    frontier, size = found.frontier, found.size
-    if mark.instance_of(fd) != found.instance:
-        frontier = found.durable
-        size = frontier if found.size == found.frontier else found.size
+def _end(fd: int, found: mark.Mark, entry: Entry, owner: str) -> tuple[int, int]:
+    """The frontier and the size, in bytes, that the file `fd` is to have."""
+    if mark.instance_of(fd) == found.instance:
+        if found.table == ledger.NONE:
+            return found.frontier, found.size
+        noted = ledger.read(owner, found.table, found.place, entry.number)
+        if noted is not None:
+            return noted.frontier, noted.size
+    size = found.durable if found.size == found.frontier else found.size
+    return found.durable, size
+
+
+def _cut(fd: int, frontier: int, size: int) -> None:
     before = os.fstat(fd)
     os.ftruncate(fd, min(frontier, before.st_size))
     os.ftruncate(fd, size)

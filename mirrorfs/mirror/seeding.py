@@ -7,9 +7,9 @@ moves (`reach`, `advance`); `settle` ends it: what is still old is cut off.
 
 Guarantees: clients never see an old block as new. After a crash nobody does either, as soon as the
 next mount has looked at the list of unsettled files: a mark on the file says where its frontier
-was. The mark and the list are on the disk before anything below is changed, and data is on the disk
-before the mark counts it as durable. Until that next mount, the backing file looks like an
-unfinished copy over the old one.
+was, or where that was noted (`backing.ledger`). The mark and the list are on the disk before
+anything below is changed, and data is on the disk before the mark counts it as durable. Until that
+next mount, the backing file looks like an unfinished copy over the old one.
 
 Every function but `give_up` is called under the lock of the file.
 """
@@ -20,6 +20,7 @@ import contextlib
 import errno
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, mark, syscalls, tree
@@ -105,17 +106,20 @@ def _begin(
         entry = unsettled.add(file.fd, file.path)
     except OSError:
         return None
+    place = unsettled.ledger.take(entry)
     try:
-        instance = mark.instance_of(file.fd)
-        mark.write(file.fd, mark.Mark(instance, frontier, frontier, size))
+        instance, now = mark.instance_of(file.fd), time.monotonic()
+        tail = Tail(frontier, size, shared, 0, entry, place, instance, frontier, now)
+        _write_mark(file, tail)
         syscalls.touch(file.fd)
     except OSError:
         mark.remove(file.fd)
         unsettled.remove(entry)
+        unsettled.ledger.give_back(place)
         return None
     file.seeded = True
-    file.tail = Tail(frontier, size, shared, 0, entry, instance, frontier, time.monotonic())
-    return file.tail
+    file.tail = tail
+    return tail
 
 
 def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
@@ -130,7 +134,7 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
         tail.marked = False  # the mark on the disk says too much
     tail.size = size
     syscalls.touch(file.fd)
-    _update_mark(file, tail)
+    _write_mark(file, tail)
 
 
 def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
@@ -183,7 +187,7 @@ def advance(
                 settle(file, account)
             return exc
     try:
-        _update_mark(file, tail)
+        _note(file, tail)
     except OSError:
         # What the mark cannot tell must not need telling.
         try:
@@ -207,11 +211,23 @@ def refresh(file: MirrorFile, tail: Tail) -> None:
         file.distrust()
         raise
     tail.durable, tail.durable_since = tail.frontier, time.monotonic()
-    _update_mark(file, tail)
+    _write_mark(file, tail)
 
 
-def _update_mark(file: MirrorFile, tail: Tail) -> None:
+def _note(file: MirrorFile, tail: Tail) -> None:
+    """Let a crash of the daemon, as opposed to the machine's, find the frontier where it is now."""
+    if file.unsettled is not None and tail.place >= 0:
+        file.unsettled.ledger.set(tail.place, tail.frontier, tail.size)
+    else:
+        _write_mark(file, tail)
+
+
+def _write_mark(file: MirrorFile, tail: Tail) -> None:
     made = mark.Mark(tail.instance, tail.durable, tail.frontier, tail.size)
+    if file.unsettled is not None and tail.place >= 0:
+        table = file.unsettled.ledger
+        table.set(tail.place, tail.frontier, tail.size)
+        made = replace(made, table=table.id, place=tail.place)
     mark.write(file.fd, made)
 
 
@@ -239,6 +255,7 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     file.tail = None
     if file.unsettled is not None:
         file.unsettled.remove(tail.entry)
+        file.unsettled.ledger.give_back(tail.place)
     if account is not None:
         count_freed(file, before, account)
     if failure is not None:

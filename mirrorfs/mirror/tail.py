@@ -24,11 +24,11 @@ class Tail:
     """Sizes in bytes. Changed under the lock of the file; each field may be read without it.
 
     `shared` says that the old blocks are another file's, too. `hidden_bytes` is what they occupy
-    beyond the frontier. `entry` is the number on the list of unsettled files, `instance` goes with
-    the mark, in which `durable` is the part that is surely on the disk, known since `durable_since`
-    on the monotonic clock. `marked` says that mark and list are on the disk, `changed` that
-    something below was changed since, `written` that a client has written something, `has_data`
-    that this was not zeros alone.
+    beyond the frontier. `entry` is the number on the list of unsettled files, `place` that in the
+    ledger, or -1. `instance` goes with the mark, in which `durable` is the part that is surely on
+    the disk, known since `durable_since` on the monotonic clock. `marked` says that mark and list
+    are on the disk, `changed` that something below was changed since, `written` that a client has
+    written something, `has_data` that this was not zeros alone.
     """
 
     frontier: int
@@ -36,6 +36,7 @@ class Tail:
     shared: bool
     hidden_bytes: int
     entry: int
+    place: int
     instance: bytes
     durable: int
     durable_since: float

@@ -145,7 +145,7 @@ def _decide(request: _Request) -> list[Step]:
     whole = start == offset and (stop == end or end >= size)
     if rules.punch and whole and is_zero(data):
         return [Step(Kind.HOLE, offset, end)]
-    compare = rules.skip and file.readable and not file.distrusted
+    compare = file.compares
     if not compare and (not rules.punch or not file.readable):
         return [Step(Kind.WRITE, offset, end)]
     if _nothing_below(request, start, stop):
@@ -243,7 +243,7 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
 def _write_zeros(request: _Request, start: int, stop: int) -> None:
     """Store zeros where the file system cannot punch, unless they are there."""
     file = request.file
-    if request.rules.skip and file.readable and not file.distrusted:
+    if file.compares:
         old = os.pread(file.fd, stop - start, start)
         request.count.compared_bytes += len(old)
         if len(old) == stop - start and is_zero(old):

@@ -45,8 +45,13 @@ Handler = Callable[[int, memoryview], Answer]
 
 
 def take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
-    """Take a write without waiting; returns how many bytes were taken, and counted."""
+    """Take a write without waiting; returns how many bytes were taken, and counted. What may come
+    next is read ahead by a thread.
+    """
     device = handle.inode.device
+    if mirror.compares and mirror.ahead.note(offset, offset + len(data)):
+        # It may be at work when the file is closed.
+        device.workers.start(mirror.ahead.read, os.dup(mirror.fd), mirror.is_seek_trusted)
     if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
         return len(data)
     if device.is_prompt:

@@ -212,6 +212,8 @@ async def _close_all(state: State) -> None:
         state.mirrors.close()
         state.inodes.close()
     await trio.to_thread.run_sync(devices.close)
+    if state.unsettled is not None:
+        state.unsettled.ledger.close()
 
 
 def _start_log_thread(state: State) -> None:

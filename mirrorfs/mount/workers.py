@@ -62,6 +62,8 @@ class Workers:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._begun = 0  # calls that have not ended, whether somebody waits for them or not
+        self._counting = threading.Lock()
         self._waited_for: set[_Call] = set()
         self._token = trio.lowlevel.current_trio_token()
         self.is_cut_off = False
@@ -126,7 +128,9 @@ class Workers:
 
     def _submit(self, call: _Call) -> None:
         self._busy += 1
-        if self._busy > len(self._threads) and len(self._threads) < self._limit:
+        with self._counting:
+            self._begun += 1
+        if self._begun > len(self._threads) and len(self._threads) < self._limit:
             name = f"worker-{len(self._threads) + 1}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._threads.append(thread)
@@ -136,6 +140,8 @@ class Workers:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call.result = outcome.capture(call.function, *call.args)
+            with self._counting:
+                self._begun -= 1
             call.finished.release()
             if call.task is not None and call.claim():
                 try:

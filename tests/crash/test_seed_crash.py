@@ -7,13 +7,15 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import struct
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import mark
+from mirrorfs.backing import ledger, mark
 from tests.model.test_seed_model import (
     BLOCK,
     MIB,
@@ -242,6 +244,17 @@ def test_killed_in_the_middle_of_a_write(mirror: Mirror) -> None:
         assert MARK not in os.listxattr(made.backing)
 
 
+def owner(mirror: Mirror) -> str:
+    return ledger.owner_of(os.fsencode(mirror.backing / ".mirrorfs"))
+
+
+def marked(path: Path) -> mark.Mark:
+    with path.open("rb") as file:
+        found = mark.read(file.fileno())
+    assert found is not None
+    return found
+
+
 def cut_power(path: Path, durable: int | None = None) -> mark.Mark:
     """Let the mark of a file say that the machine was restarted since, and perhaps that so many
     bytes were on the disk by then.
@@ -251,7 +264,7 @@ def cut_power(path: Path, durable: int | None = None) -> mark.Mark:
         found = mark.read(fd)
         assert found is not None
         kept = found.durable if durable is None else durable
-        made = mark.Mark(b"restart!", kept, found.frontier, found.size)
+        made = replace(found, instance=b"restart!", durable=kept)
         mark.write(fd, made)
         return made
     finally:
@@ -271,7 +284,6 @@ def test_after_a_power_cut_only_what_is_durable_is_kept(
     made.next(0, 50_000, "new", 7)
     kill(mirror, [made])
     found = cut_power(made.backing, durable)
-    assert found.frontier == 8 * BLOCK + 50_000
     made.file.content[found.durable :] = bytes(2 * MIB - found.durable if grown else 0)
     remount_and_check(mirror, [made])
 
@@ -297,6 +309,32 @@ def test_what_was_synced_is_durable_whoever_has_synced_it(mirror: Mirror, flags:
     os.close(fd)
     made.check_backing()
     kill(mirror, [made])
+    remount_and_check(mirror, [made])
+
+
+def test_where_the_ledger_is_lost_only_what_is_durable_is_kept(mirror: Mirror) -> None:
+    made = make(mirror, "file")
+    made.reopen(empty=True)
+    made.write(0, 8 * BLOCK, "old", 1)
+    kill(mirror, [made])
+    found = marked(made.backing)
+    ledger.remove_all(owner(mirror))
+    del made.file.content[found.durable :]
+    remount_and_check(mirror, [made])
+
+
+def test_a_mark_without_a_ledger_says_it_itself(mirror: Mirror) -> None:
+    """As an older version leaves it, or a machine without a file system in memory."""
+    made = make(mirror, "file")
+    made.reopen(empty=True)
+    made.next(0, 50_000, "new", 7)
+    kill(mirror, [made])
+    with made.backing.open("r+b") as file:
+        found = mark.read(file.fileno())
+        assert found is not None
+        ledger.remove_all(owner(mirror))
+        first = struct.pack("<B8sQQQ", 1, found.instance, 0, 50_000, 50_000)
+        os.setxattr(file.fileno(), mark.NAME, first)
     remount_and_check(mirror, [made])
 
 

@@ -78,6 +78,21 @@ def test_equal_data_and_zeros_in_one_request_are_elided(target: Target) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "data"),
+    [(512, DATA), (0, DATA[:512]), (512, DATA[:512]), (2 * BLOCK - 7, DATA + DATA)],
+)
+def test_equal_data_at_odd_places_is_elided(target: Target, offset: int, data: bytes) -> None:
+    assert target.elide(offset, data)
+    assert target.counted["unchanged_bytes"] == len(data)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(4 * BLOCK + 7, 100), (5 * BLOCK - 1, 2 * BLOCK)])
+def test_zeros_at_odd_places_over_a_hole_are_elided(target: Target, offset: int, size: int) -> None:
+    assert target.elide(offset, bytes(size))
+    assert target.counted["hole_bytes"] == size
+
+
+@pytest.mark.parametrize(
+    ("offset", "data"),
     [
         (0, OTHER),
         (0, DATA + OTHER),
@@ -85,8 +100,9 @@ def test_equal_data_and_zeros_in_one_request_are_elided(target: Target) -> None:
         (3 * BLOCK, DATA * 2),
         (7 * BLOCK, ZEROS * 2),
         (8 * BLOCK, DATA),
-        (512, DATA),
-        (0, DATA[:512]),
+        (512, bytes(BLOCK - 512) + DATA),
+        (0, DATA + bytes(512)),
+        (3 * BLOCK + 512, DATA),
         (0, b""),
     ],
     ids=[
@@ -96,8 +112,9 @@ def test_equal_data_and_zeros_in_one_request_are_elided(target: Target) -> None:
         "data over a hole",
         "zeros beyond the end",
         "data beyond the end",
-        "an odd offset",
-        "an odd size",
+        "zeros before a border",
+        "zeros behind a border",
+        "half over a hole",
         "nothing",
     ],
 )

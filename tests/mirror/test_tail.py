@@ -28,7 +28,7 @@ lengths = st.integers(0, 8).map(lambda n: n * BLOCK) | st.integers(0, BIG * 2)
 
 
 def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> Tail:
-    return Tail(frontier, size, False, hidden_bytes, 1, b"instance", 0, 0.0)
+    return Tail(frontier, size, False, hidden_bytes, 1, -1, b"instance", 0, 0.0)
 
 
 def seek(tail: Tail, fd: int, offset: int, whence: int, trusted: bool) -> int | None:

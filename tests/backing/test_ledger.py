@@ -1,0 +1,104 @@
+"""The table that outlives a daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing import ledger
+from mirrorfs.backing.ledger import Ledger, Noted
+from tests.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHM = Path("/dev/shm")
+OWNER = "an owner"
+
+
+@pytest.fixture
+def folder() -> Iterator[bytes]:
+    path = SHM / f"mirrorfs-test-{os.getpid()}"
+    path.mkdir()
+    yield os.fsencode(path)
+    run("rm", "-r", path)
+
+
+def test_what_was_noted_is_found_by_table_place_and_file(folder: bytes) -> None:
+    made = Ledger(OWNER, folder)
+    places = [made.take(entry) for entry in (7, 8)]
+    made.set(places[0], 100, 200)
+    made.set(places[1], 2**63, 1)
+    assert ledger.read(OWNER, made.id, places[0], 7, folder) == Noted(100, 200)
+    assert ledger.read(OWNER, made.id, places[1], 8, folder) == Noted(2**63, 2**63)
+    assert ledger.read(OWNER, made.id, places[0], 8, folder) is None
+    made.give_back(places[0])
+    assert ledger.read(OWNER, made.id, places[0], 7, folder) is None
+    assert ledger.read(OWNER, bytes(7) + b"x", places[0], 7, folder) is None
+    assert ledger.read(OWNER, made.id, 1 << 20, 7, folder) is None
+
+
+def test_it_outlives_the_process_that_is_killed(folder: bytes) -> None:
+    code = f"""
+import os, signal
+from mirrorfs.backing.ledger import Ledger
+made = Ledger({OWNER!r}, {folder!r})
+place = made.take(3)
+made.set(place, 12345, 23456)
+print(made.id.hex(), place, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    told = run(sys.executable, "-c", code, check=False)
+    table, place = told.stdout.split()
+    assert ledger.read(OWNER, bytes.fromhex(table), int(place), 3, folder) == Noted(12345, 23456)
+    ledger.remove_all(OWNER, folder)
+    assert not os.listdir(folder)
+
+
+def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: Path) -> None:
+    owners = [ledger.owner_of(os.fsencode(tmp_path / name)) for name in ("one", "two")]
+    for owner in owners:
+        Ledger(owner, folder).take(1)
+    ledger.remove_all(owners[0], folder)
+    (left,) = os.listdir(folder)
+    assert owners[1].encode() in left
+
+
+def test_it_is_removed_when_no_place_is_in_use(folder: bytes) -> None:
+    made = Ledger(OWNER, folder)
+    assert not os.listdir(folder)
+    place = made.take(1)
+    made.close()
+    (name,) = os.listdir(folder)
+    assert os.stat(os.path.join(folder, name)).st_mode & 0o777 == 0o600
+    made.give_back(place)
+    made.close()
+    assert not os.listdir(folder)
+
+
+def test_there_are_many_places_and_then_none(folder: bytes) -> None:
+    made = Ledger(OWNER, folder)
+    places = [made.take(entry) for entry in range(1, 1025)]
+    assert sorted(places) == list(range(1024))
+    assert made.take(9999) == -1
+    made.give_back(500)
+    assert made.take(9999) == 500
+
+
+@pytest.mark.parametrize("where", ["a disk", "nowhere"])
+def test_where_memory_cannot_be_had_there_is_no_place(tmp_path: Path, where: str) -> None:
+    made = Ledger(OWNER, os.fsencode(tmp_path if where == "a disk" else tmp_path / "missing"))
+    assert made.take(1) == -1
+    assert made.id == ledger.NONE
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_somebody_else_is_not_believed(folder: bytes) -> None:
+    made = Ledger(OWNER, folder)
+    place = made.take(5)
+    os.chown(os.path.join(folder, os.listdir(folder)[0]), 1234, -1)
+    assert ledger.read(OWNER, made.id, place, 5, folder) is None
