@@ -36,7 +36,7 @@ def elide(
         return False
     try:
         tail = file.tail
-        if tail is not None and not _follows(tail, offset, end):
+        if tail is not None and not _follows(file, tail, offset, end):
             return False
         status = os.fstat(file.fd)
         if end > status.st_size or not _is_stamped(status):
@@ -54,13 +54,15 @@ def elide(
     return True
 
 
-def _follows(tail: Tail, offset: int, end: int) -> bool:
-    """Whether a write to `[offset, end)` can move the frontier without waiting: it begins there, so
-    that nothing is to be wiped before it, and the ledger is where that is noted.
+def _follows(file: MirrorFile, tail: Tail, offset: int, end: int) -> bool:
+    """Whether a write to `[offset, end)` can move the frontier without waiting: there is nothing to
+    be wiped before it, and the ledger is where that is noted.
     """
     if end <= tail.frontier:
         return True
-    return offset == tail.frontier and tail.place >= 0 and not seeding.is_behind(tail)
+    if offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):
+        return False
+    return offset == tail.frontier or _is_hole(file, tail.frontier, offset)
 
 
 def _advance(

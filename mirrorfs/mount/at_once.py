@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from mirrorfs.mount.sparse import SparseOperations
 
 # linux/fuse.h: enum fuse_opcode, and the structures of that name.
-_LOOKUP, _GETATTR, _READ, _WRITE = 1, 3, 15, 16
+_LOOKUP, _FORGET, _GETATTR, _READ, _WRITE, _RELEASE, _FLUSH = 1, 2, 3, 15, 16, 18, 25
+_BATCH_FORGET = 42
+_FH = struct.Struct("=Q")
+_COUNT = struct.Struct("=Q")  # in a batch, of 32 bits and as many of padding
+_FORGOTTEN = struct.Struct("=QQ")
 _READ_IN = struct.Struct("=QQII16x")
 _WRITE_IN = struct.Struct("=QQIIQII")
 _WRITE_OUT = struct.Struct("=II")
@@ -38,6 +42,7 @@ _ATTR = "QQQqqqIIIIIIIIII"
 _ATTR_OUT = struct.Struct("=QII" + _ATTR)
 _ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
 _NS = 1_000_000_000
+_DONE = b""
 
 # An errno, what is sent, or "not at once"; to a node id, and what follows the header of a request.
 Answer = int | bytes | bytearray | None
@@ -76,6 +81,10 @@ class AtOnce:
             _GETATTR: self._guarded(self.getattr),
             _READ: self._guarded(self.read),
             _WRITE: self._guarded(self.write),
+            _FLUSH: self._guarded(self.flush),
+            _RELEASE: self._guarded(self.release),
+            _FORGET: self._guarded(self.forget),
+            _BATCH_FORGET: self._guarded(self.batch_forget),
         }
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -118,6 +127,45 @@ class AtOnce:
         if data is not None:
             self._state.account.add_read(inode.key, size)
         return data
+
+    def flush(self, _node_id: int, message: memoryview) -> Answer:
+        handle = self._handles.any(_FH.unpack_from(message)[0])
+        if not isinstance(handle, FileHandle):
+            return None
+        mirror = handle.mirror
+        if mirror is None:
+            return _DONE
+        if mirror.tail is not None or handle.pending.code or not mirror.abilities.trusted_seek:
+            return None
+        return _DONE
+
+    def release(self, _node_id: int, message: memoryview) -> Answer:
+        fh = _FH.unpack_from(message)[0]
+        handle = self._handles.any(fh)
+        if not isinstance(handle, FileHandle):
+            return None
+        if handle.mirror is not None and not self._mirrors.let_go(handle.inode, handle.mirror):
+            return None
+        self._handles.pop(fh)
+        if handle.fd >= 0:
+            handle.inode.device.workers.start(os.close, handle.fd)
+        self._inodes.release(handle.inode)
+        return _DONE
+
+    def forget(self, node_id: int, message: memoryview) -> Answer:
+        self._forget(node_id, _COUNT.unpack_from(message)[0])
+        return _DONE
+
+    def batch_forget(self, _node_id: int, message: memoryview) -> Answer:
+        count = _COUNT.unpack_from(message)[0] & 0xFFFFFFFF
+        for place in range(count):
+            self._forget(*_FORGOTTEN.unpack_from(message, _COUNT.size * (1 + 2 * place)))
+        return _DONE
+
+    def _forget(self, node_id: int, lookups: int) -> None:
+        gone = self._inodes.forget(node_id, lookups)
+        if gone is not None:
+            self._state.left(gone)
 
     def getattr(self, node_id: int, _message: memoryview) -> Answer:
         if ControlFolder.owns(node_id):

@@ -88,23 +88,33 @@ class Mirrors:
         mirror.seeded = inode.key in self._unsynced
         self._state.remember_path(inode)
 
+    def let_go(self, inode: Inode, mirror: MirrorFile) -> bool:
+        """The end of a `share`, where the file is still used or has nothing to settle. A thread
+        closes it. False means that nothing was done.
+        """
+        if mirror.handles == 1 and mirror.tail is not None:
+            return False
+        mirror.handles -= 1
+        if mirror.handles:
+            return True
+        del self._by_id[inode.node_id]
+        if mirror.distrusted:
+            self._state.distrusted.add(mirror.key)
+        if mirror.seeded:
+            self._settled[inode.node_id] = time.monotonic()
+            self._unsynced.pop(inode.key, None)  # to the end
+            self._unsynced[inode.key] = time.monotonic()
+        inode.device.workers.start(_close_fds, mirror)
+        return True
+
     async def unshare(self, inode: Inode, mirror: MirrorFile, failed: bool = False) -> None:
         """The end of a `share`; settles and closes the file when nobody uses it. If that has just
         `failed`, it is tried again in a moment.
         """
-        mirror.handles -= 1
-        if mirror.handles:
+        if self.let_go(inode, mirror):
             return
-        if mirror.tail is None:
-            del self._by_id[inode.node_id]
-            if mirror.distrusted:
-                self._state.distrusted.add(mirror.key)
-            if mirror.seeded:
-                self._settled[inode.node_id] = time.monotonic()
-                self._unsynced.pop(inode.key, None)  # to the end
-                self._unsynced[inode.key] = time.monotonic()
-            await inode.device.workers.run(_close_fds, mirror)
-        elif failed or mirror.tail.only_grown:
+        mirror.handles -= 1
+        if failed or (mirror.tail is not None and mirror.tail.only_grown):
             await self._linger(inode)
         else:
             await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own

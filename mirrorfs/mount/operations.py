@@ -351,12 +351,10 @@ class Operations(XattrOperations):
             self.inodes.release(handle.inode)
 
     async def _close_files(self, handle: FileHandle) -> None:
-        try:
-            if handle.fd >= 0:
-                await handle.inode.device.workers.run(os.close, handle.fd)
-        finally:
-            if handle.mirror is not None:
-                await self.mirrors.unshare(handle.inode, handle.mirror)
+        if handle.fd >= 0:
+            handle.inode.device.workers.start(os.close, handle.fd)
+        if handle.mirror is not None:
+            await self.mirrors.unshare(handle.inode, handle.mirror)
 
 
 def _invalidate(node_id: pyfuse3.InodeT) -> None:

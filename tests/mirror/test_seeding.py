@@ -207,6 +207,15 @@ def test_zeros_over_a_hole_below_move_it_too(target: Target) -> None:
     assert target.settle() == OLD * 2 * MIB + bytes(10_000)
 
 
+def test_a_gap_that_is_a_hole_below_needs_no_writer(target: Target) -> None:
+    os.pwrite(target.file.fd, OLD * BLOCK, 4 * MIB)
+    target.truncate(2 * MIB)
+    assert elide(target, 4 * MIB, OLD * 1000)
+    assert target.mark.frontier == 4 * MIB + 1000
+    assert target.settle() == OLD * 2 * MIB + bytes(2 * MIB)
+    assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000
+
+
 def test_what_a_gap_would_show_is_left_to_the_writer(target: Target) -> None:
     target.truncate(0)
     assert not elide(target, BLOCK, OLD * BLOCK)

@@ -72,6 +72,8 @@ static bool send(int fd, uint64_t unique, int error, const void *payload, size_t
     struct fuse_out_header header = {
         .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
     struct iovec pieces[] = {{&header, sizeof(header)}, {(void *)payload, size}};
+    if (!unique)
+        return true;
     return writev(fd, pieces, size ? 2 : 1) >= 0 || errno != EINVAL;
 }
 
@@ -98,7 +100,8 @@ static void send_result(int fd, uint64_t unique, PyObject *result)
 static bool answer(int fd, void *message, size_t size)
 {
     struct fuse_in_header *header = message;
-    uint64_t unique = header->unique;
+    bool is_expected = header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET;
+    uint64_t unique = is_expected ? header->unique : 0; /* the kernel's numbers begin above that */
     if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode])
         return false;
     PyObject *callable = Py_NewRef(callables[header->opcode]);
