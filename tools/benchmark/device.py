@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mirrorfs.cli import demo_image
-from tools.benchmark import peers
+from tools.benchmark import figures, peers
+from tools.benchmark.figures import LESS, Figure, Ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,3 +219,44 @@ def memory(parent: Path) -> dict[str, float]:
         "KiB a file beyond 10,000": (sizes[2] - sizes[1]) * 1024 / 10_000,
         "descriptors": held,
     }
+
+
+def ratios(found: dict[str, Any]) -> dict[str, Ratio]:
+    """Bytes at the device in a night over the least that must be written; metadata is in it."""
+    result: dict[str, Ratio] = {}
+    for kind, rows in found.items():
+        least = Figure((rows["changed_bytes"],))
+        for label, row in _copies(rows):
+            if label.startswith("night, ") and peers.PLAIN not in label:
+                written = Figure((row["device_bytes"],))
+                result[f"device: {kind}, {label}"] = Ratio.of(written, least, LESS)
+    return result
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    lines = figures.head(
+        "file system", "copy", "written, bytes", "device, bytes", "device / changed", "seconds"
+    )
+    for kind, rows in found.items():
+        for label, row in _copies(rows):
+            ratio = row["device_bytes"] / rows["changed_bytes"]
+            lines.append(
+                figures.row(
+                    kind,
+                    label,
+                    f"{row['written_bytes']:,}",
+                    f"{row['device_bytes']:,}",
+                    f"{ratio:.3f}" if label.startswith("night") else "",
+                    f"{row['seconds']:.1f}",
+                )
+            )
+    return lines
+
+
+def memory_table(found: dict[str, float]) -> list[str]:
+    lines = figures.head("memory", "")
+    return [*lines, *(figures.row(name, f"{value:,.2f}") for name, value in found.items())]
+
+
+def _copies(rows: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    return [(label, row) for label, row in rows.items() if label != "changed_bytes"]

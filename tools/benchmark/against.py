@@ -1,0 +1,91 @@
+"""What has become worse since an earlier run: ratio by ratio, never by absolute figures.
+
+A ratio is one figure of mirrorfs over that of its reference in the same run. Absolute figures
+follow what else the machine does, ratios do so much less.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tools.benchmark import figures
+from tools.benchmark.figures import MORE, Ratio
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = 2
+ALLOWED = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One ratio, before and now."""
+
+    name: str
+    before: Ratio
+    now: Ratio
+
+    @property
+    def gain(self) -> float:
+        """By what share it became better: 0.1 is 10 % better, -0.1 is 10 % worse."""
+        if self.now.better == MORE:
+            return self.now.median / max(self.before.median, 1e-9) - 1
+        return 1 - self.now.median / max(self.before.median, 1e-9)
+
+    @property
+    def is_worse(self) -> bool:
+        return self.gain < -ALLOWED
+
+    @property
+    def is_within_spread(self) -> bool:
+        """Whether single runs of both overlap, so that it may be chance."""
+        return self.now.smallest <= self.before.largest and self.before.smallest <= self.now.largest
+
+
+def load(path: Path) -> dict[str, Any]:
+    """An earlier result. Ends all with one line if it cannot be compared."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as exc:
+        raise SystemExit(f"tools/bench: {path}: {exc}") from None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or "ratios" not in found:
+        raise SystemExit(
+            f"tools/bench: {path}: not a result of this version of tools/bench; measure again"
+        )
+    return found
+
+
+def require_alike(old: dict[str, Any], quick: bool) -> None:
+    """A quarter of the data gives other ratios."""
+    if old["quick"] != quick:
+        how = "with" if old["quick"] else "without"
+        raise SystemExit(f"tools/bench: --against was measured {how} --quick; do the same")
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """Everything that both have measured, the worst first."""
+    before, now = (
+        {name: Ratio(**fields) for name, fields in found["ratios"].items()} for found in (old, new)
+    )
+    changes = [Change(name, before[name], ratio) for name, ratio in now.items() if name in before]
+    return sorted(changes, key=lambda change: change.gain)
+
+
+def report(changes: list[Change]) -> list[str]:
+    worse = [change for change in changes if change.is_worse]
+    better = sum(change.gain > ALLOWED for change in changes)
+    lines = [
+        "",
+        f"Against the earlier run: {len(changes)} ratios compared, {len(worse)} worse and {better} "
+        f"better by more than {ALLOWED:.0%}.",
+    ]
+    if worse:
+        lines += ["", *figures.head("worse", "before", "now", "by", "runs overlap")]
+    for change in worse:
+        overlap = "yes, may be chance" if change.is_within_spread else "no"
+        cells = (change.before.spelled(), change.now.spelled(), f"{-change.gain:.0%}", overlap)
+        lines.append(figures.row(change.name, *cells))
+    return lines
