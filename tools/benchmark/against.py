@@ -71,10 +71,19 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
         {name: Ratio(**fields) for name, fields in found["ratios"].items()} for found in (old, new)
     )
     changes = [Change(name, before[name], ratio) for name, ratio in now.items() if name in before]
+    if not changes:
+        raise SystemExit("tools/bench: --against: nothing was measured in both runs")
     return sorted(changes, key=lambda change: change.gain)
 
 
-def report(changes: list[Change]) -> list[str]:
+def missing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What the earlier run has of the parts that were measured now, and this one has not."""
+    parts = {name.partition(":")[0] for name in new["ratios"]}
+    gone = [name for name in old["ratios"] if name not in new["ratios"]]
+    return [name for name in gone if name.partition(":")[0] in parts]
+
+
+def report(changes: list[Change], missed: list[str]) -> list[str]:
     worse = [change for change in changes if change.is_worse]
     better = sum(change.gain > ALLOWED for change in changes)
     lines = [
@@ -88,4 +97,6 @@ def report(changes: list[Change]) -> list[str]:
         overlap = "yes, may be chance" if change.is_within_spread else "no"
         cells = (change.before.spelled(), change.now.spelled(), f"{-change.gain:.0%}", overlap)
         lines.append(figures.row(change.name, *cells))
+    if missed:
+        lines += ["", f"Measured earlier and not now: {'; '.join(missed)}."]
     return lines

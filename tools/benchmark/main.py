@@ -88,7 +88,7 @@ def _nightly() -> Part:
     from tools.benchmark import nightly
 
     def measure(job: Job) -> dict[str, Any]:
-        speeds = [float(word) for word in job.arguments.disk_mb_s.split(",")]
+        speeds: list[float] = job.arguments.disk_mb_s
         plan = nightly.Plan(job.kinds("nightly"), speeds, job.runs("nightly"), job.is_quick)
         return nightly.measure(job.memory, plan)
 
@@ -147,7 +147,7 @@ def main() -> int:
     is_worse = False
     if old is not None:
         changes = against.compare(old, result)
-        text += against.report(changes)
+        text += against.report(changes, against.missing(old, result))
         is_worse = any(change.is_worse for change in changes)
     print("\n".join(text))
     if arguments.markdown:
@@ -181,7 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--disk-mb-s",
-        default="150,500",
+        type=_speeds,
+        default=[150.0, 500.0],
         metavar="N[,N]",
         help="speeds to which the disk of nightly is held: a hard disk, an SSD (150,500)",
     )
@@ -197,6 +198,16 @@ def _positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _speeds(words: str) -> list[float]:
+    try:
+        speeds = [float(word) for word in words.split(",")]
+    except ValueError:
+        speeds = []
+    if not speeds or min(speeds) <= 0:
+        raise argparse.ArgumentTypeError("must be numbers above 0, with a comma between them")
+    return speeds
 
 
 def _require_places(*folders: Path) -> None:
