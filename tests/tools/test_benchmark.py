@@ -23,7 +23,7 @@ def result(**ratios: Ratio) -> dict[str, Any]:
 
 
 def ratio(value: float, better: str, spread: float = 0.0) -> Ratio:
-    return Ratio(value, value - spread, value + spread, better)
+    return Ratio(value, value - spread, value + spread, value, better)
 
 
 def test_a_ratio_is_taken_run_by_run() -> None:
@@ -53,6 +53,15 @@ def test_worse_by_more_than_a_tenth_is_seen(
     assert [change.is_worse for change in against.compare(old, new)] == [is_worse]
 
 
+def test_a_busy_moment_is_not_taken_for_a_change() -> None:
+    reference = Figure((100.0, 100.0, 100.0))
+    quiet = Ratio.of(Figure((90.0, 91.0, 92.0)), reference, MORE)
+    busy = Ratio.of(Figure((40.0, 50.0, 92.0)), reference, MORE)
+    slower = Ratio.of(Figure((70.0, 71.0, 72.0)), reference, MORE)
+    seen = [against.compare(result(a=quiet), result(a=now))[0].is_worse for now in (busy, slower)]
+    assert seen == [False, True]
+
+
 def test_only_what_both_have_measured_is_compared() -> None:
     old = result(speed=ratio(1, MORE), gone=ratio(1, MORE))
     new = result(speed=ratio(1, MORE), added=ratio(1, MORE))
@@ -73,7 +82,7 @@ def test_the_report_lists_the_worst_first_and_says_what_may_be_chance() -> None:
     old = result(a=ratio(1, MORE), b=ratio(1, MORE, spread=0.5), c=ratio(1, MORE))
     new = result(a=ratio(0.5, MORE), b=ratio(0.8, MORE), c=ratio(1, MORE))
     rows = against.report(against.compare(old, new), [])[-2:]
-    assert rows[0] == "| a | 1.00 (1.00-1.00) | 0.50 (0.50-0.50) | 50% | no |"
+    assert rows[0] == "| a | 1.00 (1.00-1.00) | 0.50 (0.50-0.50) | 1.00 | 0.50 | 50% | no |"
     assert rows[1].startswith("| b |")
     assert rows[1].endswith("| 20% | yes, may be chance |")
 

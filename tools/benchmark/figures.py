@@ -30,6 +30,9 @@ class Figure:
     def largest(self) -> float:
         return max(self.values)
 
+    def best(self, better: str) -> float:
+        return self.largest if better == MORE else self.smallest
+
     def over(self, reference: Figure) -> Figure:
         """Run by run, so that what slowed down both at that moment cancels out."""
         pairs = zip(self.values, reference.values, strict=True)
@@ -57,18 +60,22 @@ class Figure:
 class Ratio:
     """One figure of mirrorfs over that of its reference in the same run; `better` is MORE or LESS.
 
-    `median`, `smallest` and `largest` are those of the ratios of single runs.
+    `median`, `smallest` and `largest` are those of the ratios of single runs. `best` is the best
+    figure of all runs over the reference's best: what else the machine does can only make a figure
+    worse, so that this one holds when the others are disturbed.
     """
 
     median: float
     smallest: float
     largest: float
+    best: float
     better: str
 
     @classmethod
     def of(cls, figure: Figure, reference: Figure, better: str) -> Ratio:
         ratio = figure.over(reference)
-        return cls(ratio.median, ratio.smallest, ratio.largest, better)
+        one, other = figure.best(better), reference.best(better)
+        return cls(ratio.median, ratio.smallest, ratio.largest, one / max(other, 1e-9), better)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -23,6 +23,16 @@ _CPU_OF = "write new data, 1 MiB, MB/s"
 _PEAK = "peak memory of the daemon, MiB"
 # What mirrorfs is held against, where that is not passthrough_ll.
 _REFERENCES = {workloads.ZEROS_OVER_HOLE: peers.NULL}
+# Neighbours in time are disturbed alike: mirrorfs between those that it is held against.
+_ORDER = (
+    peers.PLAIN,
+    peers.BINDFS,
+    peers.LL_XATTRS,
+    peers.LL,
+    peers.MIRROR,
+    peers.NULL,
+    peers.MIRROR_OFF,
+)
 _SHOWN = (peers.LL, peers.NULL)  # references with a column of their own
 
 Row = dict[str, Figure]
@@ -67,7 +77,7 @@ def _row(job: Work, found: list[Peer], runs: int, quick: bool) -> dict[str, Row]
     values: dict[str, list[float]] = {name: [] for name in by_name}
     cpu: dict[str, list[float]] = {name: [] for name in by_name}
     for turn in range(runs + 1):
-        for name in figures.interleaved(list(by_name), turn):
+        for name in figures.interleaved(_ORDER, turn):
             peer = by_name[name]
             if job.is_forgotten:
                 workloads.forget_names(found)
