@@ -172,15 +172,18 @@ def _mirrored(
     work: Path, point: Path, stat: Path, first: Path, second: Path, ten: Path
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    mount = work / f"{point.name}-mirror"
-    with peers.mirror("mirrorfs", point / "backing", mount):
-        disk = Disk(point, stat, mount)
-        for tool in TOOLS:
+    for number, tool in enumerate(TOOLS):
+        # A backing folder of its own: a removed file would be the seed of the next first copy.
+        backing, mount = point / f"backing-{number}", work / f"{point.name}-mirror-{number}"
+        with peers.mirror(peers.MIRROR, backing, mount):
+            disk = Disk(point, stat, mount)
             found[f"first copy, {tool}"] = disk.copied(tool, first / "vm.img")
             found[f"night, {tool}"] = disk.copied(tool, second / "vm.img")
             later(second / "vm.img")
             found[f"unchanged, {tool}"] = disk.copied(tool, second / "vm.img")
-            (mount / "vm.img").unlink()
+    mount = work / f"{point.name}-mirror"
+    with peers.mirror(peers.MIRROR, point / "backing", mount):
+        disk = Disk(point, stat, mount)
         found["512 MiB copied inside the mount"] = disk.copied_inside(512 << 20)
         disk.copied("rsync --inplace", ten / "big.img")
         with (ten / "big.img").open("r+b") as file:
