@@ -18,6 +18,7 @@ def result(**ratios: Ratio) -> dict[str, Any]:
     return {
         "schema": against.SCHEMA,
         "quick": False,
+        "busy": False,
         "ratios": {name: ratio.as_json() for name, ratio in ratios.items()},
     }
 
@@ -70,7 +71,14 @@ def test_only_what_both_have_measured_is_compared() -> None:
 
 def test_what_has_gone_is_named_if_its_part_was_measured() -> None:
     old = result(**{name: ratio(1, MORE) for name in ("speed: a", "speed: b", "device: c")})
-    assert against.missing(old, result(**{"speed: a": ratio(1, MORE)})) == ["speed: b"]
+    new = result(**{"speed: a": ratio(1, MORE)})
+    assert against.missing(old, new) == ["speed: b"]
+    assert against.remarks(old, new) == ["Measured earlier and not now: speed: b."]
+
+
+def test_a_busy_machine_is_said() -> None:
+    old = result(a=ratio(1, MORE)) | {"busy": True}
+    assert "earlier run" in against.remarks(old, result(a=ratio(1, MORE)))[0]
 
 
 def test_nothing_in_common_is_no_success() -> None:

@@ -86,6 +86,18 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     return sorted(changes, key=lambda change: change.gain)
 
 
+def remarks(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What to know when reading the comparison."""
+    busy = [when for when, found in (("earlier", old), ("this", new)) if found["busy"]]
+    found = [
+        f"The machine was busy when the {when} run began: a change may be chance; measure again, "
+        "with more --runs."
+        for when in busy
+    ]
+    gone = missing(old, new)
+    return [*found, f"Measured earlier and not now: {'; '.join(gone)}."] if gone else found
+
+
 def missing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What the earlier run has of the parts that were measured now, and this one has not."""
     parts = {name.partition(":")[0] for name in new["ratios"]}
@@ -93,7 +105,7 @@ def missing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [name for name in gone if name.partition(":")[0] in parts]
 
 
-def report(changes: list[Change], missed: list[str]) -> list[str]:
+def report(changes: list[Change], notes: list[str]) -> list[str]:
     worse = [change for change in changes if change.is_worse]
     better = sum(change.gain > ALLOWED for change in changes)
     lines = [
@@ -116,6 +128,6 @@ def report(changes: list[Change], missed: list[str]) -> list[str]:
         )
         for change in worse
     ]
-    if missed:
-        lines += ["", f"Measured earlier and not now: {'; '.join(missed)}."]
+    for note in notes:
+        lines += ["", note]
     return lines

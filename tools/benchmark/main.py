@@ -126,13 +126,12 @@ def main() -> int:
         against.require_alike(old, arguments.quick)
     parts = {name: _PARTS[name]() for name in arguments.only or _USUAL}
     _require_places(arguments.folder, _MEMORY)
-    _warn_if_busy()
     result: dict[str, Any] = {
         "schema": against.SCHEMA,
         "machine": platform.platform(),
         "quick": arguments.quick,
         "runs": arguments.runs,
-        "load_average": os.getloadavg(),
+        "busy": _is_busy(),
         "ratios": {},
     }
     text: list[str] = []
@@ -147,7 +146,7 @@ def main() -> int:
     is_worse = False
     if old is not None:
         changes = against.compare(old, result)
-        text += against.report(changes, against.missing(old, result))
+        text += against.report(changes, against.remarks(old, result))
         is_worse = any(change.is_worse for change in changes)
     print("\n".join(text))
     if arguments.markdown:
@@ -216,14 +215,17 @@ def _require_places(*folders: Path) -> None:
             raise SystemExit(f"tools/bench: {folder}: no such folder")
 
 
-def _warn_if_busy() -> None:
+def _is_busy() -> bool:
+    """Whether others use the machine before we begin; says so."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > _BUSY_SHARE * cores:
+    is_busy = load > _BUSY_SHARE * cores
+    if is_busy:
         print(
             f"tools/bench: note: the machine is busy (load {load:.1f} on {cores} cores); ratios"
             " will spread",
             file=sys.stderr,
         )
+    return is_busy
 
 
 if __name__ == "__main__":
