@@ -46,7 +46,12 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def build(image: Path, work: Path, content_bytes: int = CONTENT_BYTES) -> list[str]:
+def build(
+    image: Path,
+    work: Path,
+    content_bytes: int = CONTENT_BYTES,
+    apparent_bytes: int = APPARENT_BYTES,
+) -> list[str]:
     """Make the image with about `content_bytes` of files in it; `work` is a folder for a moment.
 
     Returns the paths of its files inside. Raises MirrorfsError if a program fails.
@@ -54,7 +59,7 @@ def build(image: Path, work: Path, content_bytes: int = CONTENT_BYTES) -> list[s
     tree = work / "tree"
     names = _gather(tree, content_bytes)
     with image.open("wb") as file:
-        file.truncate(APPARENT_BYTES)
+        file.truncate(apparent_bytes)
     # lazy_itable_init=0 and a fixed inode size keep one machine's images alike.
     _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-d", str(tree), str(image))
     shutil.rmtree(tree)

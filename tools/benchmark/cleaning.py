@@ -20,22 +20,37 @@ if TYPE_CHECKING:
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A folder for the work. The first signal ends the work; later ones do not end the cleaning."""
+    with scratches(parent) as (work,):
+        yield work
+
+
+@contextmanager
+def scratches(*parents: Path) -> Iterator[list[Path]]:
+    """A folder in each of several places, cleaned up together."""
     signals = Interruption()
-    work = Path(tempfile.mkdtemp(prefix="mirrorfs-bench-", dir=parent))
+    works: list[Path] = []
     try:
+        works += [Path(tempfile.mkdtemp(prefix="mirrorfs-bench-", dir=place)) for place in parents]
         signals.held = False
         signals.check()
-        yield work
+        yield works
     finally:
         signals.held = True
-        sweep(work)
+        for work in works:
+            sweep(work)
         if signals.number is not None:
             time.sleep(1)  # what was being mounted when the signal came
-            sweep(work)
-        shutil.rmtree(work, ignore_errors=True)
-        if signals.number is not None:
-            left = "; see what is left there" if work.exists() else "; everything was removed again"
-            print(f"{work}: interrupted{left}", file=sys.stderr)
+        for work in works:
+            _remove(work, is_interrupted=signals.number is not None)
+
+
+def _remove(work: Path, is_interrupted: bool) -> None:
+    if is_interrupted:
+        sweep(work)
+    shutil.rmtree(work, ignore_errors=True)
+    if is_interrupted:
+        left = "; see what is left there" if work.exists() else "; everything was removed again"
+        print(f"{work}: interrupted{left}", file=sys.stderr)
 
 
 def sweep(work: Path) -> None:

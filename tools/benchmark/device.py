@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mirrorfs.cli import demo_image
-from tools.benchmark import peers
+from tools.benchmark import figures, peers
+from tools.benchmark.figures import LESS, Figure, Ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,15 +172,18 @@ def _mirrored(
     work: Path, point: Path, stat: Path, first: Path, second: Path, ten: Path
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    mount = work / f"{point.name}-mirror"
-    with peers.mirror("mirrorfs", point / "backing", mount):
-        disk = Disk(point, stat, mount)
-        for tool in TOOLS:
+    for number, tool in enumerate(TOOLS):
+        # A backing folder of its own: a removed file would be the seed of the next first copy.
+        backing, mount = point / f"backing-{number}", work / f"{point.name}-mirror-{number}"
+        with peers.mirror(peers.MIRROR, backing, mount):
+            disk = Disk(point, stat, mount)
             found[f"first copy, {tool}"] = disk.copied(tool, first / "vm.img")
             found[f"night, {tool}"] = disk.copied(tool, second / "vm.img")
             later(second / "vm.img")
             found[f"unchanged, {tool}"] = disk.copied(tool, second / "vm.img")
-            (mount / "vm.img").unlink()
+    mount = work / f"{point.name}-mirror"
+    with peers.mirror(peers.MIRROR, point / "backing", mount):
+        disk = Disk(point, stat, mount)
         found["512 MiB copied inside the mount"] = disk.copied_inside(512 << 20)
         disk.copied("rsync --inplace", ten / "big.img")
         with (ten / "big.img").open("r+b") as file:
@@ -218,3 +222,44 @@ def memory(parent: Path) -> dict[str, float]:
         "KiB a file beyond 10,000": (sizes[2] - sizes[1]) * 1024 / 10_000,
         "descriptors": held,
     }
+
+
+def ratios(found: dict[str, Any]) -> dict[str, Ratio]:
+    """Bytes at the device in a night over the least that must be written; metadata is in it."""
+    result: dict[str, Ratio] = {}
+    for kind, rows in found.items():
+        least = Figure((rows["changed_bytes"],))
+        for label, row in _copies(rows):
+            if label.startswith("night, ") and peers.PLAIN not in label:
+                written = Figure((row["device_bytes"],))
+                result[f"device: {kind}, {label}"] = Ratio.of(written, least, LESS)
+    return result
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    lines = figures.head(
+        "file system", "copy", "written, bytes", "device, bytes", "device / changed", "seconds"
+    )
+    for kind, rows in found.items():
+        for label, row in _copies(rows):
+            ratio = row["device_bytes"] / rows["changed_bytes"]
+            lines.append(
+                figures.row(
+                    kind,
+                    label,
+                    f"{row['written_bytes']:,}",
+                    f"{row['device_bytes']:,}",
+                    f"{ratio:.3f}" if label.startswith("night") else "",
+                    f"{row['seconds']:.1f}",
+                )
+            )
+    return lines
+
+
+def memory_table(found: dict[str, float]) -> list[str]:
+    lines = figures.head("memory", "")
+    return [*lines, *(figures.row(name, f"{value:,.2f}") for name, value in found.items())]
+
+
+def _copies(rows: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    return [(label, row) for label, row in rows.items() if label != "changed_bytes"]

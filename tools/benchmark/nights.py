@@ -70,7 +70,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where copies go: the disk's folder itself, or a mount of mirrorfs over it."""
+    """Where copies go: the disk's folder itself, or a mount over it."""
 
     disk: Disk
     folder: Path
@@ -80,7 +80,7 @@ class Place:
         try:
             ways.perform(ways.prepare(tool, image, self.folder, ssh=""))
         except ways.CopyError as exc:
-            raise SystemExit(f"tools/tooltable: {tool} failed: {exc}") from None
+            raise SystemExit(f"tools/benchmark: {tool} failed: {exc}") from None
         peers.run("sync", "-f", self.disk.point)
 
     def copied(self, tool: str, image: Path, ssh: str = "") -> Copied:
@@ -89,7 +89,9 @@ class Place:
         device.settle(self.disk.point)
         if self.disk.is_cold:
             speed_limit.read_through(image)
-            speed_limit.forget(self.folder / image.name, self.disk.backing / image.name)
+            targets = (self.folder / image.name, self.disk.backing / image.name)
+            speed_limit.forget(*targets)
+            speed_limit.require_cold(*targets)
         sectors, counters = device.sectors_written(self.disk.stat), self._counters()
         begun = time.perf_counter()
         ways.perform(command)
@@ -115,29 +117,35 @@ class Place:
         return all(is_equal(image, folder / image.name) for folder in folders)
 
     def _counters(self) -> dict[str, int]:
-        if self.folder == self.disk.backing:
+        account = self.folder / ".mirrorfs/stats.json"
+        if self.folder == self.disk.backing or not account.exists():
             return {}
-        counters = json.loads((self.folder / ".mirrorfs/stats.json").read_text())["counters"]
+        counters = json.loads(account.read_text())["counters"]
         return {name: int(counters[name]) for name in COUNTERS}
 
 
 def say(text: str) -> None:
-    print(f"tools/tooltable: {text}", file=sys.stderr, flush=True)
+    print(f"tools/benchmark: {text}", file=sys.stderr, flush=True)
 
 
-def images(work: Path, content_bytes: int) -> Images:
-    """The demo image, and the same after a night."""
+def images(
+    work: Path,
+    content_bytes: int,
+    apparent_bytes: int = demo_image.APPARENT_BYTES,
+    percent: float = 1.0,
+) -> Images:
+    """The demo image, and the same after a night that has changed `percent` of its data."""
     first, second = (work / name / "vm.img" for name in ("first", "second"))
     for image in (first, second):
         image.parent.mkdir()
     say("making the image and what a night leaves of it")
     made = work / "vm.img"
-    names = demo_image.build(made, work, content_bytes)
+    names = demo_image.build(made, work, content_bytes, apparent_bytes)
     # mkfs preallocates its journal, which would count as allocated in the source alone.
     peers.run("cp", "--sparse=always", made, first)
     made.unlink()
     peers.run("cp", "--sparse=always", first, second)
-    demo_image.change(second, names, 1.0)
+    demo_image.change(second, names, percent)
     later(second)
     os.sync()  # delayed allocation would not count
     changed = device.changed_blocks(first, second) * device.BLOCK

@@ -1,168 +1,119 @@
-"""Speed on memory-speed backing (tmpfs), every workload by every peer in turn."""
+"""Speed on memory-speed backing (tmpfs), every piece of work by every peer in turn.
+
+There only the way through FUSE costs anything, so that ratios to the other peers tell what a change
+to it is worth. Every figure is measured in the same run as those that it is compared with.
+"""
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.benchmark import peers
+from tools.benchmark import figures, peers, workloads
+from tools.benchmark.figures import LESS, MORE, Figure, Ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from tools.benchmark.peers import Peer
+    from tools.benchmark.workloads import Work
 
-KIB, MIB = 1 << 10, 1 << 20
-SIZES = {"1 MiB": MIB, "256 KiB": 256 * KIB, "32 KiB": 32 * KIB, "4 KiB": 4 * KIB}
-FILES = 500
-SEEKS = 5000
+_CPU = "CPU seconds of the daemon a GB, new data, 1 MiB"
+_CPU_OF = "write new data, 1 MiB, MB/s"
+_PEAK = "peak memory of the daemon, MiB"
+# What mirrorfs is held against, where that is not passthrough_ll.
+_REFERENCES = {workloads.ZEROS_OVER_HOLE: peers.NULL}
+# Neighbours in time are disturbed alike: mirrorfs between those that it is held against.
+_ORDER = (
+    peers.PLAIN,
+    peers.BINDFS,
+    peers.LL_XATTRS,
+    peers.LL,
+    peers.MIRROR,
+    peers.NULL,
+    peers.MIRROR_OFF,
+)
+_SHOWN = (peers.LL, peers.NULL)  # references with a column of their own
 
-
-def total_bytes(size: int, quick: bool) -> int:
-    full = 256 * MIB if size >= 256 * KIB else 32 * MIB if size > 4 * KIB else 8 * MIB
-    return full // 4 if quick else full
-
-
-def write(folder: Path, size: int, total: int, content: bytes, fresh: bool) -> float:
-    """MB/s of writing `total` bytes in requests of `size`; `fresh` begins with a new file."""
-    path = folder / "bench.dat"
-    if fresh and path.exists():
-        path.unlink()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    begun = time.perf_counter()
-    for offset in range(0, total, size):
-        os.pwrite(fd, content, offset)
-    seconds = time.perf_counter() - begun
-    os.close(fd)
-    return total / seconds / 1e6
+Row = dict[str, Figure]
 
 
-def read(folder: Path, total: int) -> float:
-    """MB/s of reading a file that lies in the page cache below, in requests of 1 MiB."""
-    path = folder / "read.dat"
-    if not path.exists() or path.stat().st_size != total:
-        path.write_bytes(os.urandom(MIB) * (total // MIB))
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    begun = time.perf_counter()
-    for offset in range(0, total, MIB):
-        os.pread(fd, MIB, offset)
-    seconds = time.perf_counter() - begun
-    os.close(fd)
-    return total / seconds / 1e6
+def measure(work: Path, runs: int, quick: bool) -> dict[str, Any]:
+    """Rows by label: for each peer the figure of every counted run. `work` lies on a tmpfs."""
+    with ExitStack() as stack:
+        found = _mounted(work, stack)
+        rows: dict[str, Row] = {}
+        for job in workloads.first_version(quick):
+            rows.update(_row(job, found, runs, quick))
+        # Before the rows with many files: memory grows with the files that are known.
+        rows[_PEAK] = {peer.name: Figure((peer.peak_mib(),) * runs) for peer in found}
+        for job in workloads.second_version(quick):
+            rows.update(_row(job, found, runs, quick))
+    return {
+        label: {name: figure.as_json() for name, figure in row.items()}
+        for label, row in rows.items()
+    }
 
 
-def seek_rate(folder: Path, total: int) -> float:
-    """lseek calls with SEEK_DATA a second, on the file that was read."""
-    read(folder, total)
-    fd = os.open(folder / "read.dat", os.O_RDONLY)
-    begun = time.perf_counter()
-    for _ in range(SEEKS):
-        os.lseek(fd, 0, os.SEEK_DATA)
-    seconds = time.perf_counter() - begun
-    os.close(fd)
-    return SEEKS / seconds
+def _mounted(work: Path, stack: ExitStack) -> list[Peer]:
+    (work / "plain").mkdir()
+    enter = stack.enter_context
+    return [
+        peers.Peer(peers.PLAIN, work / "plain"),
+        enter(peers.passthrough_ll(work, peers.LL, work / "b-ll", work / "ll")),
+        enter(peers.passthrough_ll(work, peers.LL_XATTRS, work / "b-lx", work / "lx", "xattr")),
+        enter(peers.bindfs(peers.BINDFS, work / "b-b", work / "b")),
+        enter(peers.null(peers.NULL, work / "null")),
+        enter(peers.mirror(peers.MIRROR, work / "b-m", work / "m")),
+        enter(
+            peers.mirror(peers.MIRROR_OFF, work / "b-o", work / "o", "zeros=keep,unchanged=write")
+        ),
+    ]
 
 
-def stat_rate(folder: Path, _total: int) -> float:
-    """stat calls a second over files that the kernel has not looked up lately."""
-    many = folder / "many"
-    if not many.exists():
-        many.mkdir()
-        for number in range(FILES):
-            (many / str(number)).touch()
-    time.sleep(1.1)
-    begun = time.perf_counter()
-    for number in range(FILES):
-        os.stat(many / str(number))
-    return FILES / (time.perf_counter() - begun)
-
-
-def create_rate(folder: Path, _total: int) -> float:
-    """Files made and removed a second."""
-    begun = time.perf_counter()
-    for number in range(FILES):
-        os.close(os.open(folder / f"new-{number}", os.O_CREAT | os.O_WRONLY, 0o644))
-        os.unlink(folder / f"new-{number}")
-    return FILES / (time.perf_counter() - begun)
-
-
-def workloads(quick: bool) -> dict[str, Callable[[Path], float]]:
-    found: dict[str, Callable[[Path], float]] = {}
-    for label, size in SIZES.items():
-        total = total_bytes(size, quick)
-        data, zeros = os.urandom(size), bytes(size)
-        for kind, content, fresh in (
-            ("new data", data, True),
-            ("equal data", data, False),
-            ("zeros", zeros, True),
-        ):
-            found[f"write {kind}, {label}, MB/s"] = (
-                lambda folder, s=size, t=total, c=content, f=fresh: (  # type: ignore[misc]
-                    write(folder, s, t, c, f)
-                )
-            )
-    total = total_bytes(MIB, quick)
-    found["read, 1 MiB, MB/s"] = lambda folder: read(folder, total)
-    found["lseek SEEK_DATA, 1/s"] = lambda folder: seek_rate(folder, total)
-    found["stat, 1/s"] = lambda folder: stat_rate(folder, 0)
-    found["create and unlink, 1/s"] = lambda folder: create_rate(folder, 0)
-    return found
-
-
-def measure(runs: int, quick: bool) -> dict[str, Any]:
-    """Median, minimum and maximum of each workload for each peer; CPU and memory of the daemons."""
-    with peers.scratch(Path("/dev/shm")) as work, ExitStack() as stack:
-        (work / "plain").mkdir()
-        found: list[Peer] = [
-            peers.Peer("plain folder", work / "plain"),
-            stack.enter_context(
-                peers.passthrough_ll(work, "passthrough_ll", work / "b-ll", work / "ll")
-            ),
-            stack.enter_context(
-                peers.passthrough_ll(
-                    work, "passthrough_ll with xattrs", work / "b-lx", work / "lx", "xattr"
-                )
-            ),
-            stack.enter_context(peers.mirror("mirrorfs", work / "b-m", work / "m")),
-            stack.enter_context(
-                peers.mirror(
-                    "mirrorfs, rules off", work / "b-o", work / "o", "zeros=keep,unchanged=write"
-                )
-            ),
-        ]
-        rows: dict[str, dict[str, Any]] = {}
-        for label, call in workloads(quick).items():
-            values: dict[str, list[float]] = {peer.name: [] for peer in found}
-            cpu = {peer.name: peer.cpu_seconds() for peer in found}
-            for turn in range(runs + 1):
-                for peer in found:
-                    value = call(peer.path)
-                    if turn:
-                        values[peer.name].append(value)
-            rows[label] = {
-                name: {
-                    "median": statistics.median(taken),
-                    "min": min(taken),
-                    "max": max(taken),
-                }
-                for name, taken in values.items()
-            }
-            if label.startswith("write new data, 1 MiB"):
-                gigabytes = (runs + 1) * total_bytes(MIB, quick) / 1e9
-                cpu = {
-                    peer.name: (peer.cpu_seconds() - cpu[peer.name]) / gigabytes for peer in found
-                }
-                rows["CPU seconds of the daemon a GB, new data, 1 MiB"] = {
-                    name: {"median": value, "min": value, "max": value}
-                    for name, value in cpu.items()
-                }
-        peak = {peer.name: peer.peak_mib() for peer in found}
-        rows["peak memory of the daemon, MiB"] = {
-            name: {"median": value, "min": value, "max": value} for name, value in peak.items()
+def _row(job: Work, found: list[Peer], runs: int, quick: bool) -> dict[str, Row]:
+    """The work's row, after one uncounted turn; with it that of the daemons' CPU time, for one."""
+    by_name = {peer.name: peer for peer in found}
+    values: dict[str, list[float]] = {name: [] for name in by_name}
+    cpu: dict[str, list[float]] = {name: [] for name in by_name}
+    for turn in range(runs + 1):
+        for name in figures.interleaved(_ORDER, turn):
+            peer = by_name[name]
+            if job.is_forgotten:
+                workloads.forget_names(found)
+            begun = peer.cpu_seconds()
+            value = job.call(peer.path)
+            if turn:
+                values[name].append(value)
+                cpu[name].append(peer.cpu_seconds() - begun)
+    rows = {job.label: {name: Figure(tuple(taken)) for name, taken in values.items()}}
+    if job.label == _CPU_OF:
+        gigabytes = workloads.total_bytes(workloads.MIB, quick) / 1e9
+        rows[_CPU] = {
+            name: Figure(tuple(seconds / gigabytes for seconds in taken))
+            for name, taken in cpu.items()
         }
     return rows
+
+
+def ratios(found: dict[str, Any]) -> dict[str, Ratio]:
+    """By row: mirrorfs over its reference."""
+    result: dict[str, Ratio] = {}
+    for label, cells in found.items():
+        reference = _REFERENCES.get(label, peers.LL)
+        better = LESS if label in {_CPU, _PEAK} else MORE
+        figure, other = (figures.from_json(cells[name]) for name in (peers.MIRROR, reference))
+        result[f"speed: {label} (/ {reference})"] = Ratio.of(figure, other, better)
+    return result
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Median (smallest-largest) of each peer; ratios are medians of the ratios of single runs."""
+    names = list(next(iter(found.values())))
+    over = [f"{peers.MIRROR} / {name}" for name in _SHOWN]
+    lines = figures.head("work", *names, *over)
+    for label, cells in found.items():
+        row = {name: figures.from_json(cell) for name, cell in cells.items()}
+        compared = [row[peers.MIRROR].over(row[name]).spelled(2) for name in _SHOWN]
+        lines.append(figures.row(label, *(row[name].spelled() for name in names), *compared))
+    return lines

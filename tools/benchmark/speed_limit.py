@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ _FILES = ("blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device")
 def require() -> None:
     if not all((_GROUP / name).exists() for name in _FILES):
         raise SystemExit(
-            f"tools/tooltable: no {_GROUP}/{_FILES[0]}: a disk is held to a speed by the blkio"
+            f"tools/benchmark: no {_GROUP}/{_FILES[0]}: a disk is held to a speed by the blkio"
             " controller of control groups version 1, which is not mounted here"
         )
 
@@ -54,6 +55,27 @@ def forget(*paths: Path) -> None:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(fd)
+
+
+def require_cold(*paths: Path) -> None:
+    """End if the page cache still holds some of these: a figure would not be that of a disk."""
+    for path in paths:
+        if path.exists():
+            held_bytes = _cached_bytes(path)
+            if held_bytes > path.stat().st_size // 100:
+                raise SystemExit(
+                    f"tools/benchmark: {path}: {held_bytes:,} bytes stay in the page cache"
+                )
+
+
+def _cached_bytes(path: Path) -> int:
+    told = subprocess.run(
+        ["fincore", "--bytes", "--noheadings", "--output", "RES", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(told.stdout)
 
 
 def read_through(path: Path) -> None:
