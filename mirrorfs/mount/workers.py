@@ -4,7 +4,8 @@ A hop through the event loop costs about 80 µs, most of it for waking the loop.
 sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
 which costs half; only a call that takes longer goes through the loop. That moment is also the
 longest time for which a stalled disk can hold up other requests, and while a call is known to be
-slow nobody is waited for.
+slow nobody is waited for. One that does not come to an end at all, as on a single bad file, says
+nothing of the others any more.
 
 There is one such object for each device, so that a stalled one can only use up its own threads, and
 is only slow itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _BRIEF_SECONDS = 0.001
+# From then on a call does not count as slow, but as hung: should all be like it, waiting for the
+# next one costs little of that time.
+_HUNG_SECONDS = 0.5
 
 
 class _Call:
@@ -36,7 +40,7 @@ class _Call:
     result.
     """
 
-    __slots__ = ("args", "finished", "function", "result", "task", "unclaimed")
+    __slots__ = ("args", "begun", "finished", "function", "result", "task", "unclaimed")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.function = function
@@ -44,6 +48,7 @@ class _Call:
         self.finished = threading.Lock()
         self.finished.acquire()
         self.unclaimed = [True]
+        self.begun = 0.0
         self.task: trio.lowlevel.Task | None = None
         self.result: outcome.Outcome[Any] | None = None
 
@@ -62,7 +67,7 @@ class Workers:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._waited_for: set[_Call] = set()
+        self._waited_for: dict[_Call, None] = {}  # in the order in which they were begun
         self._token = trio.lowlevel.current_trio_token()
         self.is_cut_off = False
 
@@ -79,16 +84,17 @@ class Workers:
         if self.is_cut_off:
             raise _cut_off()
         call = _Call(function, args)
-        alone = not self._busy
+        is_quick = not self._is_slow()
         self._submit(call)
-        if alone and call.finished.acquire(timeout=_BRIEF_SECONDS):
+        if is_quick and call.finished.acquire(timeout=_BRIEF_SECONDS):
             call.claim()
         else:
             call.task = trio.lowlevel.current_task()
             if not (call.finished.acquire(blocking=False) and call.claim()):
-                self._waited_for.add(call)
+                call.begun = time.monotonic()
+                self._waited_for[call] = None
                 await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
-                self._waited_for.discard(call)
+                self._waited_for.pop(call, None)
         self._busy -= 1
         result: outcome.Outcome[_T] | None = call.result
         if result is None:
@@ -123,6 +129,13 @@ class Workers:
         """Wait until they have ended, or until `deadline` on the monotonic clock."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _is_slow(self) -> bool:
+        """Whether a call was begun lately that is not done as soon as most are."""
+        if not self._waited_for:
+            return False
+        latest = next(reversed(self._waited_for))
+        return time.monotonic() < latest.begun + _HUNG_SECONDS
 
     def _submit(self, call: _Call) -> None:
         self._busy += 1

@@ -1,7 +1,7 @@
 """Whether some clients are held up by others: by eight writers on a slow disk, or by a hung file.
 
 The first story counts milliseconds of `stat` beside the writers, for each peer; the second counts
-MB/s of seven writers, with an eighth file stalled by the fault layer and without.
+MB/s of other writers, with one file stalled by the fault layer and without.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ _OPEN = 250
 # Between two looks: every name and every open file comes again when the kernel has forgotten its
 # attributes, which it keeps for a second.
 _TICK_SECONDS = 0.005
-_STALL_SECONDS = 60.0
+_STALLED_SECONDS = 1.2
+_STALL_STORIES = [
+    (count, label, size)
+    for count in (7, 1)
+    for label, size in (("1 MiB", MIB), ("64 KiB", 64 * KIB), ("4 KiB", _BLOCK))
+]
+_END_SECONDS = 60.0
 _MOUNT_SECONDS = 10.0
 # Processes, so that no interpreter's lock makes the writers wait for the one who looks.
 _CONTEXT = multiprocessing.get_context("fork")
@@ -180,7 +186,7 @@ def _running(jobs: list[Writer], folder: Path, below: Path, total: int) -> Itera
     finally:
         over.set()
         for process in started:
-            process.join(2 * _STALL_SECONDS)
+            process.join(2 * _END_SECONDS)
 
 
 def _look(names: Path, seconds: float) -> dict[str, list[float]]:
@@ -229,7 +235,9 @@ def _sectors(stat: Path) -> int:
 
 
 def _stalled(runs: int) -> dict[str, dict[str, Any]]:
-    """MB/s of seven writers, by size of request, without and with an eighth that is stalled."""
+    """MB/s of some writers, by their number and the size of a request, without and with one more
+    that is stalled.
+    """
     found: dict[str, dict[str, Any]] = {}
     root = Path(__file__).parents[2]
     with peers.scratch(Path("/dev/shm")) as work:
@@ -242,13 +250,13 @@ def _stalled(runs: int) -> dict[str, dict[str, Any]]:
         daemon = subprocess.Popen([*words, "-f", "-o", options], cwd=root)
         try:
             _wait_for(point)
-            for label, size in (("1 MiB", MIB), ("64 KiB", 64 * KIB), ("4 KiB", _BLOCK)):
+            for count, label, size in _STALL_STORIES:
                 free, beside = [], []
                 for _ in range(runs):
-                    free.append(_seven(backing, point, size))
+                    free.append(_throughput(backing, point, count, size))
                     with _hung(orders, point / "hung"):
-                        beside.append(_seven(backing, point, size))
-                found[label] = {
+                        beside.append(_throughput(backing, point, count, size))
+                found[f"{count} of {label}"] = {
                     "free_mb_s": statistics.median(free),
                     "beside_mb_s": statistics.median(beside),
                     "ratio": statistics.median(b / a for a, b in zip(free, beside, strict=True)),
@@ -272,7 +280,7 @@ def _wait_for(point: Path) -> None:
 def _hung(orders: Path, path: Path) -> Iterator[None]:
     """A client whose one write does not come to an end before the block does, or hardly."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    orders.write_text(f"stall 1.6 {path.name}")
+    orders.write_text(f"stall {_STALLED_SECONDS + 1.0} {path.name}")
     over = _CONTEXT.Event()
 
     def work() -> None:
@@ -282,24 +290,24 @@ def _hung(orders: Path, path: Path) -> Iterator[None]:
     client = _CONTEXT.Process(target=work, daemon=True)
     client.start()
     try:
-        time.sleep(0.2)
+        time.sleep(0.6)  # until it counts as hung
         yield
     finally:
         over.set()
-        client.join(_STALL_SECONDS)
+        client.join(_END_SECONDS)
         orders.write_text("")
         os.close(fd)
 
 
-def _seven(backing: Path, point: Path, size: int, seconds: float = 1.2) -> float:
-    """MB/s of seven writers of new data in requests of `size` bytes, together."""
+def _throughput(backing: Path, point: Path, count: int, size: int) -> float:
+    """MB/s of so many writers of new data in requests of `size` bytes, together."""
     data = os.urandom(MIB)
-    jobs = [Writer(f"free-{number}", b"", data, size) for number in range(7)]
+    jobs = [Writer(f"free-{number}", b"", data, size) for number in range(count)]
     for job in jobs:
         (backing / job.name).touch()
     begun = time.perf_counter()
     with _running(jobs, point, backing, 16 * MIB) as taken:
-        time.sleep(seconds)
+        time.sleep(_STALLED_SECONDS)
     took = time.perf_counter() - begun
     return float(sum(count.value for count in taken)) / took / 1e6
 
@@ -322,9 +330,9 @@ def table(found: dict[str, Any]) -> list[str]:
             )
     lines += [
         "",
-        "Seven writers of new data, MB/s together, and the same while an eighth file is hung.",
+        "Writers of new data, MB/s together, and the same while one more file is hung.",
         "",
-        "| requests | free | beside a hung file | ratio |",
+        "| writers and requests | free | beside a hung file | ratio |",
         "|---|---|---|---|",
     ]
     for label, row in found["stall"].items():
