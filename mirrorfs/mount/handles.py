@@ -19,7 +19,7 @@ _H = TypeVar("_H")
 @dataclass(slots=True)
 class FileHandle:
     """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for
-    its writes.
+    its writes. `seeks_slowly` says that finding a hole in it has taken long.
     """
 
     inode: Inode
@@ -27,6 +27,7 @@ class FileHandle:
     mirror: MirrorFile | None = None
     synchronous: bool = False
     data_only: bool = False
+    seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)
 
 
