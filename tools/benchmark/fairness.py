@@ -90,7 +90,7 @@ class Writer:
 
 def writers() -> list[Writer]:
     """Eight files: new, equal, a little changed and zero, in requests of 1 MiB and of 64 KiB."""
-    data, other, zeros = os.urandom(MIB), os.urandom(MIB), bytes(MIB)
+    data, other, zeros = os.urandom(MIB), os.urandom(MIB), b"\0" * MIB
     mixed = bytearray(data)
     for offset in range(0, MIB, 16 * _BLOCK):
         mixed[offset : offset + _BLOCK] = other[offset : offset + _BLOCK]
@@ -245,9 +245,9 @@ def _stalled(runs: int) -> dict[str, dict[str, Any]]:
         for path in (backing, point):
             path.mkdir()
         orders.write_text("")
-        words = [sys.executable, "-m", "tests.faults.driver", orders, "mount", backing, point]
-        options = f"log={work}/log"
-        daemon = subprocess.Popen([*words, "-f", "-o", options], cwd=root)
+        words = [sys.executable, "-m", "tests.faults.driver", str(orders), "mount"]
+        words += [str(backing), str(point), "-f", "-o", f"log={work}/log"]
+        daemon = subprocess.Popen(words, cwd=root)
         try:
             _wait_for(point)
             for count, label, size in _STALL_STORIES:
