@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
@@ -67,6 +67,7 @@ class _Copy:
     shift: int
     clone: bool
     left_bytes: int = _MAX_DATA_BYTES
+    run: holes.Run = field(default_factory=holes.Run)
 
     @property
     def unit(self) -> int:
@@ -114,7 +115,8 @@ def _copy_piece(work: _Copy) -> int:
     if start >= stop:  # the source has become shorter meanwhile
         return 0
     if work.source.trusted_seek:
-        start, stop = next(holes.data_ranges(work.source.fd, start, stop), (stop, stop))
+        ranges = holes.data_ranges(work.source.fd, start, stop, work.run)
+        start, stop = next(ranges, (stop, stop))
     if start > work.position:
         if work.target.rules.punch and work.target.abilities.punch:
             return _copy_hole(work, start)

@@ -78,6 +78,7 @@ def keep_zeros(
     """The same where zeros are to be stored (`zeros=keep`): as the file system below does it."""
     with file.lock:
         seeding.settle(file, account)
+        file.run.cut(start, end)
         syscalls.zero_range(file.fd, start, end, keep_size)
     pending.settle(start, end)
 
@@ -114,9 +115,9 @@ def make_hole(file: MirrorFile, start: int, end: int) -> int:
     limit = min(end, size)
     data = [(start, limit)] if start < limit else []
     if data and file.is_seek_trusted:
-        data = list(holes.data_ranges(file.fd, start, limit))
+        data = list(holes.data_ranges(file.fd, start, limit, file.run))
     for first, last in _to_punch(file, start, end, size):
-        syscalls.punch_hole(file.fd, first, last)
+        file.punch(first, last)
     return sum(stop - begin for begin, stop in data)
 
 

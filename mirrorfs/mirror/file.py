@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.tail import Tail
 
 _MAX_RANGES = 1000
+_NO_END = 1 << 63
 FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 
 
@@ -42,6 +43,8 @@ class MirrorFile:
     all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
     that the last write found nothing to do, `reserved` that a client has preallocated blocks, which
     then stay with the file, `append_only` that it can only be appended to (chattr(1)).
+
+    `run` is the last run of data that was found; whatever makes a hole or cuts the file cuts it.
 
     `path`, below the backing folder, is where it was opened. `unsettled` is the list for files with
     a `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
@@ -60,6 +63,7 @@ class MirrorFile:
     append_only: bool = False
     handles: int = 0
     rewritten: list[tuple[int, int]] = field(default_factory=list)
+    run: holes.Run = field(default_factory=holes.Run)
     path: bytes = b""
     unsettled: Unsettled | None = None
     tail: Tail | None = None
@@ -83,6 +87,20 @@ class MirrorFile:
         start = min([start, *(a for a, _ in joined)])
         end = max([end, *(b for _, b in joined)])
         self.rewritten = sorted([*apart, (start, end)])[:_MAX_RANGES]
+
+    def data_bytes(self, start: int, end: int) -> int:
+        """How many bytes of `[start, end)` are data below, for counting; the caller holds the
+        lock.
+        """
+        if start >= end:
+            return 0
+        ranges = holes.data_ranges(self.fd, start, end, self.run)
+        return sum(stop - begin for begin, stop in ranges)
+
+    def punch(self, start: int, end: int) -> None:
+        """Make `[start, end)` a hole, whatever the rules are; the caller holds the lock."""
+        self.run.cut(start, end)
+        syscalls.punch_hole(self.fd, start, end)
 
     @property
     def is_seek_trusted(self) -> bool:
@@ -165,6 +183,7 @@ def resize(file: MirrorFile, old_size: int, size: int) -> None:
     grows = rules.punch and file.leaves_blocks and size > old_size
     hole = hole_at_end(file.fd, old_size, rules.block_bytes) if grows else 0
     os.ftruncate(file.fd, size)
+    file.run.cut(size, _NO_END)
     if size == 0:
         file.distrusted = False
     if rules.punch and size < old_size:
@@ -183,6 +202,7 @@ def size_kept_on_error(file: MirrorFile, size: int) -> Iterator[None]:
     except OSError:
         if os.fstat(file.fd).st_size > size:
             os.ftruncate(file.fd, size)
+            file.run.cut(size, _NO_END)
         raise
 
 
@@ -214,7 +234,7 @@ def free_blocks(file: MirrorFile, start: int, end: int, block_bytes: int) -> Non
         last = end + -end % block_bytes
     if first < last:
         with contextlib.suppress(OSError):
-            syscalls.punch_hole(file.fd, first, last)
+            file.punch(first, last)
 
 
 def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:
@@ -224,4 +244,4 @@ def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:
     start = size - ragged
     first = holes.next_data(file.fd, start)
     if first is not None and first < size and is_zero(os.pread(file.fd, ragged, start)):
-        syscalls.punch_hole(file.fd, start, start + block_bytes)
+        file.punch(start, start + block_bytes)

@@ -23,7 +23,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes, mark, syscalls, tree
+from mirrorfs.backing import mark, syscalls, tree
 from mirrorfs.mirror import seed_rules
 from mirrorfs.mirror.file import count_freed, resize
 from mirrorfs.mirror.tail import Tail
@@ -58,7 +58,7 @@ def keep(file: MirrorFile, size: int) -> bool:
     if tail is None:
         return False
     whole = status.st_blocks * 512
-    tail.hidden_bytes = _data_bytes(file, size, status.st_size) if size else whole
+    tail.hidden_bytes = file.data_bytes(size, status.st_size) if size else whole
     return True
 
 
@@ -128,7 +128,7 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
     if size > below:
         resize(file, below, size)
     if size < tail.frontier:
-        tail.hidden_bytes += _data_bytes(file, size, tail.frontier)
+        tail.hidden_bytes += file.data_bytes(size, tail.frontier)
         tail.frontier = size
         tail.durable = min(tail.durable, size)
         tail.marked = False  # the mark on the disk says too much
@@ -145,12 +145,12 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
         return
     if start > tail.frontier:
         stop = min(start, os.fstat(file.fd).st_size)
-        data = _data_bytes(file, tail.frontier, stop)
+        data = file.data_bytes(tail.frontier, stop)
         if data or (tail.frontier < stop and not file.is_seek_trusted):
             about_to_change(file, tail)
-            syscalls.punch_hole(file.fd, tail.frontier, stop)
+            file.punch(tail.frontier, stop)
         tail.hidden_bytes -= data
-    overwritten = _data_bytes(file, max(start, tail.frontier), end)
+    overwritten = file.data_bytes(max(start, tail.frontier), end)
     tail.hidden_bytes = max(0, tail.hidden_bytes - overwritten)
 
 
@@ -297,10 +297,3 @@ def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSEr
     except OSError as exc:
         return exc
     return None
-
-
-def _data_bytes(file: MirrorFile, start: int, end: int) -> int:
-    """How many bytes of `[start, end)` are data below."""
-    if start >= end:
-        return 0
-    return sum(stop - begin for begin, stop in holes.data_ranges(file.fd, start, end))

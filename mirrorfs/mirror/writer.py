@@ -218,16 +218,14 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
         request.fresh_holes.append((max(request.old_end, step.start), step.end))
     data = [(step.start, limit)] if step.start < limit else []
     if data and request.file.is_seek_trusted:
-        data = list(holes.data_ranges(file.fd, step.start, limit))
+        data = list(holes.data_ranges(file.fd, step.start, limit, file.run))
     if data and not file.abilities.punch:
         _write_zeros(request, start, stop)
         return
     if data:
         _about_to_change(file)
         try:
-            syscalls.punch_hole(
-                file.fd, step.start, step.end + -step.end % request.rules.block_bytes
-            )
+            file.punch(step.start, step.end + -step.end % request.rules.block_bytes)
         except OSError as exc:
             if not syscalls.is_unsupported(exc):
                 raise

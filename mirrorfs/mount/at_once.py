@@ -65,7 +65,7 @@ def take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, accoun
 
 
 class AtOnce:
-    """What the extension calls. `is_idle` tells it that nobody waits for a thread."""
+    """What the extension calls. `is_idle` tells it that nobody waits for what will come soon."""
 
     def __init__(self, operations: SparseOperations) -> None:
         self._operations = operations
@@ -97,7 +97,7 @@ class AtOnce:
         return call
 
     def is_idle(self) -> bool:
-        return not self._devices.busy
+        return not self._devices.is_slow
 
     def write(self, _node_id: int, message: memoryview) -> Answer:
         fh, offset, size, _, _, _, _ = _WRITE_IN.unpack_from(message)

@@ -103,6 +103,11 @@ class Devices:
         """Calls that are running or waiting for a thread."""
         return sum(device.workers.busy for device in self._all)
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether somebody waits for an answer of one of them that should come soon."""
+        return any(device.workers.is_slow for device in self._all)
+
     def at(self, dev: int) -> Device:
         """The device with this number, which need not have been met."""
         return self._by_dev.get(dev) or self._begin(dev)

@@ -21,8 +21,9 @@ class FileHandle:
     """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for
     its writes.
 
-    `tried` says that the request which comes next could not be taken at once, apart from its first
-    `begun` bytes, which are done and counted.
+    `seeks_slowly` says that finding a hole in it has taken long. `tried` says that the request
+    which comes next could not be taken at once, apart from its first `begun` bytes, which are done
+    and counted.
     """
 
     inode: Inode
@@ -30,6 +31,7 @@ class FileHandle:
     mirror: MirrorFile | None = None
     synchronous: bool = False
     data_only: bool = False
+    seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)
     tried: bool = False
     begun: int = 0

@@ -155,11 +155,16 @@ class InodeTable:
 
     def find(self, status: Status) -> Inode | None:
         """The known inode with this identity."""
-        node_id = self._other.get((status.dev, status.ino))
-        if node_id is None and status.dev == self.devices.root.dev:
-            node_id = status.ino
+        return self.by_key(status.key)
+
+    def by_key(self, key: tuple[int, int, int]) -> Inode | None:
+        """The known inode with this identity."""
+        dev, number, _birth = key
+        node_id = self._other.get((dev, number))
+        if node_id is None and dev == self.devices.root.dev:
+            node_id = number
         inode = self._by_id.get(node_id) if node_id is not None else None
-        return inode if inode is not None and inode.key == status.key else None
+        return inode if inode is not None and inode.key == key else None
 
     def adopt(self, status: Status, parent: Inode, name: bytes, fd: int = -1) -> Inode:
         """Count one lookup of the inode with `status`, making it known if it is new.
@@ -240,10 +245,6 @@ class InodeTable:
     def renamed(self, inode: Inode, parent: Inode, name: bytes) -> None:
         """Note the new name of an inode; counters and descriptor stay with it."""
         inode.parent, inode.name = parent, name
-
-    def known_files(self, keys: set[tuple[int, int, int]]) -> list[Inode]:
-        """The known inodes among `keys`."""
-        return [inode for inode in self._by_id.values() if inode.key in keys]
 
     def lose_name(self, inode: Inode) -> None:
         """Note that the last name of an inode is gone: only its descriptor leads to it from

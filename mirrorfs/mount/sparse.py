@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.mirror.file import MirrorFile
+
+# Of the processor. SEEK_HOLE passes all extents of a run of data: 4,000 of them take that.
+_LONG_SECONDS = 0.001
 
 
 @guarded
@@ -106,21 +110,22 @@ class SparseOperations(Operations):
         return await workers.run(self._seek(fh, offset, whence))
 
     def lseek_at_once(self, fh: int, offset: int, whence: int) -> int | None:
-        """The same without waiting; None if something might hold us up: a worker at the file, or a
-        file system that is not local or has stalled.
+        """The same without waiting; None if something might hold us up: a worker at the file, a
+        file system that is not local or has stalled, or a file of very many extents.
         """
-        inode = self.handles.get(fh, FileHandle).inode
-        if not inode.device.is_prompt:
+        handle = self.handles.get(fh, FileHandle)
+        if not handle.inode.device.is_prompt or handle.seeks_slowly:
             return None
-        mirror = self.mirrors.get(inode)
-        if mirror is None:
-            return self._seek(fh, offset, whence)()
-        if not mirror.lock.acquire(blocking=False):
+        mirror = self.mirrors.get(handle.inode)
+        if mirror is not None and not mirror.lock.acquire(blocking=False):
             return None
+        begun = time.thread_time()
         try:
             return self._seek(fh, offset, whence)()
         finally:
-            mirror.lock.release()
+            handle.seeks_slowly = time.thread_time() - begun > _LONG_SECONDS
+            if mirror is not None:
+                mirror.lock.release()
 
     def _seek(self, fh: int, offset: int, whence: int) -> Callable[[], int]:
         """The call that answers, for a thread that may wait."""

@@ -201,10 +201,9 @@ class State:
         )
 
     def _files_json(self) -> bytes:
-        known = {inode.key: inode for inode in self.inodes.known_files(set(self.last_paths))}
-
         def name_of(key: FileKey) -> str:
-            inode = known.get(key)
+            # Not by going through all inodes, of which there may be a million.
+            inode = self.inodes.by_key(key) if key in self.last_paths else None
             return reports.path_text(
                 inode.path() if inode else self.last_paths.get(key, b"inode %d" % key[1])
             )

@@ -4,7 +4,8 @@ A hop through the event loop costs about 80 µs, most of it for waking the loop.
 sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
 which costs half; only a call that takes longer goes through the loop. That moment is also the
 longest time for which a stalled disk can hold up other requests, and while a call is known to be
-slow nobody is waited for.
+slow nobody is waited for. One that does not come to an end at all, as on a single bad file, says
+nothing of the others any more.
 
 There is one such object for each device, so that a stalled one can only use up its own threads, and
 is only slow itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _BRIEF_SECONDS = 0.001
+# From then on a call does not count as slow, but as hung: should all be like it, waiting for the
+# next one costs little of that time.
+_HUNG_SECONDS = 0.5
 
 
 class _Call:
@@ -36,7 +40,7 @@ class _Call:
     result.
     """
 
-    __slots__ = ("args", "finished", "function", "result", "task", "unclaimed")
+    __slots__ = ("args", "begun", "finished", "function", "result", "task", "unclaimed")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.function = function
@@ -44,6 +48,7 @@ class _Call:
         self.finished = threading.Lock()
         self.finished.acquire()
         self.unclaimed = [True]
+        self.begun = 0.0
         self.task: trio.lowlevel.Task | None = None
         self.result: outcome.Outcome[Any] | None = None
 
@@ -62,9 +67,9 @@ class Workers:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._begun = 0  # calls that have not ended, whether somebody waits for them or not
+        self._under_way = 0  # calls that have not ended, whether somebody waits for them or not
         self._counting = threading.Lock()
-        self._waited_for: set[_Call] = set()
+        self._waited_for: dict[_Call, None] = {}  # in the order in which they were begun
         self._token = trio.lowlevel.current_trio_token()
         self.is_cut_off = False
 
@@ -72,6 +77,14 @@ class Workers:
     def busy(self) -> int:
         """Calls that are running or waiting for a thread."""
         return self._busy
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a call was begun lately that is not done as soon as most are."""
+        if not self._waited_for:
+            return False
+        latest = next(reversed(self._waited_for))
+        return time.monotonic() < latest.begun + _HUNG_SECONDS
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on
         """Call `function(*args)` in a thread; returns what it returns, raises what it raises.
@@ -81,16 +94,17 @@ class Workers:
         if self.is_cut_off:
             raise _cut_off()
         call = _Call(function, args)
-        alone = not self._busy
+        is_quick = not self.is_slow
         self._submit(call)
-        if alone and call.finished.acquire(timeout=_BRIEF_SECONDS):
+        if is_quick and call.finished.acquire(timeout=_BRIEF_SECONDS):
             call.claim()
         else:
             call.task = trio.lowlevel.current_task()
             if not (call.finished.acquire(blocking=False) and call.claim()):
-                self._waited_for.add(call)
+                call.begun = time.monotonic()
+                self._waited_for[call] = None
                 await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
-                self._waited_for.discard(call)
+                self._waited_for.pop(call, None)
         self._busy -= 1
         result: outcome.Outcome[_T] | None = call.result
         if result is None:
@@ -129,8 +143,8 @@ class Workers:
     def _submit(self, call: _Call) -> None:
         self._busy += 1
         with self._counting:
-            self._begun += 1
-        if self._begun > len(self._threads) and len(self._threads) < self._limit:
+            self._under_way += 1
+        if self._under_way > len(self._threads) and len(self._threads) < self._limit:
             name = f"worker-{len(self._threads) + 1}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._threads.append(thread)
@@ -141,7 +155,7 @@ class Workers:
         while (call := self._calls.get()) is not None:
             call.result = outcome.capture(call.function, *call.args)
             with self._counting:
-                self._begun -= 1
+                self._under_way -= 1
             call.finished.release()
             if call.task is not None and call.claim():
                 try:

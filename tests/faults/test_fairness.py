@@ -1,0 +1,87 @@
+"""A file that hangs, and one of very many extents, leave the others what is theirs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+    from tests.faults.conftest import FaultyMirror
+
+KIB, MIB = 1 << 10, 1 << 20
+WRITERS = 7
+FILE_BYTES = 8 * MIB
+STALL_SECONDS = 8
+EXTENTS = 30_000  # a walk over them takes 7 ms or more
+
+
+def test_seven_writers_are_done_while_the_eighth_hangs(faulty: FaultyMirror) -> None:
+    """And whoever looks meanwhile is answered soon. A free machine takes a second for all this."""
+    faulty.write("small", 0, b"x")
+    faulty.order(f"stall {STALL_SECONDS} hung")
+    hung = threading.Thread(target=faulty.write, args=("hung", 0, b"x" * 4 * KIB))
+    hung.start()
+    time.sleep(0.6)  # until it is known to hang
+
+    def work(number: int) -> None:
+        data = os.urandom(64 * KIB)
+        fd = os.open(faulty.path / f"file-{number}", os.O_WRONLY | os.O_CREAT)
+        for offset in range(0, FILE_BYTES, len(data)):
+            os.pwrite(fd, data, offset)
+        os.close(fd)
+
+    writers = [threading.Thread(target=work, args=(number,)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    looks: list[float] = []
+    while any(writer.is_alive() for writer in writers):
+        begun = time.perf_counter()
+        os.stat(faulty.path / "small")
+        looks.append(time.perf_counter() - begun)
+        time.sleep(0.002)
+    assert hung.is_alive()
+    looks.sort()
+    assert looks[len(looks) // 2] < 0.1
+    assert looks[-1] < 2
+    hung.join()
+    assert faulty.account("hung").written_bytes == 4 * KIB
+
+
+def test_a_walk_over_very_many_extents_holds_nobody_up(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    """A preallocated file whose gaps are in the page cache is one run of data, however long."""
+    fd = os.open(ext4_folder / "comb", os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(fd, 0, EXTENTS * 8 * KIB)
+    for number in range(EXTENTS):
+        os.pwrite(fd, b"x" * 4 * KIB, number * 8 * KIB)
+    os.fsync(fd)
+    for offset in range(0, EXTENTS * 8 * KIB, MIB):
+        os.pread(fd, MIB, offset)
+    os.close(fd)
+    mirror = mount_mirror(ext4_folder, "attr_timeout=0")
+    over = threading.Event()
+
+    def walk() -> None:
+        reading = os.open(mirror.path / "comb", os.O_RDONLY)
+        while not over.is_set():
+            assert os.lseek(reading, 0, os.SEEK_HOLE) == EXTENTS * 8 * KIB
+        os.close(reading)
+
+    walker = threading.Thread(target=walk)
+    walker.start()
+    looks: list[float] = []
+    for _ in range(200):
+        begun = time.perf_counter()
+        os.stat(mirror.path / "comb")
+        looks.append(time.perf_counter() - begun)
+        time.sleep(0.002)
+    over.set()
+    walker.join()
+    assert sorted(looks)[len(looks) // 2] < 0.01

@@ -1,0 +1,138 @@
+"""The last run of data is remembered: its end is looked for once, and the counts stay right."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing import holes
+from mirrorfs.backing.unsettled import Unsettled
+from mirrorfs.mirror import discard, writer
+from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.truncate import truncate
+from tests.mirror.opened import KEY, open_mirrored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+GAPS = 600
+SIZE = 2 * GAPS * BLOCK
+DATA = b"\xa5" * BLOCK
+REQUEST = DATA + bytes(BLOCK)
+
+
+class Target:
+    """A preallocated file of which every second block was written; all of it is in the page cache,
+    so that on ext4 and xfs it is one run of data. `asked` says where the end of a run was looked
+    for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "image"
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.posix_fallocate(self.fd, 0, SIZE)
+        for offset in range(0, SIZE, 2 * BLOCK):
+            os.pwrite(self.fd, DATA, offset)
+        os.fsync(self.fd)
+        assert len(os.pread(self.fd, SIZE, 0)) == SIZE
+        self.data_bytes = sum(stop - first for first, stop in holes.data_ranges(self.fd, 0, SIZE))
+        self.file = open_mirrored(path)
+        self.file.unsettled, self.file.path = Unsettled(os.fsencode(folder / "state")), b"image"
+        self.account, self.pending = Account(), PendingError()
+        self.asked: list[int] = []
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert writer.write(self.file, self.pending, offset, data, self.account) == len(data)
+
+    @property
+    def counted(self) -> dict[str, int]:
+        return self.account.file(KEY)
+
+
+@pytest.fixture
+def target(loop_fs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    made = Target(loop_fs)
+    look = holes._end_of_data
+
+    def note(fd: int, first: int) -> int | None:
+        made.asked.append(first)
+        return look(fd, first)
+
+    monkeypatch.setattr(holes, "_end_of_data", note)
+    yield made
+    os.close(made.file.fd)
+    os.close(made.fd)
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["in place", "truncated first"])
+def test_zeros_over_cached_gaps_look_for_the_end_once(target: Target, seeded: bool) -> None:
+    if seeded:
+        truncate(target.file, 0, target.account, seeds=True)
+        assert target.file.tail is not None
+    for offset in range(0, SIZE, 64 * BLOCK):
+        target.write(offset, (REQUEST * 32)[: SIZE - offset])
+    counted = target.counted
+    assert counted["unchanged_bytes"] == SIZE // 2
+    assert counted["punched_bytes"] == target.data_bytes - SIZE // 2
+    assert counted["punched_bytes"] + counted["hole_bytes"] == SIZE // 2
+    if target.data_bytes == SIZE:  # the gaps are data: not so on btrfs
+        assert len(target.asked) <= 2
+    else:  # each block of data is a run of its own
+        assert len(target.asked) <= GAPS
+
+
+def test_data_that_goes_away_in_many_steps_looks_for_the_end_once(target: Target) -> None:
+    os.pwrite(target.fd, DATA * 2 * GAPS, 0)
+    for offset in range(0, SIZE, 2 * BLOCK):
+        target.write(offset, bytes(BLOCK))
+    assert target.counted["punched_bytes"] == SIZE // 2
+    assert len(target.asked) <= 2
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "anyhow"])
+def test_what_is_counted_is_right_in_any_order(target: Target, order: str) -> None:
+    """Each block is made a hole by one of three ways, some of them twice."""
+    os.pwrite(target.fd, DATA * 2 * GAPS, 0)
+    chance = random.Random(7)
+    blocks = [*range(100), *range(100)]
+    if order == "backwards":
+        blocks.reverse()
+    elif order == "anyhow":
+        chance.shuffle(blocks)
+    gone: set[int] = set()
+    punched = 0
+    for block in blocks:
+        offset = block * BLOCK
+        fresh = sum(b - a for a, b in holes.data_ranges(target.fd, offset, offset + BLOCK))
+        assert target.file.data_bytes(offset, offset + BLOCK) == fresh
+        if chance.random() < 0.3:
+            end = offset + BLOCK
+            discard.discard(target.file, target.pending, offset, end, True, target.account)
+        else:
+            target.write(offset, bytes(BLOCK))
+            punched += BLOCK * (block not in gone)
+        gone.add(block)
+    assert target.counted["punched_bytes"] == punched
+
+
+def test_a_file_that_was_cut_and_has_grown_has_a_hole_there(target: Target) -> None:
+    os.pwrite(target.fd, DATA * 2 * GAPS, 0)
+    assert target.file.data_bytes(0, SIZE) == SIZE
+    truncate(target.file, SIZE // 2, target.account)
+    truncate(target.file, SIZE, target.account)
+    os.pwrite(target.fd, DATA, SIZE - BLOCK)
+    assert target.file.data_bytes(0, SIZE) == SIZE // 2 + BLOCK
+
+
+def test_a_block_written_beside_us_is_punched_all_the_same(target: Target) -> None:
+    """Whether there is data is asked every time."""
+    target.write(0, bytes(8 * BLOCK))
+    os.pwrite(target.fd, DATA, 4 * BLOCK)
+    target.write(4 * BLOCK, bytes(BLOCK))
+    assert os.pread(target.fd, 8 * BLOCK, 0) == bytes(8 * BLOCK)
