@@ -24,7 +24,6 @@ LOCAL = TRUSTED_SEEK | {"ext2", "ext3"}
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 65536
 _PROBE_BYTES = 131072
-_PROBE_TRIES = 4
 _NO_TMPFILE = frozenset(
     {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 )  # open(2), "O_TMPFILE"
@@ -33,8 +32,7 @@ _NO_TMPFILE = frozenset(
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """What one file system can do. `unit_bytes` is its allocation unit, held to 4 KiB … 64 KiB;
-    `clone` says that two files can share blocks, `no_wait_writes` that a write can be refused
-    instead of being kept waiting.
+    `clone` says that two files can share blocks.
     """
 
     file_system: str
@@ -43,7 +41,6 @@ class Abilities:
     trusted_seek: bool
     reason: str = ""
     clone: bool = False
-    no_wait_writes: bool = False
 
     @property
     def growth_leaves_blocks(self) -> bool:
@@ -55,16 +52,17 @@ class Abilities:
         return self.punch and self.file_system in {"xfs", "btrfs"}
 
     @property
+    def is_memory(self) -> bool:
+        """Whether nothing here ever waits for a disk, nor for a file system that was frozen."""
+        return self.file_system == "tmpfs"
+
+    @property
     def no_wait_flags(self) -> int:
-        """What preadv(2) and pwritev(2) are given so that they do only what memory can do.
+        """What preadv(2) is given so that it does only what memory can do.
 
         tmpfs lies in memory as a whole, and does not know RWF_NOWAIT.
         """
-        return _no_wait_flags(self.file_system)
-
-
-def _no_wait_flags(file_system: str) -> int:
-    return 0 if file_system == "tmpfs" else os.RWF_NOWAIT
+        return 0 if self.is_memory else os.RWF_NOWAIT
 
 
 def probe(folder_fd: int, writable: bool) -> Abilities:
@@ -77,12 +75,11 @@ def probe(folder_fd: int, writable: bool) -> Abilities:
         return Abilities(mount.fs_type, unit, trusted, trusted, "not tried on a read-only mount")
     fd = _temporary_file(folder_fd)
     try:
-        no_wait = _try_no_wait(fd, _no_wait_flags(mount.fs_type))
         clone = _try_clone(fd)
         punch, reason = _try_punch(fd)
     finally:
         os.close(fd)
-    return Abilities(mount.fs_type, unit, punch, trusted and punch, reason, clone, no_wait)
+    return Abilities(mount.fs_type, unit, punch, trusted and punch, reason, clone)
 
 
 def probe_at(path_fd: int, writable: bool) -> Abilities:
@@ -102,22 +99,6 @@ def probe_at(path_fd: int, writable: bool) -> Abilities:
         return probe(fd, writable=False)
     finally:
         os.close(fd)
-
-
-def _try_no_wait(fd: int, flags: int) -> bool:
-    """Whether pwritev(2) can ever extend a file with these flags: ext4 does not know them for what
-    goes into the page cache, and btrfs would always have to wait.
-    """
-    for offset in range(_PROBE_TRIES):
-        try:
-            os.pwritev(fd, [b"\x55"], offset, flags)
-        except BlockingIOError:
-            os.pwrite(fd, b"\x55", offset)
-        except OSError:
-            return False
-        else:
-            return True
-    return False
 
 
 def _try_clone(fd: int) -> bool:

@@ -1,9 +1,10 @@
-"""New data at the end of a file, taken without waiting: it needs no comparison, and goes into the
-page cache below if that has room for it at this moment.
+"""New data at the end of a file in memory (tmpfs), taken without a thread: it needs no comparison,
+and nothing there waits for a disk.
 
-Guarantees: no call here waits for a disk or for a lock. Whatever cannot be done that way is left
-to `writer`, from the first byte that was not taken. What a crash leaves is what a plain pwrite
-interrupted at the same place leaves.
+Elsewhere a write is always a thread's: even one that may not wait (RWF_NOWAIT) waits where the file
+system is frozen (fsfreeze(8); file_start_write in the kernel), and that would stop everybody.
+
+What a crash leaves is what a plain pwrite interrupted at the same place leaves.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ def extend(
     """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
     and counted.
 
-    0 means that nothing was done: a file system that cannot say beforehand whether it will wait, a
-    file that has a seed, or somebody at work on it, a place that is not its end, or data with a
-    block of zeros in it, or a part of one.
+    0 means that nothing was done: a file that is not in memory or has a seed, or somebody at work
+    on it, a place that is not its end, or data with a block of zeros in it, or a part of one.
     """
-    if not file.abilities.no_wait_writes or not data:
+    if not file.abilities.is_memory or not data:
         return 0
     for start, piece in pieces(data, offset, file.rules.block_bytes):
         if plan(piece, None, start, file.rules) != [Step(Kind.WRITE, start, start + len(piece))]:
@@ -38,13 +38,11 @@ def extend(
     try:
         if file.tail is not None or file.seed_fd >= 0:
             return 0
-        # Not fstat: a time that was looked at has to be moved by the next write, and that would
-        # wait for the journal (multigrain timestamps, Linux 6.13).
         if os.lseek(file.fd, 0, os.SEEK_END) != offset:
             return 0
         try:
-            taken = os.pwritev(file.fd, [data], offset, file.abilities.no_wait_flags)
-        except OSError:  # it would wait, or it cannot: the writer will see
+            taken = os.pwrite(file.fd, data, offset)
+        except OSError:  # the writer will see
             return 0
         file.calm = False
         file.note_rewritten(offset, offset + taken)

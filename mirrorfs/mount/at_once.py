@@ -2,9 +2,10 @@
 
 The extension shows each request of these kinds in the kernel's own form (linux/fuse.h), and is
 given the answer, or None: then it goes to pyfuse3, and its handler in `operations` or `names`, as
-if it had not been here. Nothing here waits for a disk, a lock or a client. The handlers are for
-what needs a thread, and for a mount without the extension, in which they do the same as is done
-here.
+if it had not been here. Nothing here waits for a disk, a lock or a client, but a write waits a
+moment for the thread that does it (`workers`); the handler goes on with what was begun. The
+handlers are for what takes longer, and for a mount without the extension, in which they do the same
+as is done here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import outcome
+
 from mirrorfs.backing import syscalls
-from mirrorfs.mirror import basis, elision, fresh
+from mirrorfs.mirror import basis, elision, fresh, writer
 from mirrorfs.mount import guard
 from mirrorfs.mount.control import ControlFolder
-from mirrorfs.mount.handles import FileHandle
+from mirrorfs.mount.handles import BegunWrite, FileHandle
 
 if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.plan import Data
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.sparse import SparseOperations
+    from mirrorfs.mount.workers import Call
 
 # linux/fuse.h: enum fuse_opcode, and the structures of that name.
 _LOOKUP, _FORGET, _GETATTR, _READ, _WRITE, _RELEASE, _FLUSH = 1, 2, 3, 15, 16, 18, 25
@@ -49,18 +53,33 @@ Answer = int | bytes | bytearray | None
 Handler = Callable[[int, memoryview], Answer]
 
 
-def take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
-    """Take a write without waiting; returns how many bytes were taken, and counted. What may come
-    next is read ahead by a thread.
+def begin_write(
+    handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account
+) -> BegunWrite:
+    """Take what can be taken of a write without waiting, and begin the rest in a thread. What may
+    come next is read ahead by another.
     """
-    device = handle.inode.device
+    workers = handle.inode.device.workers
     if mirror.compares and mirror.ahead.note(offset, offset + len(data)):
         # It may be at work when the file is closed.
-        device.workers.start(mirror.ahead.read, os.dup(mirror.fd), mirror.is_seek_trusted)
-    if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
-        return len(data)
-    if device.is_prompt:
-        return fresh.extend(mirror, handle.pending, offset, data, account)
+        workers.start(mirror.ahead.read, os.dup(mirror.fd), mirror.is_seek_trusted)
+    taken = _take(handle, mirror, offset, data, account)
+    if taken == len(data):
+        return BegunWrite(taken, None)
+    where, rest = offset + taken, bytes(data[taken:])
+    call = workers.begin(writer.write, mirror, handle.pending, where, rest, account)
+    return BegunWrite(taken, call)
+
+
+def _take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
+    device = handle.inode.device
+    try:
+        if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
+            return len(data)
+        if device.is_prompt:
+            return fresh.extend(mirror, handle.pending, offset, data, account)
+    except OSError:  # a thread will meet it, too, and knows what to do about it
+        pass
     return 0
 
 
@@ -105,14 +124,17 @@ class AtOnce:
         if not isinstance(handle, FileHandle) or handle.mirror is None or handle.synchronous:
             return None
         data = message[_WRITE_IN.size :]
-        try:
-            taken = take(handle, handle.mirror, offset, data, self._state.account)
-        except OSError:  # a thread will meet it, too, and knows what to do about it
-            taken = 0
-        if taken == size:
-            return _WRITE_OUT.pack(size, 0)
-        handle.tried, handle.begun = True, taken
-        return None
+        begun = begin_write(handle, handle.mirror, offset, data, self._state.account)
+        if begun.call is not None and not self._is_whole(handle, begun.call, size - begun.taken):
+            handle.begun = begun
+            return None
+        return _WRITE_OUT.pack(size, 0)
+
+    def _is_whole(self, handle: FileHandle, call: Call[int], size: int) -> bool:
+        """Whether a call has taken all of its `size` bytes by now. If not, it is to be finished."""
+        if not call.is_done or not isinstance(call.result, outcome.Value):
+            return False
+        return call.result.value == size and handle.inode.device.workers.result(call) == size
 
     def read(self, _node_id: int, message: memoryview) -> Answer:
         fh, offset, size, _ = _READ_IN.unpack_from(message)

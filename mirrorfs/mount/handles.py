@@ -12,8 +12,19 @@ from mirrorfs.mirror.file import MirrorFile, PendingError
 
 if TYPE_CHECKING:
     from mirrorfs.mount.inodes import Inode
+    from mirrorfs.mount.workers import Call
 
 _H = TypeVar("_H")
+
+
+@dataclass(frozen=True, slots=True)
+class BegunWrite:
+    """A write of which the first `taken` bytes are done and counted, and the rest is what `call`
+    does; None if there is no rest.
+    """
+
+    taken: int
+    call: Call[int] | None
 
 
 @dataclass(slots=True)
@@ -21,9 +32,8 @@ class FileHandle:
     """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for
     its writes.
 
-    `seeks_slowly` says that finding a hole in it has taken long. `tried` says that the request
-    which comes next could not be taken at once, apart from its first `begun` bytes, which are done
-    and counted.
+    `seeks_slowly` says that finding a hole in it has taken long. `begun` is what was begun already
+    of the write that comes next.
     """
 
     inode: Inode
@@ -33,8 +43,7 @@ class FileHandle:
     data_only: bool = False
     seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)
-    tried: bool = False
-    begun: int = 0
+    begun: BegunWrite | None = None
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
     from mirrorfs.mount.inodes import Inode
+    from mirrorfs.mount.workers import Call
 
 _TAGS = extension.KILLS_SETID | extension.APPENDS
 
@@ -192,28 +193,32 @@ class Operations(XattrOperations):
         """Put what was received where it belongs; returns how many bytes were taken."""
         if appends:
             return await self._append(handle, mirror, offset, data)
-        if not handle.tried:
-            handle.begun = at_once.take(handle, mirror, offset, data, self.state.account)
-        taken, handle.tried, handle.begun = handle.begun, False, 0
-        if taken == len(data):
+        begun, handle.begun = handle.begun, None
+        if begun is None:
+            begun = at_once.begin_write(handle, mirror, offset, data, self.state.account)
+        taken = begun.taken
+        if begun.call is None:
             return taken
         try:
-            return taken + await self._write(handle, mirror, offset + taken, data[taken:])
+            rest = data[taken:]
+            return taken + await self._finish(handle, mirror, offset + taken, rest, begun.call)
         except OSError:
             if not taken:
                 raise
             return taken
 
-    async def _write(self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes) -> int:
-        """Write in a thread; where the disk is full, once more for the rest, when what seeds hold
-        has been given up.
+    async def _finish(
+        self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes, call: Call[int]
+    ) -> int:
+        """Wait for the thread that writes `data`; where the disk is full, write once more what is
+        left, when what seeds hold has been given up.
         """
         account, device = self.state.account, handle.inode.device
-        run, since = device.workers.run, self.state.rooms_made
+        workers, since = device.workers, self.state.rooms_made
         taken = 0
         failure: OSError | None = None
         try:
-            taken = await run(writer.write, mirror, handle.pending, offset, data, account)
+            taken = await workers.finish(call)
         except OSError as exc:
             failure = exc
         if taken == len(data) or not await self.state.make_room(device, handle.pending.code, since):
@@ -223,8 +228,9 @@ class Operations(XattrOperations):
         # The same request goes on: it has not failed yet, and is not counted twice.
         account.add(mirror.key, Counters(failed_bytes=taken - len(data)))
         where, rest = offset + taken, data[taken:]
+        again = (writer.write, mirror, handle.pending, where, rest, account, 0)
         try:
-            return taken + await run(writer.write, mirror, handle.pending, where, rest, account, 0)
+            return taken + await workers.run(*again)
         except OSError:
             if not taken:
                 raise

@@ -20,7 +20,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import outcome
 import trio
@@ -35,14 +35,15 @@ _BRIEF_SECONDS = 0.001
 _HUNG_SECONDS = 0.5
 
 
-class _Call:
+class Call(Generic[_T]):
     """A function on its way. `unclaimed` is popped by whoever, thread or loop, delivers the
     result.
     """
 
-    __slots__ = ("args", "begun", "finished", "function", "result", "task", "unclaimed")
+    __slots__ = ("args", "begun", "finished", "function", "is_done", "result", "task", "unclaimed")
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., _T], args: tuple[Any, ...]) -> None:
+        self.is_done = False
         self.function = function
         self.args = args
         self.finished = threading.Lock()
@@ -50,7 +51,7 @@ class _Call:
         self.unclaimed = [True]
         self.begun = 0.0
         self.task: trio.lowlevel.Task | None = None
-        self.result: outcome.Outcome[Any] | None = None
+        self.result: outcome.Outcome[_T] | None = None
 
     def claim(self) -> bool:
         try:
@@ -64,12 +65,12 @@ class Workers:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
         self._under_way = 0  # calls that have not ended, whether somebody waits for them or not
         self._counting = threading.Lock()
-        self._waited_for: dict[_Call, None] = {}  # in the order in which they were begun
+        self._waited_for: dict[Call[Any], None] = {}  # in the order in which they were begun
         self._token = trio.lowlevel.current_trio_token()
         self.is_cut_off = False
 
@@ -91,30 +92,44 @@ class Workers:
 
         Raises EIO if the waiting is cut off; the call may then still take effect.
         """
+        return await self.finish(self.begin(function, *args))
+
+    def begin(self, function: Callable[..., _T], *args: Any) -> Call[_T]:  # noqa: ANN401 - passed on
+        """Begin such a call, and wait for a moment; `finish`, which must follow, waits for the
+        rest. Raises EIO if it is too late for that.
+        """
         if self.is_cut_off:
             raise _cut_off()
-        call = _Call(function, args)
+        call = Call(function, args)
         is_quick = not self.is_slow
         self._submit(call)
         if is_quick and call.finished.acquire(timeout=_BRIEF_SECONDS):
             call.claim()
-        else:
+            call.is_done = True
+        return call
+
+    async def finish(self, call: Call[_T]) -> _T:
+        """Wait for the end of a call; returns and raises as `run` does."""
+        if not call.is_done:
             call.task = trio.lowlevel.current_task()
             if not (call.finished.acquire(blocking=False) and call.claim()):
                 call.begun = time.monotonic()
                 self._waited_for[call] = None
                 await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
                 self._waited_for.pop(call, None)
+        return self.result(call)
+
+    def result(self, call: Call[_T]) -> _T:
+        """What a call that is done returned; raises what it raised. To be asked for once."""
         self._busy -= 1
-        result: outcome.Outcome[_T] | None = call.result
-        if result is None:
+        if call.result is None:
             raise _cut_off()
-        return result.unwrap()
+        return call.result.unwrap()
 
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Call `function(*args)` in a thread some time soon; nobody waits for it."""
         if not self.is_cut_off:
-            self._submit(_Call(function, args))
+            self._submit(Call(function, args))
             self._busy -= 1
 
     def cut_off(self) -> Counter[str]:
@@ -140,7 +155,7 @@ class Workers:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _submit(self, call: _Call) -> None:
+    def _submit(self, call: Call[Any]) -> None:
         self._busy += 1
         with self._counting:
             self._under_way += 1

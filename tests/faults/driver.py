@@ -135,10 +135,6 @@ class FaultyOs:
             data = data[: max(1, len(data) // 2)]
         return os.pwrite(fd, data, offset)
 
-    def pwritev(self, *_args: object) -> int:
-        """Leaves every write to the writer, where the orders hold."""
-        raise BlockingIOError
-
     def fsync(self, fd: int) -> None:
         self._check_sync()
         os.fsync(fd)

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 WRITER = "import os, sys; os.pwrite(int(sys.argv[1]), b'y' * 5000, 0)"
+APPENDER = "import os, sys; os.pwrite(int(sys.argv[1]), b'y' * 8192, 8192)"
 READER = "import os, sys; os.read(int(sys.argv[1]), 100)"
 
 
 @contextlib.contextmanager
-def nested_disk(image: Path, point: Path) -> Iterator[Path]:
-    """An ext4 of its own below the backing folder."""
+def nested_disk(image: Path, point: Path, kind: str = "ext4") -> Iterator[Path]:
+    """A file system of its own below the backing folder."""
     with image.open("wb") as file:
         file.truncate(512 * MIB)
-    run("mkfs.ext4", "-q", "-F", image)
+    run(f"mkfs.{kind}", "-q", "-F" if kind == "ext4" else "-f", image)
     point.mkdir()
     run("mount", "-o", "loop,noatime", image, point)
     try:
@@ -131,6 +132,29 @@ def test_writers_on_a_frozen_disk(
             finally:
                 run("fsfreeze", "-u", nested)
         assert all(file.read_bytes() == b"y" * 5000 for file in files)
+        mirror.umount()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_new_data_for_a_frozen_disk(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, kind: str
+) -> None:
+    """A call that may not wait waits all the same where the file system is frozen (file_start_write
+    in the kernel), so nothing is written in the main loop.
+    """
+    make_others(ext4_folder)
+    with nested_disk(tmp_path / "image", ext4_folder / "nested", kind) as nested:
+        file = nested / "file"
+        file.write_bytes(b"x" * 8192)
+        mirror = mount_mirror(ext4_folder)
+        with clients(APPENDER, [mirror.path / "nested/file"], os.O_RDWR) as start:
+            run("fsfreeze", "-f", nested)
+            try:
+                start()
+                check_others(mirror, 0)
+            finally:
+                run("fsfreeze", "-u", nested)
+        assert file.read_bytes() == b"x" * 8192 + b"y" * 8192
         mirror.umount()
 
 
