@@ -43,11 +43,11 @@ def measure(work: Path, runs: int, quick: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         found = _mounted(work, stack)
         rows: dict[str, Row] = {}
-        for job in workloads.first_version(quick):
+        for job in workloads.first_rows(quick):
             rows.update(_row(job, found, runs, quick))
         # Before the rows with many files: memory grows with the files that are known.
         rows[_PEAK] = {peer.name: Figure((peer.peak_mib(),) * runs) for peer in found}
-        for job in workloads.second_version(quick):
+        for job in workloads.later_rows(quick):
             rows.update(_row(job, found, runs, quick))
     return {
         label: {name: figure.as_json() for name, figure in row.items()}

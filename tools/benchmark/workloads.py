@@ -50,7 +50,7 @@ def total_bytes(size: int, quick: bool) -> int:
     return full // 4 if quick else full
 
 
-def first_version(quick: bool) -> list[Work]:
+def first_rows(quick: bool) -> list[Work]:
     """Rows that have been measured from the first version on."""
     found: list[Work] = []
     for name, size in SIZES.items():
@@ -71,7 +71,7 @@ def first_version(quick: bool) -> list[Work]:
     ]
 
 
-def second_version(quick: bool) -> list[Work]:
+def later_rows(quick: bool) -> list[Work]:
     """Rows that came later; after the others, so that those still measure the same."""
     total = total_bytes(MIB, quick)
     files, listed = (_FILES // 4, _LISTED // 4) if quick else (_FILES, _LISTED)
