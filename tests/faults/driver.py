@@ -56,7 +56,7 @@ OWNERS = (
     sparse.SparseOperations,
 )
 
-AT_ONCE = ("lookup", "getattr", "read", "write")
+AT_ONCE = ("lookup", "getattr", "read", "write", "flush", "release", "forget")
 
 
 class Orders:
