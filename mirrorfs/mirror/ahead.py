@@ -58,7 +58,7 @@ class Ahead:
         """How many bytes were asked for and are still to come."""
         while self._asked and self._asked[0][1] <= self._next:
             self._asked.popleft()
-        return sum(end - start for start, end in self._asked)
+        return sum(end - max(start, self._next) for start, end in self._asked)
 
     def read(self, fd: int, is_seek_trusted: bool) -> None:
         """Have the kernel read what comes next, and close `fd`; may wait for the disk, and raises
