@@ -141,9 +141,12 @@ def read(owner: str, table: bytes, place: int, entry: int, folder: bytes = FOLDE
 
 def remove_all(owner: str, folder: bytes = FOLDER) -> None:
     """Remove the tables of a state folder."""
+    names: list[bytes] = []
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if name.startswith(_prefix(owner)):
+        names = os.listdir(folder)
+    for name in names:
+        if name.startswith(_prefix(owner)):
+            with contextlib.suppress(OSError):  # somebody else may have made one, too
                 os.unlink(os.path.join(folder, name))
 
 

@@ -35,12 +35,16 @@ _FORMAT = 1
 class Entry:
     """One unsettled file: its inode number, its handle (open_by_handle_at(2)) where there are
     handles, and its path below the backing folder when it was noted.
+
+    `is_copied` says that the list is a copy of the one in which this was noted, made together with
+    the backing folder: number and handle are those of the file that was copied.
     """
 
     number: int
     ino: int
     handle: bytes
     path: bytes
+    is_copied: bool = False
 
 
 class Unsettled:
@@ -68,7 +72,7 @@ class Unsettled:
             if self._fd < 0:
                 self._fd = _open(self._parent_fd, self._name)
             entry = Entry(self._next, os.fstat(fd).st_ino, handle, path)
-            self._append(_line(entry))
+            self._append(_line(entry, os.fstat(self._fd).st_ino))
             self._next += 1
             self._listed.add(entry.number)
             self._is_durable = False
@@ -192,7 +196,7 @@ def read_list(folder: bytes) -> list[Entry]:
     """The files that are on the list; none where there is no list. Raises OSError."""
     try:
         with open(os.path.join(folder, LIST), "rb") as file:
-            return _parse(file.read().split(b"\n")[:-1])
+            return _parse(file.read().split(b"\n")[:-1], os.fstat(file.fileno()).st_ino)
     except FileNotFoundError:
         return []
 
@@ -211,13 +215,15 @@ def clear(folder: bytes) -> None:
         os.close(fd)
 
 
-def _line(entry: Entry) -> bytes:
+def _line(entry: Entry, list_ino: int) -> bytes:
     words = (str(entry.number), str(entry.ino), entry.handle.hex() or "-")
-    return f"+ {' '.join(words)} {quote_from_bytes(entry.path)}\n".encode()
+    return f"+ {' '.join(words)} {quote_from_bytes(entry.path)} {list_ino}\n".encode()
 
 
-def _parse(lines: Iterable[bytes]) -> list[Entry]:
-    """What was added and not removed; a line that makes no sense says nothing."""
+def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
+    """What was added and not removed; a line that makes no sense says nothing. Older versions do
+    not say in which list they noted it.
+    """
     entries: dict[int, Entry] = {}
     for line in lines:
         words = line.split(b" ")
@@ -228,7 +234,8 @@ def _parse(lines: Iterable[bytes]) -> list[Entry]:
             elif words[0] == b"+":
                 handle = b"" if words[3] == b"-" else bytes.fromhex(words[3].decode())
                 path = unquote_to_bytes(words[4])
-                entries[number] = Entry(number, int(words[2]), handle, path)
+                is_copied = len(words) > 5 and int(words[5]) != list_ino
+                entries[number] = Entry(number, int(words[2]), handle, path, is_copied)
         except (IndexError, ValueError):
             continue
     return list(entries.values())

@@ -4,6 +4,9 @@ Where the daemon alone has died, all that clients had written is still there, an
 it did for them. After a power cut, or on another mount of the file system below, only what is known
 to be on the disk is kept. A crash in here leaves files that are settled, or still marked and
 listed.
+
+A backing folder may be a copy or a snapshot of one that is being written at this moment: nothing in
+here may touch the files of that one.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def _repair_one(root_fd: int, entry: Entry, owner: str) -> bool:
     """Whether the file of `entry` was found with a mark, and is settled now."""
     for path_fd in _places(root_fd, entry):
         try:
-            if os.fstat(path_fd).st_ino != entry.ino:
+            if os.fstat(path_fd).st_ino != entry.ino and not entry.is_copied:
                 continue
             fd = os.open(tree.fd_path(path_fd), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         finally:
@@ -54,7 +57,7 @@ def _repair_one(root_fd: int, entry: Entry, owner: str) -> bool:
 
 def _end(fd: int, found: mark.Mark, entry: Entry, owner: str) -> tuple[int, int]:
     """The frontier and the size, in bytes, that the file `fd` is to have."""
-    if mark.instance_of(fd) == found.instance:
+    if mark.instance_of(fd) == found.instance and not entry.is_copied:
         if found.table == ledger.NONE:
             return found.frontier, found.size
         noted = ledger.read(owner, found.table, found.place, entry.number)
@@ -80,13 +83,18 @@ def _places(root_fd: int, entry: Entry) -> Iterator[int]:
     wherever it was moved to; by its path; and for a user who may not use handles, anywhere.
     """
     by_handle = False
-    if entry.handle:
+    if entry.handle and not entry.is_copied:
         with contextlib.suppress(OSError):
-            yield syscalls.open_by_handle(root_fd, entry.handle)
+            found = syscalls.open_by_handle(root_fd, entry.handle)
             by_handle = True
+            # On btrfs a handle in a snapshot leads to the subvolume it was made of.
+            if os.fstat(found).st_dev == os.fstat(root_fd).st_dev:
+                yield found
+            else:
+                os.close(found)
     with contextlib.suppress(OSError):
         yield syscalls.open_beneath(root_fd, entry.path, os.O_PATH)
-    if not by_handle and os.geteuid():
+    if not (by_handle or entry.is_copied) and os.geteuid():
         for _, _, names, folder_fd in os.fwalk(".", dir_fd=root_fd):
             for name in names:
                 with contextlib.suppress(OSError):

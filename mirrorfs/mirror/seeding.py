@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # How old data may be that a power cut takes from an unsettled file: as in a plain folder, where the
 # kernel writes it after that time (vm.dirty_expire_centisecs).
 _DURABLE_SECONDS = 30.0
+# Where changes of different files reach the disk in the order in which they were made. Elsewhere
+# (btrfs) fsync of one leaves out what happened to others before.
+_ORDERED = frozenset({"ext4", "xfs", "tmpfs"})
 
 
 def keep(file: MirrorFile, size: int) -> bool:
@@ -102,6 +105,7 @@ def _begin(
     file: MirrorFile, unsettled: Unsettled, frontier: int, size: int, shared: bool
 ) -> Tail | None:
     """Note the file on the list and mark it; None where one of them is not possible."""
+    mark.remove(file.fd)  # an old one must not be taken for that of this entry
     try:
         entry = unsettled.add(file.fd, file.path)
     except OSError:
@@ -249,10 +253,19 @@ def settle(file: MirrorFile, account: Account | None) -> None:
             failure = exc
             file.distrust()
     before = os.fstat(file.fd)
-    if before.st_size != tail.frontier or tail.size != tail.frontier:
+    is_whole = before.st_size == tail.frontier == tail.size
+    if not is_whole:
         failure = cut(file, before, tail.frontier, tail.size) or failure
     mark.remove(file.fd)
     file.tail = None
+    is_on_disk = tail.marked or tail.changed  # its mark
+    if is_on_disk and not is_whole and file.abilities.file_system not in _ORDERED:
+        # Else the list, synced for another file, could forget this one before it is cut.
+        try:
+            os.fsync(file.fd)
+        except OSError as exc:
+            failure = exc
+            file.distrust()
     if file.unsettled is not None:
         file.unsettled.remove(tail.entry)
         file.unsettled.ledger.give_back(tail.place)

@@ -68,6 +68,17 @@ def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: 
     assert owners[1].encode() in left
 
 
+def test_what_cannot_be_removed_keeps_nothing_else(folder: bytes) -> None:
+    for number in range(8):
+        Ledger(OWNER, folder).take(number)
+    there = os.listdir(folder)
+    for name in there[::2]:
+        os.unlink(os.path.join(folder, name))
+        os.mkdir(os.path.join(folder, name))
+    ledger.remove_all(OWNER, folder)
+    assert sorted(os.listdir(folder)) == sorted(there[::2])
+
+
 def test_it_is_removed_when_no_place_is_in_use(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
     assert not os.listdir(folder)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import ledger, mark
+from tests.conftest import MKFS, loop_mounted, run
 from tests.model.test_seed_model import (
     BLOCK,
     MIB,
@@ -27,6 +28,7 @@ from tests.model.test_seed_model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Mirror
@@ -348,3 +350,35 @@ def test_a_temporary_file_after_a_power_cut_shows_nothing_of_the_old_one(mirror:
         cut_power(made.backing)
         made.file.content.clear()
     remount_and_check(mirror, [made])
+
+
+@pytest.mark.parametrize("kind", MKFS)
+def test_a_power_cut_after_a_file_was_settled_and_another_begun(
+    tmp_path: Path, mount_mirror: Callable[..., Mirror], kind: str
+) -> None:
+    """The list, synced for the second file, must not forget the first before it is cut."""
+    image = tmp_path / "after the cut"
+    with loop_mounted(kind, tmp_path, 400) as disk:
+        backing = disk / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing)
+        first, second = make(mirror, "first", 3 * MIB), make(mirror, "second", 3 * MIB)
+        run("sync", "-f", backing)
+        for made in (first, second):
+            made.reopen(empty=True)
+            made.next(0, MIB, "new", 7)
+            if made is first:
+                made.close_all()
+        run("cp", "--sparse=always", tmp_path / f"{kind}.img", image)
+        second.close_all()
+        mirror.umount()
+    found = tmp_path / "found"
+    found.mkdir()
+    run("mount", "-o", "loop", image, found)
+    try:
+        mirror = mount_mirror(found / "backing")
+        assert mirror.read("first") in {b"", bytes(first.file.content)}
+        assert MARK not in os.listxattr(mirror.backing / "first")
+        mirror.umount()
+    finally:
+        run("umount", "--lazy", found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.errors import ExitCode
-from tests.conftest import mirrorfs
+from tests.conftest import mirrorfs, run
 from tests.model.test_seed_model import (
     BLOCK,
     MIB,
@@ -68,6 +68,27 @@ def test_a_file_that_is_gone_and_one_that_was_moved(ext4_mirror: Mirror) -> None
     moved.backing.rename(ext4_mirror.backing / "folder/new name")
     moved.name = "folder/new name"
     remount_and_check(ext4_mirror, [moved])
+
+
+@pytest.mark.parametrize("kind", ["copy", "snapshot"])
+def test_mounting_a_copy_leaves_the_files_it_was_made_of_alone(
+    mirror: Mirror, mount_mirror: Callable[..., Mirror], kind: str
+) -> None:
+    made = leave_unsettled(mirror)
+    made.next(0, 50_000, "new", 7)
+    kill(mirror, [made])
+    disk = mirror.backing.parent
+    other = disk / f"{mirror.backing.name}-{kind}"
+    if kind == "copy":
+        shutil.copytree(mirror.backing, other)
+    elif run("btrfs", "subvolume", "snapshot", disk, other, check=False).returncode:
+        pytest.skip("no snapshots")
+    else:
+        other /= mirror.backing.name
+    copied = mount_mirror(other)
+    assert copied.read("file") == b""
+    copied.umount()
+    remount_and_check(mirror, [made])
 
 
 def test_a_file_that_was_replaced_is_left_alone(ext4_mirror: Mirror) -> None:
