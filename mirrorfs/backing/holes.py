@@ -90,11 +90,20 @@ def data_ranges(fd: int, start: int, end: int, run: Run | None = None) -> Iterat
 def _end_of_data(fd: int, first: int) -> int | None:
     """The end of the run of data in which `first` lies; None if it was truncated beside us."""
     try:
-        return os.lseek(fd, first, os.SEEK_HOLE)
+        return _next_hole(fd, first)
     except OSError as exc:
         if exc.errno != errno.ENXIO:
             raise
     return 1 << 63 if _is_unsure(fd, first) else None
+
+
+def _next_hole(fd: int, offset: int) -> int:
+    """The first hole at or after `offset`, which is the end of the file if there is no other."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_HOLE)
+    except SystemError:
+        # tmpfs answers with the end of the last block, which may be 2^63: a negative number.
+        return os.fstat(fd).st_size
 
 
 def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
@@ -104,7 +113,7 @@ def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
     none would make a copy lose what was written.
     """
     if trusted:
-        return os.lseek(fd, offset, whence)
+        return os.lseek(fd, offset, whence) if whence == os.SEEK_DATA else _next_hole(fd, offset)
     size = os.fstat(fd).st_size
     if not 0 <= offset < size:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))

@@ -54,6 +54,10 @@ class Ahead:
         self._busy = True
         return True
 
+    def not_now(self) -> None:
+        """Note that `read` was not called after all."""
+        self._busy = False
+
     def _left(self) -> int:
         """How many bytes were asked for and are still to come."""
         while self._asked and self._asked[0][1] <= self._next:
@@ -61,26 +65,38 @@ class Ahead:
         return sum(end - max(start, self._next) for start, end in self._asked)
 
     def read(self, fd: int, is_seek_trusted: bool) -> None:
-        """Have the kernel read what comes next, and close `fd`; may wait for the disk, and raises
-        OSError.
+        """Have the kernel read what comes next, and close `fd`; may wait for the disk.
+
+        Seeking locks what was opened, with all its duplicates (lseek in the kernel), and here it
+        may wait for the disk; so the file is opened anew, lest the main loop wait for it, too.
         """
+        own_fd = -1
         try:
             if not self._reach:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            self._reach = max(self._reach, self._next)
-            room, end = WINDOW_BYTES - self._left(), os.lseek(fd, 0, os.SEEK_END)
-            while room > 0 and len(self._asked) < _MAX_RANGES:
-                start = holes.next_data(fd, self._reach) if is_seek_trusted else self._reach
-                if start is None or start >= end:
-                    self._at_end = True
-                    return
-                stop = min(holes.seek(fd, start, os.SEEK_HOLE, is_seek_trusted), start + room)
-                for piece in range(start, stop, _PIECE_BYTES):
-                    length = min(_PIECE_BYTES, stop - piece)
-                    os.posix_fadvise(fd, piece, length, os.POSIX_FADV_WILLNEED)
-                self._asked.append((start, stop))
-                self._reach = stop
-                room -= stop - start
+            own_fd = os.open(b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            os.posix_fadvise(own_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            self._read(own_fd, is_seek_trusted)
+        except OSError:
+            self._at_end = True
         finally:
             os.close(fd)
+            if own_fd >= 0:
+                os.close(own_fd)
             self._busy = False
+
+    def _read(self, fd: int, is_seek_trusted: bool) -> None:
+        self._reach = max(self._reach, self._next)
+        room, end = WINDOW_BYTES - self._left(), os.fstat(fd).st_size
+        while room > 0 and len(self._asked) < _MAX_RANGES:
+            start = holes.next_data(fd, self._reach) if is_seek_trusted else self._reach
+            if start is None or start >= end:
+                self._at_end = True
+                return
+            stop = min(holes.seek(fd, start, os.SEEK_HOLE, is_seek_trusted), start + room)
+            for piece in range(start, stop, _PIECE_BYTES):
+                length = min(_PIECE_BYTES, stop - piece)
+                os.posix_fadvise(fd, piece, length, os.POSIX_FADV_WILLNEED)
+            self._asked.append((start, stop))
+            self._reach = stop
+            room -= stop - start

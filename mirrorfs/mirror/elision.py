@@ -24,24 +24,30 @@ _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
 
 def elide(
-    file: MirrorFile, pending: PendingError, offset: int, data: Data, account: Account
+    file: MirrorFile,
+    pending: PendingError,
+    offset: int,
+    data: Data,
+    account: Account,
+    may_seek: bool = True,
 ) -> bool:
     """Whether `data` at `offset` (bytes) was there already; if so, it is counted and answered for.
 
     False means that nothing was done or counted. Tried only on a file whose last write changed
-    nothing.
+    nothing. `may_seek` says that no thread of ours is in a call on this file: seeking takes locks
+    of the file in the kernel, and whoever has them may be waiting for the disk.
     """
     end = offset + len(data)
     if not file.calm or not data or file.seed_fd >= 0 or not file.lock.acquire(blocking=False):
         return False
     try:
         tail = file.tail
-        if tail is not None and not _follows(file, tail, offset, end):
+        if tail is not None and not _follows(file, tail, offset, end, may_seek):
             return False
         status = os.fstat(file.fd)
         if end > status.st_size or not _is_stamped(status):
             return False
-        count = _classify(file, offset, data)
+        count = _classify(file, offset, data, may_seek)
         if count is None:
             return False
         count.write_requests, count.received_bytes = 1, len(data)
@@ -54,7 +60,7 @@ def elide(
     return True
 
 
-def _follows(file: MirrorFile, tail: Tail, offset: int, end: int) -> bool:
+def _follows(file: MirrorFile, tail: Tail, offset: int, end: int, may_seek: bool) -> bool:
     """Whether a write to `[offset, end)` can move the frontier without waiting: there is nothing to
     be wiped before it, and the ledger is where that is noted.
     """
@@ -62,7 +68,7 @@ def _follows(file: MirrorFile, tail: Tail, offset: int, end: int) -> bool:
         return True
     if offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):
         return False
-    return offset == tail.frontier or _is_hole(file, tail.frontier, offset)
+    return offset == tail.frontier or (may_seek and _is_hole(file, tail.frontier, offset))
 
 
 def _advance(
@@ -85,11 +91,12 @@ def _is_stamped(status: os.stat_result) -> bool:
     return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()
 
 
-def _classify(file: MirrorFile, offset: int, data: Data) -> Counters | None:
+def _classify(file: MirrorFile, offset: int, data: Data, may_seek: bool) -> Counters | None:
     """The classes of all bytes of `data`; None if one of them needs something done, or a disk."""
     rules, end = file.rules, offset + len(data)
     if rules.punch and is_zero(data):
-        return Counters(hole_bytes=len(data)) if _is_hole(file, offset, end) else None
+        is_hole = may_seek and _is_hole(file, offset, end)
+        return Counters(hole_bytes=len(data)) if is_hole else None
     if not file.compares:
         return None
     old = basis.read_cached(file.fd, offset, end, file.abilities.no_wait_flags)
@@ -101,7 +108,7 @@ def _classify(file: MirrorFile, offset: int, data: Data) -> Counters | None:
         for step in plan(piece, there, start, rules):
             if step.kind is Kind.UNCHANGED:
                 count.unchanged_bytes += step.end - step.start
-            elif step.kind is Kind.HOLE and _is_hole(file, step.start, step.end):
+            elif step.kind is Kind.HOLE and may_seek and _is_hole(file, step.start, step.end):
                 count.hole_bytes += step.end - step.start
             else:
                 return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import outcome
 
-from mirrorfs.backing import syscalls
+from mirrorfs.backing import atime, syscalls
 from mirrorfs.mirror import basis, elision, fresh, writer
 from mirrorfs.mount import guard
 from mirrorfs.mount.control import ControlFolder
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.plan import Data
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.sparse import SparseOperations
-    from mirrorfs.mount.workers import Call
+    from mirrorfs.mount.workers import Call, Workers
 
 # linux/fuse.h: enum fuse_opcode, and the structures of that name.
 _LOOKUP, _FORGET, _GETATTR, _READ, _WRITE, _RELEASE, _FLUSH = 1, 2, 3, 15, 16, 18, 25
@@ -61,8 +61,7 @@ def begin_write(
     """
     workers = handle.inode.device.workers
     if mirror.compares and mirror.ahead.note(offset, offset + len(data)):
-        # It may be at work when the file is closed.
-        workers.start(mirror.ahead.read, os.dup(mirror.fd), mirror.is_seek_trusted)
+        _read_ahead(workers, mirror)
     taken = _take(handle, mirror, offset, data, account)
     if taken == len(data):
         return BegunWrite(taken, None)
@@ -71,16 +70,32 @@ def begin_write(
     return BegunWrite(taken, call)
 
 
-def _take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
-    device = handle.inode.device
+def _read_ahead(workers: Workers, mirror: MirrorFile) -> None:
     try:
-        if device.is_local and elision.elide(mirror, handle.pending, offset, data, account):
+        fd = os.dup(mirror.fd)  # it may be at work when the file is closed
+    except OSError:  # there are too many; the write does without
+        mirror.ahead.not_now()
+        return
+    workers.start(mirror.ahead.read, fd, mirror.is_seek_trusted)
+
+
+def _take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
+    device, pending = handle.inode.device, handle.pending
+    try:
+        is_prompt = device.is_prompt
+        if device.is_local and elision.elide(mirror, pending, offset, data, account, is_prompt):
             return len(data)
-        if device.is_prompt:
-            return fresh.extend(mirror, handle.pending, offset, data, account)
+        if is_prompt:
+            return fresh.extend(mirror, pending, offset, data, account)
     except OSError:  # a thread will meet it, too, and knows what to do about it
         pass
     return 0
+
+
+def may_read(handle: FileHandle) -> bool:
+    """Whether what is in memory of an open file can be read without waiting."""
+    fd, flags = handle.reader
+    return handle.inode.device.is_local and not atime.is_due(fd, flags)
 
 
 class AtOnce:
@@ -142,12 +157,13 @@ class AtOnce:
         if not isinstance(handle, FileHandle) or handle.fd < 0:
             return None
         inode = handle.inode
-        if not inode.device.is_local or self._mirrors.tail_of(inode) is not None:
+        if not may_read(handle) or self._mirrors.tail_of(inode) is not None:
             return None
         flags = self._inodes.abilities(inode).no_wait_flags
         data = basis.read_cached(handle.fd, offset, offset + size, flags)
-        if data is not None:
-            self._state.account.add_read(inode.key, size)
+        if data is None or self._mirrors.tail_of(inode) is not None:
+            return None  # one may have begun meanwhile, and what was read be old
+        self._state.account.add_read(inode.key, size)
         return data
 
     def flush(self, _node_id: int, message: memoryview) -> Answer:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from mirrorfs.mirror.file import MirrorFile, PendingError
+from mirrorfs.mount.steps import NO_READER, Reader
 
 if TYPE_CHECKING:
     from mirrorfs.mount.inodes import Inode
@@ -29,21 +30,25 @@ class BegunWrite:
 
 @dataclass(slots=True)
 class FileHandle:
-    """One open of a file. `fd` is for the client's reads (-1 if it opened write-only), `mirror` for
-    its writes.
+    """One open of a file. `reader` is for the client's reads (none if it opened write-only),
+    `mirror` for its writes.
 
     `seeks_slowly` says that finding a hole in it has taken long. `begun` is what was begun already
     of the write that comes next.
     """
 
     inode: Inode
-    fd: int = -1
+    reader: Reader = NO_READER
     mirror: MirrorFile | None = None
     synchronous: bool = False
     data_only: bool = False
     seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)
     begun: BegunWrite | None = None
+
+    @property
+    def fd(self) -> int:
+        return self.reader.fd
 
 
 @dataclass(slots=True)

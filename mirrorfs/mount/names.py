@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from mirrorfs.backing import syscalls, tree
+from mirrorfs.backing import atime, syscalls, tree
 from mirrorfs.mount import attributes, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
@@ -149,7 +149,7 @@ class NameOperations(pyfuse3.Operations):
 
     async def readlink(self, node_id: int, _ctx: object) -> bytes:
         async with self._held(node_id) as (inode,):
-            if inode.device.is_prompt:
+            if inode.device.is_prompt and not atime.is_due(inode.fd, os.ST_RELATIME):
                 return tree.read_link(inode.fd)
             return await inode.device.workers.run(tree.read_link, inode.fd)
 

@@ -59,7 +59,7 @@ class Operations(XattrOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                handle.fd = await inode.device.workers.run(steps.open_reader, inode.fd)
+                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
@@ -121,7 +121,7 @@ class Operations(XattrOperations):
         """The handle of a file that was just made, and opened already."""
         await self.inodes.hold(inode)
         handle = _new_handle(inode, flags)
-        handle.fd, handle.mirror = made.reader_fd, made.mirror
+        handle.reader, handle.mirror = made.reader, made.mirror
         if made.mirror is not None:
             self.mirrors.adopt(inode, made.mirror)
         return self.handles.add(handle)
@@ -144,7 +144,7 @@ class Operations(XattrOperations):
         if tail is not None:
             return await self._read_seeded(handle, tail, fd, off, size)
         found: bytearray | None = None
-        if handle.inode.device.is_local:
+        if handle.fd >= 0 and at_once.may_read(handle):
             found = basis.read_cached(fd, off, off + size, abilities.no_wait_flags)
         if found is not None:
             data = bytes(found)

@@ -10,9 +10,9 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from mirrorfs.backing import callers, syscalls, tree
+from mirrorfs.backing import atime, callers, syscalls, tree
 from mirrorfs.mirror import seed_search
 from mirrorfs.mirror.file import MirrorFile, open_mirror_file
 
@@ -88,13 +88,23 @@ def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
         raise
 
 
+class Reader(NamedTuple):
+    """A descriptor for a client's reads, -1 for none, and the flags of its mount (`atime`)."""
+
+    fd: int
+    mount_flags: int
+
+
+NO_READER = Reader(-1, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Created:
     """A new file: its O_PATH descriptor and status, and what a client's handle on it needs."""
 
     fd: int
     status: Status
-    reader_fd: int
+    reader: Reader
     mirror: MirrorFile | None
 
 
@@ -109,24 +119,24 @@ def create(
 ) -> Created:
     """Make a regular file and open it as `flags` say, whatever its mode lets its owner do."""
     access = flags & os.O_ACCMODE
-    reader_fd = -1
+    reader = NO_READER
     mirror: MirrorFile | None = None
 
     def open_it(fd: int) -> None:
-        nonlocal reader_fd, mirror
+        nonlocal reader, mirror
         if access != os.O_RDONLY:
             mirror = open_mirror_file(fd, syscalls.statx(fd).key, abilities, rules)
         if access != os.O_WRONLY:
-            reader_fd = open_reader(fd)
+            reader = open_reader(fd)
 
     try:
         fd = tree.create_file(parent_fd, name, mode, caller, open_it)
-        return Created(fd, syscalls.statx(fd), reader_fd, mirror)
+        return Created(fd, syscalls.statx(fd), reader, mirror)
     except BaseException:
         if mirror is not None:
             os.close(mirror.fd)
-        if reader_fd >= 0:
-            os.close(reader_fd)
+        if reader.fd >= 0:
+            os.close(reader.fd)
         raise
 
 
@@ -192,9 +202,14 @@ def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | N
     return found
 
 
-def open_reader(path_fd: int) -> int:
-    """A descriptor for a client's reads of the inode of the O_PATH descriptor `path_fd`."""
-    return os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+def open_reader(path_fd: int) -> Reader:
+    """For a client's reads of the inode of the O_PATH descriptor `path_fd`."""
+    fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return Reader(fd, atime.mount_flags(fd))
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAttributes) -> None:

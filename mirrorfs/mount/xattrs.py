@@ -19,6 +19,8 @@ from mirrorfs.mount.names import NameOperations
 if TYPE_CHECKING:
     import pyfuse3
 
+    from mirrorfs.mount.inodes import Inode
+
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
 # The kernel asks for this one before every write; that a file has none is believed for a moment.
 CAPABILITY_ATTRIBUTE = b"security.capability"
@@ -44,7 +46,7 @@ class XattrOperations(NameOperations):
             raise refuse(errno.ENODATA)
         async with self._held(node_id):
             try:
-                if inode.device.is_prompt:
+                if self._is_in_memory(inode):
                     return tree.get_xattr(inode.fd, name)
                 return await inode.device.workers.run(tree.get_xattr, inode.fd, name)
             except OSError as exc:
@@ -52,11 +54,15 @@ class XattrOperations(NameOperations):
                     inode.plain_until = time.monotonic() + self.state.options.attr_timeout
                 raise
 
+    def _is_in_memory(self, inode: Inode) -> bool:
+        """Whether attributes need no thread; on a disk they may lie apart from the inode."""
+        return inode.device.is_prompt and self.inodes.abilities(inode).is_memory
+
     async def listxattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if ControlFolder.owns(node_id):
             return []
         async with self._held(node_id) as (inode,):
-            if inode.device.is_prompt:
+            if self._is_in_memory(inode):
                 names = tree.list_xattrs(inode.fd)
             else:
                 names = await inode.device.workers.run(tree.list_xattrs, inode.fd)

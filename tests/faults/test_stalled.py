@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 WRITER = "import os, sys; os.pwrite(int(sys.argv[1]), b'y' * 5000, 0)"
 APPENDER = "import os, sys; os.pwrite(int(sys.argv[1]), b'y' * 8192, 8192)"
+COMMITTER = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.utime(fd); os.fsync(fd)"
 READER = "import os, sys; os.read(int(sys.argv[1]), 100)"
 
 
 @contextlib.contextmanager
-def nested_disk(image: Path, point: Path, kind: str = "ext4") -> Iterator[Path]:
+def nested_disk(
+    image: Path, point: Path, kind: str = "ext4", times: str = "noatime"
+) -> Iterator[Path]:
     """A file system of its own below the backing folder."""
     with image.open("wb") as file:
         file.truncate(512 * MIB)
     run(f"mkfs.{kind}", "-q", "-F" if kind == "ext4" else "-f", image)
     point.mkdir()
-    run("mount", "-o", "loop,noatime", image, point)
+    run("mount", "-o", f"loop,{times}", image, point)
     try:
         yield point
     finally:
@@ -70,11 +73,17 @@ def clients(program: str, paths: list[Path], flags: int) -> Iterator[Callable[[]
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
+    """A client that waits for a daemon cannot even be killed, nor can we, if we are to close what
+    is open there; so another process lets it go on after a while.
+    """
+    going_on = subprocess.Popen(["sh", "-c", f"sleep 30; kill -CONT {pid}"], start_new_session=True)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+        os.killpg(going_on.pid, signal.SIGKILL)
+        going_on.wait()
 
 
 def check_others(mirror: Mirror, number: int) -> None:
@@ -179,6 +188,38 @@ def test_readers_on_a_dead_disk(
                 start()
                 for number in range(4):
                     check_others(mirror, number)
+        mirror.umount()
+
+
+@pytest.mark.parametrize("action", ["os.pread(fd, 100, 0)", "os.getxattr(fd, 'user.long')"])
+def test_what_looks_like_memory_on_a_dead_disk(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, action: str
+) -> None:
+    """A read of cached data moves the time of the last access, which waits for a journal that is
+    being written; and an attribute may have a block of its own.
+    """
+    make_others(ext4_folder)
+    (tmp_path / "images").mkdir()
+    holder = mount_mirror(tmp_path / "images")
+    with nested_disk(holder.path / "image", ext4_folder / "nested", times="relatime") as nested:
+        for number in range(4):
+            (nested / f"file-{number}").write_bytes(b"x" * 8192)
+        os.setxattr(nested / "file-1", "user.long", b"y" * 2000)
+        mirror = mount_mirror(ext4_folder)
+        committer = [sys.executable, "-c", COMMITTER]
+        reader = f"import os, sys; fd = int(sys.argv[1]); {action}"
+        run("fsfreeze", "-f", nested)  # the journal holds on to what was not written in place
+        run("fsfreeze", "-u", nested)
+        run(*committer, nested / "file-3")  # and begins anew with a block of its own
+        with clients(reader, [mirror.path / "nested/file-1"], os.O_RDWR) as start:
+            if "xattr" in action:
+                Path("/proc/sys/vm/drop_caches").write_text("1")
+            with stopped(holder.pid):
+                committing = subprocess.Popen([*committer, nested / "file-0"])
+                time.sleep(1)
+                start()
+                check_others(mirror, 0)
+        assert committing.wait(20) == 0
         mirror.umount()
 
 

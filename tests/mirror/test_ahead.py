@@ -107,20 +107,27 @@ def test_at_the_end_nobody_asks_any_more(target: Target) -> None:
     assert len(target.asked) == count
 
 
-def test_a_descriptor_is_given_back_also_after_an_error(
-    target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(5, "injected")
-
+def test_what_fails_is_not_tried_again_and_leaves_no_descriptor(target: Target) -> None:
     for start in (0, STEP, 2 * STEP):
         wanted = target.ahead.note(start, start + STEP)
     assert wanted
-    monkeypatch.setattr(os, "posix_fadvise", fail)
-    fd = os.dup(target.fd)
-    with pytest.raises(OSError, match="injected"):
-        target.ahead.read(fd, is_seek_trusted=True)
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    target.ahead.read(read_end, is_seek_trusted=True)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
-    monkeypatch.undo()
-    assert target.write(3 * STEP, 4 * STEP)
+        os.fstat(read_end)
+    assert not target.write(3 * STEP, 4 * STEP)
+
+
+def test_seeks_lock_nothing_that_the_main_loop_uses(target: Target) -> None:
+    """The kernel locks a position while it seeks, and a duplicate has the same."""
+    os.lseek(target.fd, 7, os.SEEK_SET)
+    assert any(target.write(start * STEP, (start + 1) * STEP) for start in range(3))
+    assert os.lseek(target.fd, 0, os.SEEK_CUR) == 7
+
+
+def test_too_many_descriptors_only_put_it_off() -> None:
+    ahead = Ahead()
+    assert [ahead.note(place * 4096, (place + 1) * 4096) for place in range(3)][-1]
+    ahead.not_now()
+    assert ahead.note(3 * 4096, 4 * 4096)

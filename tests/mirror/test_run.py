@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -136,3 +137,13 @@ def test_a_block_written_beside_us_is_punched_all_the_same(target: Target) -> No
     os.pwrite(target.fd, DATA, 4 * BLOCK)
     target.write(4 * BLOCK, bytes(BLOCK))
     assert os.pread(target.fd, 8 * BLOCK, 0) == bytes(8 * BLOCK)
+
+
+def test_the_last_block_of_the_largest_file_in_memory() -> None:
+    """tmpfs ends its data with a whole block, which would end at 2^63."""
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        fd, start = file.fileno(), (1 << 63) - 8192
+        os.pwrite(fd, b"a" * 8000, start)
+        end = os.fstat(fd).st_size
+        assert list(holes.data_ranges(fd, 0, end)) == [(start, end)]
+        assert holes.seek(fd, start, os.SEEK_HOLE, trusted=True) == end
