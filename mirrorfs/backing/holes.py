@@ -94,16 +94,19 @@ def _end_of_data(fd: int, first: int) -> int | None:
     except OSError as exc:
         if exc.errno != errno.ENXIO:
             raise
-    return 1 << 63 if _is_unsure(fd, first) else None
+    return None
 
 
 def _next_hole(fd: int, offset: int) -> int:
     """The first hole at or after `offset`, which is the end of the file if there is no other."""
     try:
         return os.lseek(fd, offset, os.SEEK_HOLE)
-    except SystemError:
-        # tmpfs answers with the end of the last block, which may be 2^63: a negative number.
-        return os.fstat(fd).st_size
+    except (OSError, SystemError):
+        # tmpfs answers with the end of the last block, which may be 2^63: that is taken for an
+        # error, whichever was the last.
+        if _is_unsure(fd, offset):
+            return os.fstat(fd).st_size
+        raise
 
 
 def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
