@@ -10,6 +10,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import syscalls
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -94,19 +96,16 @@ def _end_of_data(fd: int, first: int) -> int | None:
     except OSError as exc:
         if exc.errno != errno.ENXIO:
             raise
-    return None
+    return 1 << 63 if _is_unsure(fd, first) else None
 
 
 def _next_hole(fd: int, offset: int) -> int:
     """The first hole at or after `offset`, which is the end of the file if there is no other."""
-    try:
-        return os.lseek(fd, offset, os.SEEK_HOLE)
-    except (OSError, SystemError):
-        # tmpfs answers with the end of the last block, which may be 2^63: that is taken for an
-        # error, whichever was the last.
-        if _is_unsure(fd, offset):
-            return os.fstat(fd).st_size
-        raise
+    size = os.fstat(fd).st_size
+    if size > _SURE_BYTES:
+        # tmpfs answers with the end of the last block, which os.lseek cannot tell from an error.
+        return min(syscalls.seek_hole(fd, offset), size)
+    return os.lseek(fd, offset, os.SEEK_HOLE)
 
 
 def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:

@@ -72,6 +72,8 @@ _libc.name_to_handle_at.argtypes = [
     ctypes.c_int,
 ]
 _libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+_libc.lseek.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int]
+_libc.lseek.restype = ctypes.c_int64
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.argtypes = [
     ctypes.c_long,
@@ -173,6 +175,12 @@ def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
 def _openat2(folder_fd: int, path: bytes, flags: int, resolve: int) -> int:
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
     return _check(_libc.syscall(_SYS_OPENAT2, folder_fd, path, how, len(how)))
+
+
+def seek_hole(fd: int, offset: int) -> int:
+    """lseek(2) with SEEK_HOLE, which may be 2^63."""
+    found: int = _libc.lseek(fd, offset, os.SEEK_HOLE)
+    return _check(found) if found == -1 else found & (1 << 64) - 1
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import seeding, writer
 from mirrorfs.mirror.counters import Account, Counters, FileKey
-from mirrorfs.mirror.discard import make_hole
 from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
+from mirrorfs.mirror.punching import make_hole
 
 if TYPE_CHECKING:
     import threading

@@ -68,7 +68,18 @@ def _follows(file: MirrorFile, tail: Tail, offset: int, end: int, may_seek: bool
         return True
     if offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):
         return False
-    return offset == tail.frontier or (may_seek and _is_hole(file, tail.frontier, offset))
+    return offset == tail.frontier or _is_blank(file, tail.frontier, offset, may_seek)
+
+
+def _is_blank(file: MirrorFile, start: int, end: int, may_seek: bool) -> bool:
+    """Whether there is nothing below in `[start, end)`, or less than a block of stored zeros."""
+    if may_seek and _is_hole(file, start, end):
+        return True
+    block = file.rules.block_bytes
+    if start + -start % block + block <= end:
+        return False
+    old = basis.read_cached(file.fd, start, end, file.abilities.no_wait_flags)
+    return old is not None and is_zero(bytes(old))
 
 
 def _advance(
@@ -77,7 +88,7 @@ def _advance(
     """Move the frontier over `[offset, end)`, of which nothing had to be changed."""
     if tail.shared and end > tail.frontier:
         count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
-    seeding.reach(file, tail, offset, end)
+    seeding.uncover(file, tail, tail.frontier, end)
     seeding.advance(file, tail, end, count.hole_bytes == end - offset, account)
 
 

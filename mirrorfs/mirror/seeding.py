@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import mark, syscalls, tree
 from mirrorfs.mirror import seed_rules
 from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.punching import to_punch
 from mirrorfs.mirror.tail import Tail
 
 if TYPE_CHECKING:
@@ -147,15 +148,28 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     """
     if end <= tail.frontier:
         return
-    if start > tail.frontier:
-        stop = min(start, os.fstat(file.fd).st_size)
-        data = file.data_bytes(tail.frontier, stop)
-        if data or (tail.frontier < stop and not file.is_seek_trusted):
+    uncover(file, tail, tail.frontier, end)
+    stop = min(start, os.fstat(file.fd).st_size)
+    if stop <= tail.frontier:
+        return
+    if not file.is_seek_trusted or file.data_bytes(tail.frontier, stop):
+        _wipe(file, tail, stop)
+
+
+def uncover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
+    """Count what old blocks occupy in `[start, end)` as hidden no longer."""
+    tail.hidden_bytes = max(0, tail.hidden_bytes - file.data_bytes(start, end))
+
+
+def _wipe(file: MirrorFile, tail: Tail, stop: int) -> None:
+    """Make the old content from the frontier to `stop` zeros. What is zero already stays as it is:
+    some tools skip zeros by the kilobyte.
+    """
+    for first, last in to_punch(file, tail.frontier, stop, os.fstat(file.fd).st_size):
+        if not file.is_seek_trusted or file.data_bytes(first, last):
             about_to_change(file, tail)
-            file.punch(tail.frontier, stop)
-        tail.hidden_bytes -= data
-    overwritten = file.data_bytes(max(start, tail.frontier), end)
-    tail.hidden_bytes = max(0, tail.hidden_bytes - overwritten)
+            uncover(file, tail, stop, last)
+            file.punch(first, last)
 
 
 def about_to_change(file: MirrorFile, tail: Tail) -> None:

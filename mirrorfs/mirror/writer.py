@@ -158,7 +158,22 @@ def _decide(request: _Request) -> list[Step]:
     if whole:
         return plan(data, old, start, rules)
     head = old[: offset - start].ljust(offset - start, b"\0")
-    return plan(head + data + old[end - start :], old, start, rules)
+    steps = plan(head + data + old[end - start :], old, start, rules)
+    if file.tail is not None and file.tail.frontier < end < stop and rules.punch:
+        return _without_hidden(steps, head + data, start, block)
+    return steps
+
+
+def _without_hidden(steps: list[Step], visible: bytes, start: int, block: int) -> list[Step]:
+    """The steps, where the last block ends in what clients do not see yet: if all that they see of
+    it is zeros, it need not be stored until the next write.
+    """
+    last = steps[-1]
+    border = last.end - 1 - (last.end - 1 - start) % block
+    if last.kind is not Kind.WRITE or not is_zero(visible[border - start :]):
+        return steps
+    before = [Step(Kind.WRITE, last.start, border)] if last.start < border else []
+    return [*steps[:-1], *before, Step(Kind.HOLE, border, last.end)]
 
 
 def _nothing_below(request: _Request, start: int, stop: int) -> bool:
@@ -214,6 +229,8 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
     """Let the zero blocks of `step` be a hole; `[start, stop)` is the part that was received."""
     file = request.file
     limit = min(step.end, request.before.st_size)
+    if file.tail is not None:
+        seeding.uncover(file, file.tail, max(request.end, file.tail.frontier), limit)
     if step.end > limit:
         request.fresh_holes.append((max(request.old_end, step.start), step.end))
     data = [(step.start, limit)] if step.start < limit else []

@@ -1,0 +1,79 @@
+"""Making holes, also where a range ends in the middle of a block.
+
+The file system below frees whole blocks only, and writes the others again. So a block whose rest is
+zero goes as a whole, and one that is zero already is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror.plan import is_zero
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mirrorfs.mirror.file import MirrorFile
+
+_MAX_OFFSET = (1 << 63) - 1
+
+
+def make_hole(file: MirrorFile, start: int, end: int) -> int:
+    """Make `[start, end)` zeros, as a hole, without changing the size; returns how many of these
+    bytes were data before. The caller holds the lock.
+    """
+    size = os.fstat(file.fd).st_size
+    limit = min(end, size)
+    data = [(start, limit)] if start < limit else []
+    if data and file.is_seek_trusted:
+        data = list(holes.data_ranges(file.fd, start, limit, file.run))
+    ranges = list(to_punch(file, start, end, size))
+    for first, last in ranges:
+        file.punch(first, last)
+    if not ranges:
+        syscalls.touch(file.fd)
+    return sum(stop - begin for begin, stop in data)
+
+
+def to_punch(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of `[start, end)`, widened to whole blocks where possible, that are to be punched.
+
+    `size` is the file's below. A ragged end that is zero already is left out: the file system below
+    would write its block again. Whole blocks always are in it, since what is allocated without
+    being data shall go, too.
+    """
+    first, last = _widened(file, start, end, size)
+    unit = file.abilities.unit_bytes
+    if not file.readable or file.distrusted:
+        yield first, last
+        return
+    inner, outer = min(first + -first % unit, last), max(last - last % unit, first)
+    if inner > outer:  # both ends in one block
+        inner, outer = last, last
+    for begin, stop in ((first, inner), (inner, outer), (outer, last)):
+        whole = begin == inner
+        if begin < stop and (whole or not _reads_zero(file, begin, min(stop, size))):
+            yield begin, stop
+
+
+def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, int]:
+    """`[start, end)` with the blocks at its ends, where the rest of those is zero.
+
+    The file system below frees whole blocks only; a block that two requests make zero is as much a
+    hole as one that one request does.
+    """
+    unit = file.abilities.unit_bytes
+    if not (file.rules.punch and file.readable):
+        return start, end
+    first, last = start - start % unit, end + -end % unit
+    if first < start and not _reads_zero(file, first, min(start, size)):
+        first = start
+    if end < last and not _reads_zero(file, end, min(last, size)):
+        last = end
+    return first, min(last, _MAX_OFFSET)
+
+
+def _reads_zero(file: MirrorFile, start: int, end: int) -> bool:
+    return start >= end or is_zero(os.pread(file.fd, end - start, start))
