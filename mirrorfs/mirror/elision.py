@@ -66,14 +66,14 @@ def _follows(file: MirrorFile, tail: Tail, offset: int, end: int, may_seek: bool
     """
     if end <= tail.frontier:
         return True
-    if offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):
+    if not may_seek or offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):
         return False
-    return offset == tail.frontier or _is_blank(file, tail.frontier, offset, may_seek)
+    return offset == tail.frontier or _is_blank(file, tail.frontier, offset)
 
 
-def _is_blank(file: MirrorFile, start: int, end: int, may_seek: bool) -> bool:
+def _is_blank(file: MirrorFile, start: int, end: int) -> bool:
     """Whether there is nothing below in `[start, end)`, or less than a block of stored zeros."""
-    if may_seek and _is_hole(file, start, end):
+    if _is_hole(file, start, end):
         return True
     block = file.rules.block_bytes
     if start + -start % block + block <= end:
