@@ -70,25 +70,39 @@ def test_a_file_that_is_gone_and_one_that_was_moved(ext4_mirror: Mirror) -> None
     remount_and_check(ext4_mirror, [moved])
 
 
-@pytest.mark.parametrize("kind", ["copy", "snapshot"])
-def test_mounting_a_copy_leaves_the_files_it_was_made_of_alone(
-    mirror: Mirror, mount_mirror: Callable[..., Mirror], kind: str
+def check_copy(
+    mirror: Mirror, mount_mirror: Callable[..., Mirror], copy: Callable[[], Path]
 ) -> None:
+    """A copy of a backing folder that a crash has left is mounted, and then the folder itself."""
     made = leave_unsettled(mirror)
     made.next(0, 50_000, "new", 7)
     kill(mirror, [made])
-    disk = mirror.backing.parent
-    other = disk / f"{mirror.backing.name}-{kind}"
-    if kind == "copy":
-        shutil.copytree(mirror.backing, other)
-    elif run("btrfs", "subvolume", "snapshot", disk, other, check=False).returncode:
-        pytest.skip("no snapshots")
-    else:
-        other /= mirror.backing.name
-    copied = mount_mirror(other)
+    copied = mount_mirror(copy())
     assert copied.read("file") == b""
     copied.umount()
     remount_and_check(mirror, [made])
+
+
+def test_mounting_a_copy_leaves_the_files_it_was_made_of_alone(
+    mirror: Mirror, mount_mirror: Callable[..., Mirror]
+) -> None:
+    other = mirror.backing.with_name(f"{mirror.backing.name}-copy")
+    check_copy(mirror, mount_mirror, lambda: shutil.copytree(mirror.backing, other))
+
+
+def test_mounting_a_snapshot_leaves_the_files_it_was_made_of_alone(
+    file_systems: Callable[[str], Path], tmp_path: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    """In which files have the same numbers, and handles lead to the subvolume it was made of."""
+    disk = file_systems("btrfs")
+    backing, other = disk / tmp_path.name, disk / f"{tmp_path.name}-snapshot"
+    backing.mkdir()
+
+    def take() -> Path:
+        run("btrfs", "subvolume", "snapshot", disk, other)
+        return other / backing.name
+
+    check_copy(mount_mirror(backing), mount_mirror, take)
 
 
 def test_a_file_that_was_replaced_is_left_alone(ext4_mirror: Mirror) -> None:
