@@ -41,8 +41,8 @@ class MirrorFile:
     `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
     all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
-    that the last write found nothing to do, `reserved` that a client has preallocated blocks, which
-    then stay with the file, `append_only` that it can only be appended to (chattr(1)).
+    that the last write found nothing to do, and had its part of the file's map read from the disk;
+    `reserved` that a client has preallocated blocks, which then stay with the file, `append_only` that it can only be appended to (chattr(1)).
 
     `run` is the last run of data that was found; whatever makes a hole or cuts the file cuts it.
 
@@ -58,7 +58,7 @@ class MirrorFile:
     readable: bool
     lock: threading.Lock = field(default_factory=threading.Lock)
     distrusted: bool = False
-    calm: bool = True
+    calm: bool = False
     reserved: bool = False
     append_only: bool = False
     handles: int = 0

@@ -33,8 +33,8 @@ class FileHandle:
     """One open of a file. `reader` is for the client's reads (none if it opened write-only),
     `mirror` for its writes.
 
-    `seeks_slowly` says that finding a hole in it has taken long. `begun` is what was begun already
-    of the write that comes next.
+    `has_sought` says that holes were looked for, `seeks_slowly` that this has taken long. `begun`
+    is what was begun already of the write that comes next.
     """
 
     inode: Inode
@@ -42,6 +42,7 @@ class FileHandle:
     mirror: MirrorFile | None = None
     synchronous: bool = False
     data_only: bool = False
+    has_sought: bool = False
     seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)
     begun: BegunWrite | None = None

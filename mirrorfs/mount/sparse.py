@@ -106,15 +106,17 @@ class SparseOperations(Operations):
 
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
-        workers = self.handles.get(fh, FileHandle).inode.device.workers
-        return await workers.run(self._seek(fh, offset, whence))
+        handle = self.handles.get(fh, FileHandle)
+        handle.has_sought = True
+        return await handle.inode.device.workers.run(self._seek(fh, offset, whence))
 
     def lseek_at_once(self, fh: int, offset: int, whence: int) -> int | None:
         """The same without waiting; None if something might hold us up: a worker at the file, a
-        file system that is not local or has stalled, or a file of very many extents.
+        file system that is not local or has stalled, a file of very many extents, or one whose map
+        has yet to be read from the disk.
         """
         handle = self.handles.get(fh, FileHandle)
-        if not handle.inode.device.is_prompt or handle.seeks_slowly:
+        if not handle.has_sought or not handle.inode.device.is_prompt or handle.seeks_slowly:
             return None
         mirror = self.mirrors.get(handle.inode)
         if mirror is not None and not mirror.lock.acquire(blocking=False):

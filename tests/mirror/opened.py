@@ -16,10 +16,14 @@ KEY = (0, 0, 0)
 
 
 def open_mirrored(path: Path) -> MirrorFile:
-    """The file at `path`, opened with the default rules; its `fd` is the caller's."""
+    """The file at `path`, opened with the default rules, as after a write that changed nothing; its
+    `fd` is the caller's.
+    """
     folder_fd, path_fd = os.open(path.parent, os.O_RDONLY), os.open(path, os.O_PATH)
     try:
-        return open_mirror_file(path_fd, KEY, probe(folder_fd, writable=True), Rules())
+        file = open_mirror_file(path_fd, KEY, probe(folder_fd, writable=True), Rules())
+        file.calm = True
+        return file
     finally:
         os.close(folder_fd)
         os.close(path_fd)
