@@ -65,8 +65,9 @@ void at_once_reset(void)
     prepared = NULL;
 }
 
-/* Returns whether the kernel took it. EINVAL says that the payload does not fit the request, which
- * then still waits; ENOENT that nobody waits any more, and any other error that the mount is gone. */
+/* Returns whether the kernel took it. EINVAL says that the payload does not fit the request: the
+ * kernel has then ended it with EIO itself, or it still waits (fs/fuse/dev.c, fuse_dev_do_write).
+ * ENOENT says that nobody waits any more, and any other error that the mount is gone. */
 static bool send(int fd, uint64_t unique, int error, const void *payload, size_t size)
 {
     struct fuse_out_header header = {
