@@ -191,19 +191,14 @@ class AtOnce:
         return _DONE
 
     def forget(self, node_id: int, message: memoryview) -> Answer:
-        self._forget(node_id, _COUNT.unpack_from(message)[0])
+        self._state.forget(node_id, _COUNT.unpack_from(message)[0])
         return _DONE
 
     def batch_forget(self, _node_id: int, message: memoryview) -> Answer:
         count = _COUNT.unpack_from(message)[0] & 0xFFFFFFFF
         for place in range(count):
-            self._forget(*_FORGOTTEN.unpack_from(message, _COUNT.size * (1 + 2 * place)))
+            self._state.forget(*_FORGOTTEN.unpack_from(message, _COUNT.size * (1 + 2 * place)))
         return _DONE
-
-    def _forget(self, node_id: int, lookups: int) -> None:
-        gone = self._inodes.forget(node_id, lookups)
-        if gone is not None:
-            self._state.left(gone)
 
     def getattr(self, node_id: int, _message: memoryview) -> Answer:
         if ControlFolder.owns(node_id):

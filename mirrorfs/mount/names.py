@@ -137,9 +137,7 @@ class NameOperations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for node_id, lookups in inode_list:
-            gone = self.inodes.forget(node_id, lookups)
-            if gone is not None:
-                self.state.left(gone)
+            self.state.forget(node_id, lookups)
 
     async def getattr(self, node_id: int, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):

@@ -160,6 +160,12 @@ class State:
             self._quiet_until[what] = now + _QUIET_SECONDS
             log.warning("%s: %s", reports.path_text(inode.path()), what)
 
+    def forget(self, node_id: int, lookups: int) -> None:
+        """Take lookups away, as the kernel does."""
+        gone = self.inodes.forget(node_id, lookups)
+        if gone is not None:
+            self.left(gone)
+
     def left(self, inode: Inode) -> None:
         """The kernel no longer knows `inode`: keep its path for reports, or drop its counters if it
         is no more.
