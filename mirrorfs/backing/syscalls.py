@@ -315,6 +315,15 @@ def keep_request_buffers() -> None:
         _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def give_back_request_buffers() -> None:
+    """Hand what is free of them back to the kernel, also between what is in use (malloc_trim(3)).
+
+    That takes about 0.1 ms a MiB, in which other threads wait. A C library without it keeps them.
+    """
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def unmount(path: bytes, lazy: bool) -> None:
     """umount2(2); with `lazy` the mount leaves the tree at once and ends when nobody uses it."""
     _check(_libc.umount2(path, MNT_DETACH if lazy else 0))

@@ -110,6 +110,11 @@ class Account:
             if counters is not None:
                 counters.read_bytes += count
 
+    def moved_bytes(self) -> int:
+        """How much clients have written and read."""
+        with self._lock:
+            return self._total.received_bytes + self._total.read_bytes
+
     def add_error(self, code: int) -> None:
         """Count one request that was answered with the errno `code`."""
         name = errno_names.errorcode.get(code, str(code))

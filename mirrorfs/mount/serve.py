@@ -107,6 +107,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
             await nursery.start(_watch_signals, job.mount_point, state)
             nursery.start_soon(_announce, job.mount_point, extras, ready)
             nursery.start_soon(_sweep, state)
+            nursery.start_soon(_trim, state)
             await pyfuse3.main(max_tasks=_TASKS)
             nursery.cancel_scope.cancel()
     finally:
@@ -151,6 +152,17 @@ async def _sweep(state: State) -> None:
         state.old_files.sweep()
         state.inodes.sweep()
         await state.mirrors.sweep()
+
+
+async def _trim(state: State) -> None:
+    """Give memory back when clients have moved data and have then been quiet for a moment."""
+    given_back_at = seen = state.account.moved_bytes()
+    while True:
+        await trio.sleep(_SWEEP_SECONDS)
+        before, seen = seen, state.account.moved_bytes()
+        if given_back_at != seen == before:
+            syscalls.give_back_request_buffers()
+            given_back_at = seen
 
 
 async def _watch_signals(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,8 @@ CLIENTS = 32
 REQUESTS = 300
 FILE_BYTES = 4 << 20
 LARGEST = 1 << 20  # of a request, in bytes
-# 28 to 51 MiB as a rule, depending on how many requests meet; with an arena and buffers for each
-# thread it was 128 to 146.
-LIMIT_MIB = 90
+LIMIT_MIB = 60  # what stays free between what is in use is more, at times, until it is given back
+GIVEN_BACK_SECONDS = 10.0
 
 
 def anonymous_mib(pid: int) -> float:
@@ -65,4 +65,7 @@ def test_many_clients_leave_little_memory_behind(
     for client in clients:
         client.join()
     assert mirror.account("file-0").compared_bytes > LARGEST
+    end = time.monotonic() + GIVEN_BACK_SECONDS
+    while anonymous_mib(pid) >= LIMIT_MIB and time.monotonic() < end:
+        time.sleep(0.1)
     assert anonymous_mib(pid) < LIMIT_MIB
