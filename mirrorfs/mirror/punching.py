@@ -52,10 +52,12 @@ def to_punch(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tupl
     inner, outer = min(first + -first % unit, last), max(last - last % unit, first)
     if inner > outer:  # both ends in one block
         inner, outer = last, last
-    for begin, stop in ((first, inner), (inner, outer), (outer, last)):
-        whole = begin == inner
-        if begin < stop and (whole or not _reads_zero(file, begin, min(stop, size))):
-            yield begin, stop
+    if not _reads_zero(file, first, min(inner, size)):
+        yield first, inner
+    if inner < outer:
+        yield inner, outer
+    if not _reads_zero(file, outer, min(last, size)):
+        yield outer, last
 
 
 def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, int]:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 ZEROS_AT = 1000  # in the first block, up to its end
-CONTENT = b"\xa5" * ZEROS_AT + bytes(BLOCK - ZEROS_AT) + b"\xa5" * 3 * BLOCK
+LAST = 4 * BLOCK  # a block that begins with a few zeros
+CONTENT = (
+    b"\xa5" * ZEROS_AT
+    + bytes(BLOCK - ZEROS_AT)
+    + b"\xa5" * (LAST - BLOCK)
+    + bytes(4)
+    + b"\xa5" * (BLOCK - 4)
+)
 
 
 @pytest.fixture
@@ -59,6 +66,8 @@ def punched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             [(BLOCK + 5, 2 * BLOCK), (2 * BLOCK, 3 * BLOCK), (3 * BLOCK, 3 * BLOCK + 5)],
             id="ragged at both ends",
         ),
+        pytest.param(LAST, LAST + 4, [], id="zeros that begin a block of data"),
+        pytest.param(3 * BLOCK, LAST + 4, [(3 * BLOCK, LAST)], id="and the whole one before"),
     ],
 )
 def test_ragged_ends_that_are_zero_already_are_not_written_again(
@@ -73,5 +82,5 @@ def test_ragged_ends_that_are_zero_already_are_not_written_again(
     assert punched == expected
     content = bytearray(CONTENT)
     content[start:end] = bytes(end - start)
-    assert os.pread(target.fd, 5 * BLOCK, 0) == content
+    assert os.pread(target.fd, 6 * BLOCK, 0) == content
     assert os.fstat(target.fd).st_mtime_ns > before.st_mtime_ns
