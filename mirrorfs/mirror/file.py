@@ -103,6 +103,15 @@ class MirrorFile:
         self.run.cut(start, end)
         syscalls.punch_hole(self.fd, start, end)
 
+    def store_zeros(self, start: int, end: int) -> None:
+        """Write zeros to `[start, end)`; the caller holds the lock."""
+        zeros = memoryview(bytes(end - start))
+        while zeros:
+            taken = os.pwrite(self.fd, zeros, end - len(zeros))
+            if not taken:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            zeros = zeros[taken:]
+
     @property
     def is_seek_trusted(self) -> bool:
         """Whether a hole that SEEK_DATA reports may be taken for one."""

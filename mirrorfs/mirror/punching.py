@@ -1,7 +1,8 @@
 """Making holes, also where a range ends in the middle of a block.
 
 The file system below frees whole blocks only, and writes the others again. So a block whose rest is
-zero goes as a whole, and one that is zero already is left alone.
+zero goes as a whole, and one that is zero already is left alone. Zeros for a part of a block are
+written: a punch would have what was written to that block before go to the disk first.
 """
 
 from __future__ import annotations
@@ -29,16 +30,26 @@ def make_hole(file: MirrorFile, start: int, end: int) -> int:
     data = [(start, limit)] if start < limit else []
     if data and file.is_seek_trusted:
         data = list(holes.data_ranges(file.fd, start, limit, file.run))
-    ranges = list(to_punch(file, start, end, size))
+    ranges = list(not_zero(file, start, end, size))
     for first, last in ranges:
-        file.punch(first, last)
+        make_zero(file, first, last)
     if not ranges:
         syscalls.touch(file.fd)
     return sum(stop - begin for begin, stop in data)
 
 
-def to_punch(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of `[start, end)`, widened to whole blocks where possible, that are to be punched.
+def make_zero(file: MirrorFile, start: int, end: int) -> None:
+    """Make a part that `not_zero` has found zeros; the caller holds the lock."""
+    is_part = end - start < file.abilities.unit_bytes
+    if is_part and end <= os.fstat(file.fd).st_size:
+        file.store_zeros(start, end)
+    else:
+        file.punch(start, end)
+
+
+def not_zero(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of `[start, end)`, widened to whole blocks where possible, that are to be made
+    zero: whole blocks, and parts of one.
 
     `size` is the file's below. A ragged end that is zero already is left out: the file system below
     would write its block again. Whole blocks always are in it, since what is allocated without
@@ -53,11 +64,11 @@ def to_punch(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tupl
     if inner > outer:  # both ends in one block
         inner, outer = last, last
     if not _reads_zero(file, first, min(inner, size)):
-        yield first, inner
+        yield first, min(inner, size)
     if inner < outer:
         yield inner, outer
     if not _reads_zero(file, outer, min(last, size)):
-        yield outer, last
+        yield outer, min(last, size)
 
 
 def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, int]:

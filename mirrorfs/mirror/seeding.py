@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import mark, syscalls, tree
 from mirrorfs.mirror import seed_rules
 from mirrorfs.mirror.file import count_freed, resize
-from mirrorfs.mirror.punching import to_punch
+from mirrorfs.mirror.punching import make_zero, not_zero
 from mirrorfs.mirror.tail import Tail
 
 if TYPE_CHECKING:
@@ -165,11 +165,11 @@ def _wipe(file: MirrorFile, tail: Tail, stop: int) -> None:
     """Make the old content from the frontier to `stop` zeros. What is zero already stays as it is:
     some tools skip zeros by the kilobyte.
     """
-    for first, last in to_punch(file, tail.frontier, stop, os.fstat(file.fd).st_size):
+    for first, last in not_zero(file, tail.frontier, stop, os.fstat(file.fd).st_size):
         if not file.is_seek_trusted or file.data_bytes(first, last):
             about_to_change(file, tail)
             uncover(file, tail, stop, last)
-            file.punch(first, last)
+            make_zero(file, first, last)
 
 
 def about_to_change(file: MirrorFile, tail: Tail) -> None:

@@ -1,4 +1,4 @@
-"""Which parts of a range are punched; on a real file of each file system."""
+"""Which parts of a range are made zero, and how; on a real file of each file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import syscalls
 from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.discard import discard
 from mirrorfs.mirror.file import MirrorFile, PendingError
@@ -38,18 +37,26 @@ def target(loop_fs: Path) -> Iterator[MirrorFile]:
     os.close(file.fd)
 
 
+PUNCHED, STORED = "punched", "stored"
+
+
 @pytest.fixture
-def punched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The ranges that are really punched."""
-    ranges: list[tuple[int, int]] = []
-    punch = syscalls.punch_hole
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """The ranges that are really made zero, and how."""
+    found: list[tuple[str, int, int]] = []
+    punch, store = MirrorFile.punch, MirrorFile.store_zeros
 
-    def note(fd: int, start: int, end: int) -> None:
-        ranges.append((start, end))
-        punch(fd, start, end)
+    def note_punch(file: MirrorFile, start: int, end: int) -> None:
+        found.append((PUNCHED, start, end))
+        punch(file, start, end)
 
-    monkeypatch.setattr(syscalls, "punch_hole", note)
-    return ranges
+    def note_zeros(file: MirrorFile, start: int, end: int) -> None:
+        found.append((STORED, start, end))
+        store(file, start, end)
+
+    monkeypatch.setattr(MirrorFile, "punch", note_punch)
+    monkeypatch.setattr(MirrorFile, "store_zeros", note_zeros)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -57,30 +64,49 @@ def punched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     [
         pytest.param(ZEROS_AT, BLOCK, [], id="zeros in a block of data"),
         pytest.param(ZEROS_AT + 1, BLOCK - 1, [], id="in the middle of them"),
-        pytest.param(ZEROS_AT - 1, BLOCK, [(ZEROS_AT - 1, BLOCK)], id="one byte more"),
-        pytest.param(ZEROS_AT, 2 * BLOCK, [(BLOCK, 2 * BLOCK)], id="and a whole block"),
-        pytest.param(0, BLOCK, [(0, BLOCK)], id="a whole block"),
+        pytest.param(ZEROS_AT - 1, BLOCK, [(STORED, ZEROS_AT - 1, BLOCK)], id="one byte more"),
+        pytest.param(ZEROS_AT, 2 * BLOCK, [(PUNCHED, BLOCK, 2 * BLOCK)], id="and a whole block"),
+        pytest.param(0, BLOCK, [(PUNCHED, 0, BLOCK)], id="a whole block"),
         pytest.param(
             BLOCK + 5,
             3 * BLOCK + 5,
-            [(BLOCK + 5, 2 * BLOCK), (2 * BLOCK, 3 * BLOCK), (3 * BLOCK, 3 * BLOCK + 5)],
+            [
+                (STORED, BLOCK + 5, 2 * BLOCK),
+                (PUNCHED, 2 * BLOCK, 3 * BLOCK),
+                (STORED, 3 * BLOCK, 3 * BLOCK + 5),
+            ],
             id="ragged at both ends",
         ),
+        pytest.param(LAST + 5, LAST + 9, [(STORED, LAST + 5, LAST + 9)], id="in one block"),
+        pytest.param(
+            LAST + 9,
+            LAST + BLOCK,
+            [(STORED, LAST + 9, LAST + BLOCK)],
+            id="up to the end of the file",
+        ),
+        pytest.param(
+            LAST + 9,
+            LAST + 2 * BLOCK,
+            [(STORED, LAST + 9, LAST + BLOCK), (PUNCHED, LAST + BLOCK, LAST + 2 * BLOCK)],
+            id="and beyond it",
+        ),
         pytest.param(LAST, LAST + 4, [], id="zeros that begin a block of data"),
-        pytest.param(3 * BLOCK, LAST + 4, [(3 * BLOCK, LAST)], id="and the whole one before"),
+        pytest.param(
+            3 * BLOCK, LAST + 4, [(PUNCHED, 3 * BLOCK, LAST)], id="and the whole one before"
+        ),
     ],
 )
 def test_ragged_ends_that_are_zero_already_are_not_written_again(
     target: MirrorFile,
-    punched: list[tuple[int, int]],
+    changes: list[tuple[str, int, int]],
     start: int,
     end: int,
-    expected: list[tuple[int, int]],
+    expected: list[tuple[str, int, int]],
 ) -> None:
     before = os.fstat(target.fd)
     discard(target, PendingError(), start, end, True, Account())
-    assert punched == expected
+    assert changes == expected
     content = bytearray(CONTENT)
-    content[start:end] = bytes(end - start)
+    content[start:end] = bytes(min(end, len(content)) - start)
     assert os.pread(target.fd, 6 * BLOCK, 0) == content
     assert os.fstat(target.fd).st_mtime_ns > before.st_mtime_ns
