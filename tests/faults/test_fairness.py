@@ -22,7 +22,7 @@ WRITERS = 7
 FILE_BYTES = 8 * MIB
 STALL_SECONDS = 8
 EXTENTS = 30_000  # a walk over them takes 7 ms or more
-ROUNDS, LOOKS = 100, 40
+ROUNDS, LOOKS = 30, 40
 
 
 def test_seven_writers_are_done_while_the_eighth_hangs(faulty: FaultyMirror) -> None:
