@@ -63,11 +63,11 @@ def not_zero(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tupl
     inner, outer = min(first + -first % unit, last), max(last - last % unit, first)
     if inner > outer:  # both ends in one block
         inner, outer = last, last
-    if not _reads_zero(file, first, min(inner, size)):
+    if not reads_zero(file, first, min(inner, size)):
         yield first, min(inner, size)
     if inner < outer:
         yield inner, outer
-    if not _reads_zero(file, outer, min(last, size)):
+    if not reads_zero(file, outer, min(last, size)):
         yield outer, min(last, size)
 
 
@@ -81,12 +81,13 @@ def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, in
     if not (file.rules.punch and file.readable):
         return start, end
     first, last = start - start % unit, end + -end % unit
-    if first < start and not _reads_zero(file, first, min(start, size)):
+    if first < start and not reads_zero(file, first, min(start, size)):
         first = start
-    if end < last and not _reads_zero(file, end, min(last, size)):
+    if end < last and not reads_zero(file, end, min(last, size)):
         last = end
     return first, min(last, _MAX_OFFSET)
 
 
-def _reads_zero(file: MirrorFile, start: int, end: int) -> bool:
+def reads_zero(file: MirrorFile, start: int, end: int) -> bool:
+    """Whether `[start, end)`, which should be short, is zeros below."""
     return start >= end or is_zero(os.pread(file.fd, end - start, start))

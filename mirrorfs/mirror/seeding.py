@@ -23,10 +23,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import mark, syscalls, tree
+from mirrorfs.backing import holes, mark, syscalls, tree
 from mirrorfs.mirror import seed_rules
 from mirrorfs.mirror.file import count_freed, resize
-from mirrorfs.mirror.punching import make_zero, not_zero
+from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
 from mirrorfs.mirror.tail import Tail
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def settle(file: MirrorFile, account: Account | None) -> None:
             failure = exc
             file.distrust()
     before = os.fstat(file.fd)
-    is_whole = before.st_size == tail.frontier == tail.size
+    is_whole = before.st_size == tail.size and not _is_old_left(file, tail)
     if not is_whole:
         failure = cut(file, before, tail.frontier, tail.size) or failure
     mark.remove(file.fd)
@@ -287,6 +287,21 @@ def settle(file: MirrorFile, account: Account | None) -> None:
         count_freed(file, before, account)
     if failure is not None:
         raise failure
+
+
+def _is_old_left(file: MirrorFile, tail: Tail) -> bool:
+    """Whether something else than zeros may lie beyond the frontier, in a file that below has the
+    size that it has for clients.
+    """
+    if tail.frontier >= tail.size:
+        return False
+    if not file.is_seek_trusted:
+        return True
+    border = min(tail.frontier + -tail.frontier % file.rules.block_bytes, tail.size)
+    if not reads_zero(file, tail.frontier, border):
+        return True
+    first = holes.next_data(file.fd, border)
+    return first is not None and first < tail.size
 
 
 def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
