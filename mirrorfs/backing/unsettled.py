@@ -96,6 +96,10 @@ class Unsettled:
                 else:
                     os.ftruncate(self._fd, 0)
 
+    def is_beside(self, status: os.stat_result) -> bool:
+        """Whether the list is in the file system of the file with this status."""
+        return os.fstat(self._fd).st_dev == status.st_dev
+
     def _append(self, line: bytes) -> None:
         """All of `line`, or nothing: a part of it, as a full disk leaves, would spoil the next."""
         taken = os.write(self._fd, line)

@@ -23,13 +23,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes, mark, syscalls, tree
+from mirrorfs.backing import commits, holes, mark, syscalls, tree
 from mirrorfs.mirror import seed_rules
 from mirrorfs.mirror.file import count_freed, resize
 from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
 from mirrorfs.mirror.tail import Tail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrorfs.backing.unsettled import Unsettled
     from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.file import MirrorFile
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 # kernel writes it after that time (vm.dirty_expire_centisecs).
 _DURABLE_SECONDS = 30.0
 # Where changes of different files reach the disk in the order in which they were made. Elsewhere
-# (btrfs) fsync of one leaves out what happened to others before.
+# (btrfs) fsync of one leaves out what happened to others before, or takes half of it along: their
+# attributes, but not their data.
 _ORDERED = frozenset({"ext4", "xfs", "tmpfs"})
 
 
@@ -260,26 +263,21 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     if tail is None:
         return
     failure: OSError | None = None
-    if tail.changed:
-        try:
-            os.fdatasync(file.fd)
-        except OSError as exc:
-            failure = exc
-            file.distrust()
     before = os.fstat(file.fd)
+    by_commit = tail.shared and _is_commit_worth(file, before)
+    if tail.changed and not by_commit:
+        failure = _try(file, os.fdatasync)
     is_whole = before.st_size == tail.size and not _is_old_left(file, tail)
     if not is_whole:
         failure = cut(file, before, tail.frontier, tail.size) or failure
+    if by_commit and (tail.changed or not is_whole):
+        failure = _try(file, commits.commit) or failure
     mark.remove(file.fd)
     file.tail = None
     is_on_disk = tail.marked or tail.changed  # its mark
-    if is_on_disk and not is_whole and file.abilities.file_system not in _ORDERED:
+    if is_on_disk and not (is_whole or by_commit or _is_ordered(file, before)):
         # Else the list, synced for another file, could forget this one before it is cut.
-        try:
-            os.fsync(file.fd)
-        except OSError as exc:
-            failure = exc
-            file.distrust()
+        failure = _try(file, os.fsync) or failure
     if file.unsettled is not None:
         file.unsettled.remove(tail.entry)
         file.unsettled.ledger.give_back(tail.place)
@@ -287,6 +285,27 @@ def settle(file: MirrorFile, account: Account | None) -> None:
         count_freed(file, before, account)
     if failure is not None:
         raise failure
+
+
+def _try(file: MirrorFile, sync: Callable[[int], None]) -> OSError | None:
+    """Call `sync`; if it fails, what is cached is believed no longer, and the error is returned."""
+    try:
+        sync(file.fd)
+    except OSError as exc:
+        file.distrust()
+        return exc
+    return None
+
+
+def _is_commit_worth(file: MirrorFile, status: os.stat_result) -> bool:
+    is_large = status.st_blocks * 512 >= commits.WORTH_BYTES
+    return is_large and commits.can_commit(file.abilities.file_system)
+
+
+def _is_ordered(file: MirrorFile, status: os.stat_result) -> bool:
+    """Whether what the list forgets reaches the disk after what was done to the file before."""
+    is_beside = file.unsettled is None or file.unsettled.is_beside(status)
+    return is_beside and file.abilities.file_system in _ORDERED
 
 
 def _is_old_left(file: MirrorFile, tail: Tail) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mirrorfs.backing import holes, ledger, mark
+from mirrorfs.backing import commits, holes, ledger, mark
 from mirrorfs.backing.unsettled import Unsettled, read_list
 from mirrorfs.mirror import elision, seeding, sync, writer
 from mirrorfs.mirror.counters import Account
@@ -18,7 +18,7 @@ from mirrorfs.mirror.truncate import truncate
 from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 BLOCK = 4096
@@ -30,6 +30,7 @@ class Target:
     """A file of 2 MiB of old data."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         path = folder / "file"
         path.write_bytes(OLD * 2 * MIB)
         self.state = os.fsencode(folder / "state")
@@ -128,6 +129,48 @@ def test_what_was_written_half_a_minute_ago_is_durable(
     monkeypatch.setattr(seeding, "_DURABLE_SECONDS", 0.0)
     target.write(5000, data * 5000)
     assert target.mark.durable == 10_000
+
+
+@pytest.mark.parametrize("size", [2 * MIB, MIB], ids=["whole", "cut"])
+def test_a_clone_is_on_the_disk_and_cut_before_its_mark_goes(
+    target: Target, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Committed as a whole where that is possible, if it is large."""
+    if not target.file.abilities.clone:
+        return
+    done: list[str] = []
+    for owner, name in (
+        (os, "fdatasync"),
+        (os, "fsync"),
+        (commits, "commit"),
+        (seeding, "cut"),
+        (mark, "remove"),
+    ):
+        monkeypatch.setattr(owner, name, noted(getattr(owner, name), done))
+    monkeypatch.setattr(commits, "WORTH_BYTES", MIB)
+    path = target.folder / "new"
+    path.touch()
+    made = open_mirrored(path)
+    made.unsettled, made.path, made.seed_fd = target.file.unsettled, b"new", os.dup(target.file.fd)
+    writer.write(made, target.pending, 0, NEW * BLOCK, target.account)
+    writer.write(made, target.pending, BLOCK, OLD * (size - BLOCK), target.account)
+    done.clear()
+    sync.settle(made, target.account)
+    os.close(made.fd)
+    assert path.read_bytes() == NEW * BLOCK + OLD * (size - BLOCK)
+    cuts = ["cut"] if size == MIB else []
+    if made.abilities.file_system == "btrfs":
+        assert done == [*cuts, "commit", "remove"]
+    else:
+        assert done == ["fdatasync", *cuts, "remove"]
+
+
+def noted(function: Callable[..., object], done: list[str]) -> Callable[..., object]:
+    def call(*args: object) -> object:
+        done.append(function.__name__)
+        return function(*args)
+
+    return call
 
 
 def test_a_gap_is_zeros_also_where_seek_data_errs(

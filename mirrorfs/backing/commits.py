@@ -1,0 +1,50 @@
+"""Committing a file system as a whole, where that costs less than fsync of one file: btrfs.
+
+fsync there writes the whole map of a clone, and the checksums of its data, to a log, and the commit
+that follows writes them again: 0.45 MB more for an image of 376 MB, and more for a larger one. A
+commit of its own costs some 0.2 MB.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from functools import cache
+
+# The checksums of so much data are what a commit costs.
+WORTH_BYTES = 64 << 20
+
+# linux/fiemap.h
+_FIEMAP = 0xC020660B
+_FIEMAP_ARGS = struct.Struct("=QQIIII")
+_FLAG_SYNC = 1
+# linux/btrfs.h
+_START_SYNC, _WAIT_SYNC = 0x80089418, 0x40089416
+_TRANSACTION = struct.Struct("=Q")
+
+
+def can_commit(file_system: str) -> bool:
+    """Whether `commit` works on a file system of this type."""
+    return file_system == "btrfs" and _is_linux_6_1()
+
+
+def commit(fd: int) -> None:
+    """Put the data of a file, and all that was done to its file system before, on the disk.
+
+    Raises OSError. Since Linux 6.1 FIEMAP_FLAG_SYNC waits until data is on the disk and the file
+    leads to it (Documentation/filesystems/fiemap.rst); the commit then makes that durable.
+    """
+    fcntl.ioctl(fd, _FIEMAP, _FIEMAP_ARGS.pack(0, 1, _FLAG_SYNC, 0, 0, 0))
+    try:
+        transaction = fcntl.ioctl(fd, _START_SYNC, _TRANSACTION.pack(0))
+        fcntl.ioctl(fd, _WAIT_SYNC, transaction)
+    except OSError:
+        os.fsync(fd)  # which fails, too, if that was not about the ioctl
+
+
+@cache
+def _is_linux_6_1() -> bool:
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and tuple(map(int, found.groups())) >= (6, 1)

@@ -1,0 +1,40 @@
+"""A commit of a real file system."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing import commits
+from tests.conftest import loop_mounted, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTENT = os.urandom(4096) * 5
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, committed: bool) -> None:
+    disk, found = tmp_path / "after the cut", tmp_path / "found"
+    found.mkdir()
+    with loop_mounted("btrfs", tmp_path, 300) as folder:
+        fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, CONTENT, 0)
+        if committed:
+            commits.commit(fd)
+        os.close(fd)
+        run("cp", "--sparse=always", tmp_path / "btrfs.img", disk)
+    run("mount", "-o", "loop", disk, found)
+    try:
+        left = [path.read_bytes() for path in found.iterdir()]
+    finally:
+        run("umount", found)
+    assert left == ([CONTENT] if committed else [])
+
+
+def test_another_file_system_cannot_do_it() -> None:
+    assert commits.can_commit("btrfs")
+    assert not any(commits.can_commit(kind) for kind in ("ext4", "xfs", "tmpfs"))
