@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from typing import NamedTuple
 
 AT_FDCWD = -100
@@ -121,6 +122,16 @@ def _check(result: int) -> int:
     return result
 
 
+class _Own(threading.local):
+    """What each thread has for itself."""
+
+    def __init__(self) -> None:
+        self.statx_buffer = ctypes.create_string_buffer(256)
+
+
+_own = _Own()
+
+
 def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
     """Status of `name` in the folder `fd` (a symbolic link is not followed), or of `fd` itself,
     which may be O_PATH.
@@ -129,7 +140,7 @@ def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
     elsewhere are not asked, so this never waits for them. The device and the type are right even
     then; local file systems answer in full.
     """
-    buffer = ctypes.create_string_buffer(256)
+    buffer = _own.statx_buffer
     flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH
     if not ask:
         flags |= AT_STATX_DONT_SYNC
