@@ -317,9 +317,12 @@ def _is_old_left(file: MirrorFile, tail: Tail) -> bool:
     if not file.is_seek_trusted:
         return True
     border = min(tail.frontier + -tail.frontier % file.rules.block_bytes, tail.size)
-    if not reads_zero(file, tail.frontier, border):
+    try:
+        if not reads_zero(file, tail.frontier, border):
+            return True
+        first = holes.next_data(file.fd, border)
+    except OSError:  # what cannot be read can be cut
         return True
-    first = holes.next_data(file.fd, border)
     return first is not None and first < tail.size
 
 
