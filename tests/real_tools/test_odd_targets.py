@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -175,6 +176,8 @@ def test_an_odd_target_is_left_as_by_a_plain_folder(
         assert seen(mirror.path / str(number)) == seen(plain / str(number)), tool
     mirror.umount()
     assert seen(mirror.backing) == seen(plain)
+    for folder in (plain, mirror.backing):  # all tests share this disk
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("tool", ["rsync", "rsync -S", "cp --remove-destination", "install"])
