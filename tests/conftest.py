@@ -78,14 +78,22 @@ def loop_mounted(kind: str, folder: Path, size_mib: int) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     run(*MKFS[kind], image)
-    point = folder / kind
+    try:
+        with image_mounted(image, folder / kind) as point:
+            yield point
+    finally:
+        image.unlink()
+
+
+@contextlib.contextmanager
+def image_mounted(image: Path, point: Path) -> Iterator[Path]:
+    """The file system in `image` on a loop device, mounted at `point`, which is made."""
     point.mkdir()
     run("mount", "-o", "loop", image, point)
     try:
         yield point
     finally:
         run("umount", "--lazy", point)
-        image.unlink()
 
 
 @dataclass

@@ -105,12 +105,16 @@ class MirrorFile:
 
     def store_zeros(self, start: int, end: int) -> None:
         """Write zeros to `[start, end)`; the caller holds the lock."""
-        zeros = memoryview(bytes(end - start))
-        while zeros:
-            taken = os.pwrite(self.fd, zeros, end - len(zeros))
+        self.store(start, bytes(end - start))
+
+    def store(self, start: int, data: bytes) -> None:
+        """Write all of `data` as it is, whatever the rules are; the caller holds the lock."""
+        view = memoryview(data)
+        while view:
+            taken = os.pwrite(self.fd, view, start)
             if not taken:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            zeros = zeros[taken:]
+            start, view = start + taken, view[taken:]
 
     @property
     def is_seek_trusted(self) -> bool:

@@ -354,9 +354,7 @@ def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSEr
     rest = os.pread(file.fd, frontier - start, start)
     resize(file, old_size, start)
     try:
-        while rest:
-            taken = os.pwrite(file.fd, rest, start)
-            start, rest = start + taken, rest[taken:]
+        file.store(start, rest)
         os.fdatasync(file.fd)
     except OSError as exc:
         return exc

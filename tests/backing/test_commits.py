@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import commits
-from tests.conftest import loop_mounted, run
+from tests.conftest import image_mounted, loop_mounted, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,7 @@ CONTENT = os.urandom(4096) * 5
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, committed: bool) -> None:
-    disk, found = tmp_path / "after the cut", tmp_path / "found"
-    found.mkdir()
+    disk = tmp_path / "after the cut"
     with loop_mounted("btrfs", tmp_path, 300) as folder:
         fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
         os.pwrite(fd, CONTENT, 0)
@@ -27,11 +26,8 @@ def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, committed
             commits.commit(fd)
         os.close(fd)
         run("cp", "--sparse=always", tmp_path / "btrfs.img", disk)
-    run("mount", "-o", "loop", disk, found)
-    try:
+    with image_mounted(disk, tmp_path / "found") as found:
         left = [path.read_bytes() for path in found.iterdir()]
-    finally:
-        run("umount", found)
     assert left == ([CONTENT] if committed else [])
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MKFS, loop_mounted, run
+from tests.conftest import MKFS, image_mounted, loop_mounted, run
 from tests.crash.test_seed_crash import MARK
 
 if TYPE_CHECKING:
@@ -138,9 +138,7 @@ def check(
     """What a disk has kept: all of one copy, its beginning, or what a plain folder shows, which has
     zeros where data was not on the disk yet.
     """
-    found.mkdir()
-    run("mount", "-o", "loop", image, found)
-    try:
+    with image_mounted(image, found):
         mirror = mount_mirror(found / "backing")
         for path in mirror.backing.iterdir():
             if path.is_file():
@@ -151,5 +149,3 @@ def check(
                 assert MARK not in os.listxattr(path) or data in copied[name], path
                 assert any(may_be_left_of(blocks, data) for blocks in copied[name]), path
         mirror.umount()
-    finally:
-        run("umount", "--lazy", found)

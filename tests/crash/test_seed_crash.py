@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import ledger, mark
-from tests.conftest import MKFS, loop_mounted, run
+from tests.conftest import MKFS, image_mounted, loop_mounted, run
 from tests.model.test_seed_model import (
     BLOCK,
     MIB,
@@ -372,13 +372,8 @@ def test_a_power_cut_after_a_file_was_settled_and_another_begun(
         run("cp", "--sparse=always", tmp_path / f"{kind}.img", image)
         second.close_all()
         mirror.umount()
-    found = tmp_path / "found"
-    found.mkdir()
-    run("mount", "-o", "loop", image, found)
-    try:
+    with image_mounted(image, tmp_path / "found") as found:
         mirror = mount_mirror(found / "backing")
         assert mirror.read("first") in {b"", bytes(first.file.content)}
         assert MARK not in os.listxattr(mirror.backing / "first")
         mirror.umount()
-    finally:
-        run("umount", "--lazy", found)

@@ -19,7 +19,7 @@ from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import write
-from tests.conftest import loop_mounted, run
+from tests.conftest import image_mounted, loop_mounted, run
 from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
@@ -66,15 +66,10 @@ def test_what_was_synced_survives_a_power_cut(
         shutil.copy(tmp_path / "ext4.img", tmp_path / "after.img")
         os.close(fd)
         mirror.umount()
-    after = tmp_path / "after"
-    after.mkdir()
-    run("mount", "-o", "loop", tmp_path / "after.img", after)
-    try:
+    with image_mounted(tmp_path / "after.img", tmp_path / "after") as after:
         again = mount_mirror(after / "backing")
         assert again.read("image") == content
         again.umount()
-    finally:
-        run("umount", "--lazy", after)
 
 
 def fill(path: Path) -> None:
