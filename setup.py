@@ -1,7 +1,7 @@
-"""Builds the C extension; all else is declared in pyproject.toml.
+"""Builds the C extensions; all else is declared in pyproject.toml.
 
-The extension is optional: where the compiler, Python's headers or libfuse's headers are missing,
-the build warns, and mirrorfs works without it (docs/decisions.md).
+They are optional: where the compiler, Python's headers or libfuse's headers are missing, the build
+warns, and mirrorfs works without them (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ setup(
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", *fuse_flags()],
             optional=True,
-        )
+        ),
+        Extension(
+            "mirrorfs._baton",
+            ["mirrorfs/mount/baton.c"],
+            extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
+            optional=True,
+        ),
     ]
 )

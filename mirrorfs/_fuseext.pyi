@@ -44,7 +44,7 @@ Fallocate = Callable[[Request, int, int, int, int, int], object]
 Lseek = Callable[[Request, int, int, int, int], object]
 # request, node id, file handle and offset of the source, the same of the target, length, flags
 CopyFileRange = Callable[[Request, int, int, int, int, int, int, int, int], object]
-# node id, what follows the header: an errno, or what is sent, or None for "pass it on"
+# node id, the whole request: an errno, or what is sent, or None for "pass it on"
 AtOnce = Callable[[int, memoryview], int | bytes | bytearray | None]
 
 def bind(pyfuse3_so_path: str, /) -> str: ...

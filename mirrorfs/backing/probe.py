@@ -21,6 +21,7 @@ TRUSTED_SEEK = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 # These answer from memory what statx(2) asks of an inode in use; elsewhere a server may be asked,
 # which may be stopped, or be ourselves.
 LOCAL = TRUSTED_SEEK | {"ext2", "ext3"}
+IN_MEMORY = frozenset({"tmpfs"})
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 65536
 _PROBE_BYTES = 131072
@@ -54,7 +55,7 @@ class Abilities:
     @property
     def is_memory(self) -> bool:
         """Whether nothing here ever waits for a disk, nor for a file system that was frozen."""
-        return self.file_system == "tmpfs"
+        return self.file_system in IN_MEMORY
 
     @property
     def no_wait_flags(self) -> int:

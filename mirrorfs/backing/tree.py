@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from dataclasses import dataclass
@@ -42,18 +43,27 @@ def open_path(parent_fd: int, name: bytes) -> int:
 
 def create_file(
     parent_fd: int, name: bytes, mode: int, caller: Caller, use: Callable[[int], None]
-) -> int:
-    """Make a regular file; returns its O_PATH descriptor. FileExistsError if the name is taken.
+) -> tuple[int, int]:
+    """Make a regular file; returns its O_PATH descriptor, and one for reading and writing that does
+    not move atime. FileExistsError if the name is taken.
 
-    `use` is called with that descriptor before the file gets its mode, so that whoever made it can
-    open it even if the mode will not let them.
+    `use` is called with the first before the file gets its mode, so that whoever made it can open
+    it even if the mode will not let them.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-
-    def make() -> None:
-        os.close(os.open(name, flags, 0o600, dir_fd=parent_fd))
-
-    return _make(parent_fd, name, mode, caller, make, use)
+    fd, path_fd = os.open(name, flags, 0o600, dir_fd=parent_fd), -1
+    try:
+        with contextlib.suppress(PermissionError):  # where what we make is not ours
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
+        path_fd = os.open(fd_path(fd), os.O_PATH | os.O_CLOEXEC)
+        _hand_over(path_fd, parent_fd, mode, caller, use)
+    except BaseException:
+        for opened in {fd, path_fd} - {-1}:
+            os.close(opened)
+        with contextlib.suppress(OSError):
+            remove(parent_fd, name)
+        raise
+    return path_fd, fd
 
 
 def make_folder(parent_fd: int, name: bytes, mode: int, caller: Caller) -> int:
@@ -82,19 +92,13 @@ def _make(
     mode: int | None,
     caller: Caller,
     make: Callable[[], None],
-    use: Callable[[int], None] | None = None,
 ) -> int:
-    """Make an object, then give it to its owner, then its mode; on an error it is removed again."""
+    """Make an object, and hand it over; on an error it is removed again."""
     make()
     fd = -1
     try:
         fd = open_path(parent_fd, name)
-        made = syscalls.statx(fd)
-        _give(fd, made, parent_fd, caller)
-        if use is not None:
-            use(fd)
-        if mode is not None:
-            _set_mode(fd, made, parent_fd, mode, caller.umask)
+        _hand_over(fd, parent_fd, mode, caller)
     except BaseException:
         if fd >= 0:
             os.close(fd)
@@ -104,8 +108,26 @@ def _make(
     return fd
 
 
+def _hand_over(
+    fd: int,
+    parent_fd: int,
+    mode: int | None,
+    caller: Caller,
+    use: Callable[[int], None] | None = None,
+) -> None:
+    """Give a new object to its owner, then its mode."""
+    made = syscalls.statx(fd)
+    _give(fd, made, parent_fd, caller)
+    if use is not None:
+        use(fd)
+    if mode is not None:
+        _set_mode(fd, made, parent_fd, mode, caller.umask)
+
+
 def _give(fd: int, made: syscalls.Status, parent_fd: int, caller: Caller) -> None:
     """To the caller; the group stays the folder's where the folder is setgid."""
+    if (made.uid, made.gid) == (caller.uid, caller.gid):
+        return
     inherits_group = syscalls.statx(parent_fd).mode & stat.S_ISGID
     gid = made.gid if inherits_group else caller.gid
     if (made.uid, made.gid) == (caller.uid, gid):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from mirrorfs.backing.mounts import mount_of
-from mirrorfs.backing.probe import LOCAL, probe_at
+from mirrorfs.backing.probe import IN_MEMORY, LOCAL, probe_at
 from mirrorfs.mount.workers import Workers
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Device:
         """Note its type, and one of the mounts that lead to it."""
         self.kind = kind
         self.is_local = kind in LOCAL
+        self.workers.in_memory = kind in IN_MEMORY
         self.asks = -1 if self.is_local else self.dev
         self.mounts.add(mount_id)
 

@@ -31,7 +31,7 @@ _SILENT = frozenset({"forget", "release", "releasedir"})
 
 def guarded(operations: _C) -> _C:
     """Class decorator: wrap every handler that the class defines. Instances have a method
-    `count_error(code)`.
+    `count_error(code)`, and `begun`, a guarded handler that is to go on (`eager`), or None.
     """
     for name, handler in list(vars(operations).items()):
         if inspect.iscoroutinefunction(handler) and not name.startswith("_"):
@@ -66,6 +66,9 @@ def answer_to(operations: Any, name: str, error: Exception) -> int:  # noqa: ANN
 def _guard(name: str, handler: _Handler) -> _Handler:
     @functools.wraps(handler)
     async def call(self: Any, *args: Any) -> Any:  # noqa: ANN401 - passed through as it is
+        begun, self.begun = self.begun, None
+        if begun is not None and begun.name == name:
+            return await begun
         try:
             return await handler(self, *args)
         except Exception as exc:
@@ -78,6 +81,10 @@ def _guard(name: str, handler: _Handler) -> _Handler:
 def _silent(name: str, handler: _Handler) -> _Handler:
     @functools.wraps(handler)
     async def call(self: Any, *args: Any) -> None:  # noqa: ANN401 - passed through as it is
+        begun, self.begun = self.begun, None
+        if begun is not None and begun.name == name:
+            await begun
+            return
         try:
             await handler(self, *args)
         except OSError as exc:

@@ -317,7 +317,7 @@ class InodeTable:
 
     def _dispose(self, inode: Inode) -> None:
         """Close the descriptor where that may block (the last one of an unlinked file)."""
-        inode.device.workers.start(os.close, inode.fd)
+        inode.device.workers.close_fd(inode.fd)
         inode.fd = -1
 
     def _drop(self, inode: Inode) -> None:

@@ -58,7 +58,7 @@ class Mirrors:
         mirror = self.get(inode)
         if mirror is None:
             abilities = self._state.inodes.abilities(inode)
-            mine = await inode.device.workers.run(
+            mine = await inode.device.workers.brief(
                 mirror_file.open_mirror_file,
                 inode.fd,
                 inode.key,
@@ -72,7 +72,7 @@ class Mirrors:
                 mirror.reserved = inode.key in self._state.reserved
                 self._opened(inode, mirror)
             else:
-                inode.device.workers.start(os.close, mine.fd)
+                inode.device.workers.close_fd(mine.fd)
         mirror.handles += 1
         return mirror
 
@@ -104,7 +104,8 @@ class Mirrors:
             self._settled[inode.node_id] = time.monotonic()
             self._unsynced.pop(inode.key, None)  # to the end
             self._unsynced[inode.key] = time.monotonic()
-        inode.device.workers.start(_close_fds, mirror)
+        for fd in _fds(mirror):
+            inode.device.workers.close_fd(fd)
         return True
 
     async def unshare(self, inode: Inode, mirror: MirrorFile, failed: bool = False) -> None:
@@ -274,10 +275,9 @@ def _settle_and_close(mirror: MirrorFile, account: Account) -> None:
     try:
         sync.settle(mirror, account)
     finally:
-        _close_fds(mirror)
+        for fd in _fds(mirror):
+            os.close(fd)
 
 
-def _close_fds(mirror: MirrorFile) -> None:
-    os.close(mirror.fd)
-    if mirror.seed_fd >= 0:
-        os.close(mirror.seed_fd)
+def _fds(mirror: MirrorFile) -> list[int]:
+    return [fd for fd in (mirror.fd, mirror.seed_fd) if fd >= 0]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirrorfs.backing.syscalls import Status
+    from mirrorfs.mount.eager import Begun, Context
     from mirrorfs.mount.state import State
 
 # About half of what fits into an answer: few hops, and few files looked at for nothing.
@@ -46,6 +47,7 @@ class NameOperations(pyfuse3.Operations):
         self.devices = state.inodes.devices
         self.handles = state.handles
         self.mirrors = state.mirrors
+        self.begun: Begun | None = None
 
     def count_error(self, code: int) -> None:
         self.state.account.add_error(code)
@@ -68,7 +70,7 @@ class NameOperations(pyfuse3.Operations):
             return
         device = parent.device
         try:
-            status = await device.workers.run(steps.status_of, parent.fd, name, device.asks)
+            status = await device.workers.brief(steps.status_of, parent.fd, name, device.asks)
         except OSError:
             return  # and renaming it will say so
         inode = self.inodes.find(status)
@@ -133,7 +135,7 @@ class NameOperations(pyfuse3.Operations):
             except OSError as exc:
                 if exc.errno == errno.ENOENT:
                     raise
-        return await device.workers.run(steps.look_up, parent.fd, name, device.asks)
+        return await device.workers.brief(steps.look_up, parent.fd, name, device.asks)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for node_id, lookups in inode_list:
@@ -173,7 +175,7 @@ class NameOperations(pyfuse3.Operations):
         index = start_id
         while index < len(handle.names):
             names = handle.names[index : index + _LISTED_AT_ONCE]
-            found = await device.workers.run(steps.stat_names, inode.fd, names, device.asks)
+            found = await device.workers.brief(steps.stat_names, inode.fd, names, device.asks)
             for name, status in zip(names, found, strict=True):
                 index += 1
                 if status is not None and not self._reply(token, inode, name, status, index):
@@ -220,26 +222,26 @@ class NameOperations(pyfuse3.Operations):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id) as (parent,):
             fd, status = await self.state.with_room(
-                parent.device, steps.make, function, parent.fd, name, *args
+                parent.device, steps.make, function, parent.fd, name, *args, brief=True
             )
             return self._adopt(parent, name, fd, status)
 
     async def mknod(
-        self, parent_id: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+        self, parent_id: int, name: bytes, mode: int, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         return await self._make(
             parent_id, name, tree.make_node, mode, rdev, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
 
     async def mkdir(
-        self, parent_id: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+        self, parent_id: int, name: bytes, mode: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         return await self._make(
             parent_id, name, tree.make_folder, mode, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
 
     async def symlink(
-        self, parent_id: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+        self, parent_id: int, name: bytes, target: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         return await self._make(
             parent_id, name, tree.make_symlink, target, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
@@ -255,7 +257,7 @@ class NameOperations(pyfuse3.Operations):
                 raise refuse(errno.EXDEV)
             await self._settle(inode)
             status = await self.state.with_room(
-                parent.device, steps.link, inode.fd, parent.fd, new_name
+                parent.device, steps.link, inode.fd, parent.fd, new_name, brief=True
             )
             return self._adopt(parent, new_name, -1, status)
 
@@ -271,7 +273,7 @@ class NameOperations(pyfuse3.Operations):
         async with self._held(parent_id) as (parent,):
             device = parent.device
             seeds = not folder and self.state.clones_seeds(self.inodes.abilities(parent))
-            fd, status, old = await device.workers.run(
+            fd, status, old = await device.workers.brief(
                 steps.remove, parent.fd, name, folder, device.asks, seeds
             )
             if old is not None:
@@ -285,7 +287,7 @@ class NameOperations(pyfuse3.Operations):
         last = status.nlink <= 1 or stat.S_ISDIR(status.mode)
         inode = self.inodes.find(status)
         if inode is None:
-            self.devices.at(status.dev).workers.start(os.close, fd)
+            self.devices.at(status.dev).workers.close_fd(fd)
             if last:
                 self.state.account.drop(status.key)
             return
@@ -322,6 +324,7 @@ class NameOperations(pyfuse3.Operations):
                 new_name,
                 flags,
                 device.asks,
+                brief=True,
             )
             same = met is not None and met[1].key == moved.key
             inode = self.inodes.find(moved)
@@ -333,7 +336,7 @@ class NameOperations(pyfuse3.Operations):
                 other = self.inodes.find(met[1])
                 if other is not None and not same:
                     self.inodes.renamed(other, old_parent, name)
-                device.workers.start(os.close, met[0])
+                device.workers.close_fd(met[0])
             else:
                 self._lost_name(*met)
 

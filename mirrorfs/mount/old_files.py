@@ -76,5 +76,5 @@ class OldFiles:
 
     def _give_up(self, held: _Held | None) -> None:
         if held is not None:
-            held.parent.device.workers.start(os.close, held.old.fd)
+            held.parent.device.workers.close_fd(held.old.fd)
             held.parent.device.known -= 1

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mount.eager import AnyFields, Context
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.workers import Call
 
@@ -37,7 +38,7 @@ _TAGS = extension.KILLS_SETID | extension.APPENDS
 class Operations(XattrOperations):
     """All handlers of a mount."""
 
-    async def open(self, node_id: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+    async def open(self, node_id: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
         if ControlFolder.owns(node_id):
             handle = self.state.control.open(node_id, flags)
             return pyfuse3.FileInfo(
@@ -59,7 +60,7 @@ class Operations(XattrOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd)
+                handle.reader = await inode.device.workers.brief(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
@@ -73,7 +74,7 @@ class Operations(XattrOperations):
         return fh
 
     async def create(
-        self, parent_id: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+        self, parent_id: int, name: bytes, mode: int, flags: int, ctx: Context
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         if self._is_ours(parent_id, name):
             raise refuse(errno.EEXIST)
@@ -93,6 +94,7 @@ class Operations(XattrOperations):
                     flags,
                     abilities,
                     rules,
+                    brief=True,
                 )
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
@@ -242,7 +244,7 @@ class Operations(XattrOperations):
         The kernel leaves it to us, if it does, and does not look at the mode again by itself.
         """
         if (await self._status(inode)).mode & (stat.S_ISUID | stat.S_ISGID):
-            await inode.device.workers.run(steps.drop_setid, inode.fd)
+            await inode.device.workers.brief(steps.drop_setid, inode.fd)
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.node_id), attr_only=True)
 
     async def _append(
@@ -263,9 +265,9 @@ class Operations(XattrOperations):
         self,
         node_id: int,
         attr: pyfuse3.EntryAttributes,
-        fields: pyfuse3.SetattrFields,
+        fields: AnyFields,
         fh: int | None,
-        ctx: pyfuse3.RequestContext,
+        ctx: Context,
     ) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):
             return self._set_control(node_id, fields)
@@ -275,10 +277,10 @@ class Operations(XattrOperations):
             if fields.update_atime or fields.update_mtime or fields.update_mode:
                 # What is set now must be the last change of it.
                 await self._settle(inode)
-            await inode.device.workers.run(steps.set_attributes, inode.fd, fields, attr)
+            await inode.device.workers.brief(steps.set_attributes, inode.fd, fields, attr)
             return self._entry(inode, await self._status(inode))
 
-    def _set_control(self, node_id: int, fields: pyfuse3.SetattrFields) -> pyfuse3.EntryAttributes:
+    def _set_control(self, node_id: int, fields: AnyFields) -> pyfuse3.EntryAttributes:
         """`echo 1 > reset` truncates first; nothing else of a control file can be set."""
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise refuse(errno.EPERM)
@@ -358,7 +360,7 @@ class Operations(XattrOperations):
 
     async def _close_files(self, handle: FileHandle) -> None:
         if handle.fd >= 0:
-            handle.inode.device.workers.start(os.close, handle.fd)
+            handle.inode.device.workers.close_fd(handle.fd)
         if handle.mirror is not None:
             await self.mirrors.unshare(handle.inode, handle.mirror)
 
@@ -368,7 +370,7 @@ def _invalidate(node_id: pyfuse3.InodeT) -> None:
         pyfuse3.invalidate_inode(node_id)
 
 
-def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+def _caller(ctx: Context) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 

@@ -219,7 +219,7 @@ async def _close_all(state: State) -> None:
     if not devices.is_cut_off:
         for handle in state.handles.files():
             if handle.fd >= 0:
-                handle.inode.device.workers.start(os.close, handle.fd)
+                handle.inode.device.workers.close_fd(handle.fd)
         state.old_files.close()
         state.mirrors.close()
         state.inodes.close()

@@ -123,17 +123,19 @@ class State:
         device: Device,
         function: Callable[..., _T],
         *args: Any,  # noqa: ANN401 - passed on
+        brief: bool = False,
     ) -> _T:
-        """What `device.workers.run` does, and once more if it failed for want of space and some
-        could be made. `function` has done nothing if it raises.
+        """What `device.workers.run` (or `brief`) does, and once more if it failed for want of space
+        and some could be made. `function` has done nothing if it raises.
         """
         since = self.rooms_made
+        run = device.workers.brief if brief else device.workers.run
         try:
-            return await device.workers.run(function, *args)
+            return await run(function, *args)
         except OSError as exc:
             if not await self.make_room(device, exc.errno, since):
                 raise
-        return await device.workers.run(function, *args)
+        return await run(function, *args)
 
     def remember_path(self, inode: Inode) -> None:
         """Note where a file that is being written lies, for files.json, also when the kernel has

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import atime, callers, syscalls, tree
 from mirrorfs.mirror import seed_search
-from mirrorfs.mirror.file import MirrorFile, open_mirror_file
+from mirrorfs.mirror.file import MirrorFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.syscalls import Status
     from mirrorfs.mirror.plan import Rules
     from mirrorfs.mirror.seed_search import OldFile
+    from mirrorfs.mount.eager import AnyFields
 
 RENAME_EXCHANGE = 2
 
@@ -119,25 +120,25 @@ def create(
 ) -> Created:
     """Make a regular file and open it as `flags` say, whatever its mode lets its owner do."""
     access = flags & os.O_ACCMODE
-    reader = NO_READER
-    mirror: MirrorFile | None = None
+    with contextlib.ExitStack() as opened:
+        reader = NO_READER
 
-    def open_it(fd: int) -> None:
-        nonlocal reader, mirror
-        if access != os.O_RDONLY:
-            mirror = open_mirror_file(fd, syscalls.statx(fd).key, abilities, rules)
-        if access != os.O_WRONLY:
-            reader = open_reader(fd)
+        def open_it(fd: int) -> None:
+            nonlocal reader
+            if access != os.O_WRONLY:
+                reader = open_reader(fd)
+                opened.callback(os.close, reader.fd)
 
-    try:
-        fd = tree.create_file(parent_fd, name, mode, caller, open_it)
-        return Created(fd, syscalls.statx(fd), reader, mirror)
-    except BaseException:
-        if mirror is not None:
-            os.close(mirror.fd)
-        if reader.fd >= 0:
-            os.close(reader.fd)
-        raise
+        fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
+        opened.callback(os.close, fd)
+        opened.callback(os.close, file_fd)
+        status = syscalls.statx(fd)
+        opened.pop_all()
+    if access == os.O_RDONLY:
+        os.close(file_fd)
+        return Created(fd, status, reader, None)
+    mirror = MirrorFile(file_fd, status.key, abilities, rules, readable=True)
+    return Created(fd, status, reader, mirror)
 
 
 def link(fd: int, parent_fd: int, name: bytes) -> Status:
@@ -212,7 +213,7 @@ def open_reader(path_fd: int) -> Reader:
         raise
 
 
-def set_attributes(fd: int, fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAttributes) -> None:
+def set_attributes(fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes) -> None:
     """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before."""
     if fields.update_uid or fields.update_gid:
         syscalls.chown(

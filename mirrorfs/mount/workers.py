@@ -2,10 +2,12 @@
 
 A hop through the event loop costs about 80 µs, most of it for waking the loop. Most calls are done
 sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
-which costs half; only a call that takes longer goes through the loop. That moment is also the
-longest time for which a stalled disk can hold up other requests, and while a call is known to be
-slow nobody is waited for. One that does not come to an end at all, as on a single bad file, says
-nothing of the others any more.
+which costs a fraction (`baton`); only a call that takes longer goes through the loop. That moment
+is also the longest time for which a stalled disk can hold up other requests, and while a call is
+known to be slow nobody is waited for. One that does not come to an end at all, as on a single bad
+file, says nothing of the others any more.
+
+The thread that has been idle for the shortest time gets the next call: it is still awake.
 
 There is one such object for each device, so that a stalled one can only use up its own threads, and
 is only slow itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a
@@ -16,14 +18,15 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import outcome
 import trio
+
+from mirrorfs.mount.baton import Baton, pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +36,12 @@ _BRIEF_SECONDS = 0.001
 # From then on a call does not count as slow, but as hung: should all be like it, waiting for the
 # next one costs little of that time.
 _HUNG_SECONDS = 0.5
+_FEW_BLOCKS = 2048  # of 512 bytes: freeing them takes 0.1 ms
 
 
 class Call(Generic[_T]):
-    """A function on its way. `unclaimed` is popped by whoever, thread or loop, delivers the
-    result.
+    """A function on its way. `finished` is given when there is a `result`; `unclaimed` is popped by
+    whoever, thread or loop, delivers that to a task that waits.
     """
 
     __slots__ = ("args", "begun", "finished", "function", "is_done", "result", "task", "unclaimed")
@@ -46,8 +50,7 @@ class Call(Generic[_T]):
         self.is_done = False
         self.function = function
         self.args = args
-        self.finished = threading.Lock()
-        self.finished.acquire()
+        self.finished = Baton()
         self.unclaimed = [True]
         self.begun = 0.0
         self.task: trio.lowlevel.Task | None = None
@@ -60,16 +63,33 @@ class Call(Generic[_T]):
             return False
 
 
+class _Worker:
+    """One thread; without a `call` when it is woken, it ends."""
+
+    __slots__ = ("call", "wake")
+
+    def __init__(self, call: Call[Any]) -> None:
+        self.call: Call[Any] | None = call
+        self.wake = Baton()
+
+
 class Workers:
-    """Threads started when needed, up to `limit`, and kept. Used in the main loop's thread."""
+    """Threads started when needed, up to `limit`, and kept. Used in the main loop's thread.
+
+    `in_memory` says that the device is none on which names and attributes could be waited for.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.in_memory = False
         self._limit = limit
-        self._calls: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._under_way = 0  # calls that have not ended, whether somebody waits for them or not
-        self._counting = threading.Lock()
+        # Guarded by the lock: threads without a call, the last one first in turn; calls without a
+        # thread; and whether threads are to end.
+        self._idle: list[_Worker] = []
+        self._left: deque[Call[Any]] = deque()
+        self._is_closing = False
+        self._lock = threading.Lock()
         self._waited_for: dict[Call[Any], None] = {}  # in the order in which they were begun
         self._token = trio.lowlevel.current_trio_token()
         self.is_cut_off = False
@@ -94,6 +114,23 @@ class Workers:
         """
         return await self.finish(self.begin(function, *args))
 
+    async def brief(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - as above
+        """The same for a call that has to do with a few names or attributes only: it needs no
+        thread where these lie in memory, and nobody else is at work there.
+        """
+        if self.in_memory and not self._busy:
+            return function(*args)
+        return await self.run(function, *args)
+
+    def close_fd(self, fd: int) -> None:
+        """Close a descriptor some time soon. It may be the last one of an unlinked file, whose
+        blocks are then freed.
+        """
+        if self.in_memory and not self._busy and os.fstat(fd).st_blocks <= _FEW_BLOCKS:
+            os.close(fd)
+        else:
+            self.start(os.close, fd)
+
     def begin(self, function: Callable[..., _T], *args: Any) -> Call[_T]:  # noqa: ANN401 - passed on
         """Begin such a call, and wait for a moment; `finish`, which must follow, waits for the
         rest. Raises EIO if it is too late for that.
@@ -102,17 +139,18 @@ class Workers:
             raise _cut_off()
         call = Call(function, args)
         is_quick = not self.is_slow
-        self._submit(call)
-        if is_quick and call.finished.acquire(timeout=_BRIEF_SECONDS):
-            call.claim()
-            call.is_done = True
+        wake = self._submit(call)
+        if is_quick:
+            call.is_done = pass_on(wake, call.finished, _BRIEF_SECONDS)
+        elif wake is not None:
+            wake.give()
         return call
 
     async def finish(self, call: Call[_T]) -> _T:
         """Wait for the end of a call; returns and raises as `run` does."""
         if not call.is_done:
             call.task = trio.lowlevel.current_task()
-            if not (call.finished.acquire(blocking=False) and call.claim()):
+            if call.result is None or not call.claim():
                 call.begun = time.monotonic()
                 self._waited_for[call] = None
                 await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
@@ -129,8 +167,10 @@ class Workers:
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Call `function(*args)` in a thread some time soon; nobody waits for it."""
         if not self.is_cut_off:
-            self._submit(Call(function, args))
+            wake = self._submit(Call(function, args))
             self._busy -= 1
+            if wake is not None:
+                wake.give()
 
     def cut_off(self) -> Counter[str]:
         """Let nobody wait any longer, and take no more calls.
@@ -147,37 +187,58 @@ class Workers:
 
     def close(self) -> None:
         """Let the threads end when what was submitted is done."""
-        for _ in self._threads:
-            self._calls.put(None)
+        with self._lock:
+            self._is_closing = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.wake.give()
 
     def join(self, deadline: float) -> None:
         """Wait until they have ended, or until `deadline` on the monotonic clock."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _submit(self, call: Call[Any]) -> None:
+    def _submit(self, call: Call[Any]) -> Baton | None:
+        """Find a thread for a call; returns what wakes it, if it sleeps."""
         self._busy += 1
-        with self._counting:
-            self._under_way += 1
-        if self._under_way > len(self._threads) and len(self._threads) < self._limit:
-            name = f"worker-{len(self._threads) + 1}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._calls.put(call)
+        with self._lock:
+            if self._idle:
+                worker = self._idle.pop()
+                worker.call = call
+                return worker.wake
+            if len(self._threads) >= self._limit:
+                self._left.append(call)
+                return None
+        worker = _Worker(call)
+        name = f"worker-{len(self._threads) + 1}"
+        thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return None
 
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+    def _work(self, worker: _Worker) -> None:
+        while (call := worker.call) is not None:
             call.result = outcome.capture(call.function, *call.args)
-            with self._counting:
-                self._under_way -= 1
-            call.finished.release()
             if call.task is not None and call.claim():
                 try:
                     self._token.run_sync_soon(trio.lowlevel.reschedule, call.task)
                 except trio.RunFinishedError:
                     return
+            finished = call.finished
             del call
+            if self._find_next(worker):
+                finished.give()
+            else:
+                pass_on(finished, worker.wake, -1)
+
+    def _find_next(self, worker: _Worker) -> bool:
+        """Give a thread its next call; returns whether it is to go on at once."""
+        with self._lock:
+            worker.call = self._left.popleft() if self._left else None
+            if worker.call is None and not self._is_closing:
+                self._idle.append(worker)
+                return False
+            return True
 
 
 def _cut_off() -> OSError:

@@ -19,7 +19,6 @@ from mirrorfs.mount.names import NameOperations
 if TYPE_CHECKING:
     import pyfuse3
 
-    from mirrorfs.mount.inodes import Inode
 
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
 # The kernel asks for this one before every write; that a file has none is believed for a moment.
@@ -46,26 +45,17 @@ class XattrOperations(NameOperations):
             raise refuse(errno.ENODATA)
         async with self._held(node_id):
             try:
-                if self._is_in_memory(inode):
-                    return tree.get_xattr(inode.fd, name)
-                return await inode.device.workers.run(tree.get_xattr, inode.fd, name)
+                return await inode.device.workers.brief(tree.get_xattr, inode.fd, name)
             except OSError as exc:
                 if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
                     inode.plain_until = time.monotonic() + self.state.options.attr_timeout
                 raise
 
-    def _is_in_memory(self, inode: Inode) -> bool:
-        """Whether attributes need no thread; on a disk they may lie apart from the inode."""
-        return inode.device.is_prompt and self.inodes.abilities(inode).is_memory
-
     async def listxattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if ControlFolder.owns(node_id):
             return []
         async with self._held(node_id) as (inode,):
-            if self._is_in_memory(inode):
-                names = tree.list_xattrs(inode.fd)
-            else:
-                names = await inode.device.workers.run(tree.list_xattrs, inode.fd)
+            names = await inode.device.workers.brief(tree.list_xattrs, inode.fd)
         # xattr(7), "Trusted extended attributes": only the privileged see them.
         hidden = () if ctx.uid == 0 else (b"trusted.",)
         return [name for name in names if name not in _OURS and not name.startswith(hidden)]
@@ -77,9 +67,9 @@ class XattrOperations(NameOperations):
             raise refuse(errno.EPERM)
         async with self._held(node_id) as (inode,):
             inode.plain_until = 0.0
-            run = inode.device.workers.run
+            run = inode.device.workers.brief
             await self.state.with_room(
-                inode.device, os.setxattr, tree.fd_path(inode.fd), name, value
+                inode.device, os.setxattr, tree.fd_path(inode.fd), name, value, brief=True
             )
             if name == ACL_ATTRIBUTE and ctx.uid:
                 await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
@@ -88,4 +78,4 @@ class XattrOperations(NameOperations):
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with self._held(node_id) as (inode,):
-            await inode.device.workers.run(os.removexattr, tree.fd_path(inode.fd), name)
+            await inode.device.workers.brief(os.removexattr, tree.fd_path(inode.fd), name)

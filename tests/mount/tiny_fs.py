@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SIZE = 1 << 20
 WRITE = 16  # linux/fuse.h
-WRITE_IN = struct.Struct("=QQIIQII")
+WRITE_IN = struct.Struct("=40xQQIIQII")  # after the header of a request
 INODE = 2
 DROP, RAISE, TWICE, KEEP, MISFIT, THREAD, WHO, RAISE_SILENTLY = range(1000, 1008)
 # What is answered at once to a write at that offset; at any other, the handler answers.

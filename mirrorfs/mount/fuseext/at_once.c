@@ -107,10 +107,9 @@ static bool answer(int fd, void *message, size_t size)
     if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode])
         return false;
     PyObject *callable = Py_NewRef(callables[header->opcode]);
-    PyObject *body = PyMemoryView_FromMemory((char *)(header + 1),
-                                             (Py_ssize_t)(size - sizeof(*header)), PyBUF_READ);
+    PyObject *view = PyMemoryView_FromMemory(message, (Py_ssize_t)size, PyBUF_READ);
     PyObject *result =
-        body ? PyObject_CallFunction(callable, "KO", (ull)header->nodeid, body) : NULL;
+        view ? PyObject_CallFunction(callable, "KO", (ull)header->nodeid, view) : NULL;
     if (!result) {
         PyErr_WriteUnraisable(callable);
         send(fd, unique, EIO, NULL, 0);
@@ -119,7 +118,7 @@ static bool answer(int fd, void *message, size_t size)
     }
     bool is_answered = result != Py_None;
     Py_XDECREF(result);
-    Py_XDECREF(body);
+    Py_XDECREF(view);
     Py_DECREF(callable);
     return is_answered;
 }
