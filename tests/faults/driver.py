@@ -22,7 +22,7 @@ from typing import Any
 
 from mirrorfs.cli.main import main
 from mirrorfs.mirror import fresh, seeding, sync, writer
-from mirrorfs.mount import at_once, guard, names, operations, sparse, xattrs
+from mirrorfs.mount import at_once, eager, guard, names, operations, sparse, xattrs
 
 pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
 
@@ -56,7 +56,12 @@ OWNERS = (
     sparse.SparseOperations,
 )
 
-AT_ONCE = ("lookup", "getattr", "read", "write", "flush", "release", "forget")
+AT_ONCE = {
+    name: owner
+    for owner in (at_once.AtOnce, eager.Eager)
+    for name in set(vars(owner)) & {name for handlers in OWNERS for name in vars(handlers)}
+    if not name.startswith("_")
+}
 
 
 class Orders:
@@ -78,8 +83,9 @@ def inject(orders: Orders) -> None:
                 continue
             setattr(owner, name, wrap(orders, name, inner))
 
-    for name in AT_ONCE:
-        setattr(at_once.AtOnce, name, wrap_at_once(orders, name, getattr(at_once.AtOnce, name)))
+    for name, owner in AT_ONCE.items():
+        is_all = owner is at_once.AtOnce
+        setattr(owner, name, wrap_at_once(orders, name, getattr(owner, name), is_all))
 
     seek = sparse.SparseOperations.lseek_at_once
 
@@ -104,13 +110,15 @@ def wrap(orders: Orders, name: str, inner: Any) -> Any:
     return guarded(name, faulty)
 
 
-def wrap_at_once(orders: Orders, name: str, inner: Any) -> Any:
+def wrap_at_once(orders: Orders, name: str, inner: Any, is_all: bool) -> Any:
+    """`is_all` says that this is all of the answer, and that of no handler."""
+
     @functools.wraps(inner)
     def faulty(self: Any, *args: Any) -> Any:
         words = orders.words()
         if words[:2] == ["at_once", name]:
             raise make(words[2])
-        return None if words[:2] == ["handler", name] else inner(self, *args)
+        return None if is_all and words[:2] == ["handler", name] else inner(self, *args)
 
     return faulty
 
