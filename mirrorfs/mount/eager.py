@@ -212,7 +212,10 @@ def _pack_nothing(_result: None) -> bytes:
 
 
 def _pack_open(info: pyfuse3.FileInfo) -> bytes:
-    return protocol.OPEN_OUT.pack(info.fh, protocol.FOPEN_DIRECT_IO if info.direct_io else 0)
+    flags = protocol.FOPEN_DIRECT_IO if info.direct_io else 0
+    if info.keep_cache:
+        flags |= protocol.FOPEN_KEEP_CACHE
+    return protocol.OPEN_OUT.pack(info.fh, flags)
 
 
 def _pack_folder(fh: int) -> bytes:

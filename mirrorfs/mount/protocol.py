@@ -62,4 +62,4 @@ ATTR_OUT = struct.Struct("=QI4x" + _ATTR)
 ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
 OPEN_OUT = struct.Struct("=QI4x")
 WRITE_OUT = struct.Struct("=I4x")
-FOPEN_DIRECT_IO = 1 << 0
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1 << 0, 1 << 1
