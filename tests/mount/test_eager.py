@@ -1,0 +1,125 @@
+"""Handlers that are begun where their request is received: they end there, or wait and go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import pytest
+import trio
+import trio.lowlevel
+
+from mirrorfs.mount.eager import Begun
+from tests.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+TIMES = (1_000_000_001_000_000_002, -3_000_000_004)  # ns; one lies before 1970
+
+
+def begin(coroutine: Coroutine[object, object, object]) -> Begun:
+    return Begun("name", coroutine, coroutine.send(None))
+
+
+def test_one_that_waits_goes_on_in_the_task_in_which_it_was_begun() -> None:
+    tasks = []
+
+    async def handler() -> str:
+        for _ in range(3):
+            tasks.append(trio.lowlevel.current_task())
+            await trio.sleep(0.001)
+        with trio.move_on_after(0.001) as scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+        return "answer"
+
+    async def use() -> None:
+        assert await begin(handler()) == "answer"
+        assert set(tasks) == {trio.lowlevel.current_task()}
+
+    trio.run(use)
+
+
+def test_what_it_raises_is_raised_there() -> None:
+    async def handler() -> None:
+        await trio.lowlevel.checkpoint()
+        raise pyfuse3.FUSEError(errno.EDOM)
+
+    async def use() -> None:
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await begin(handler())
+        assert caught.value.errno == errno.EDOM
+
+    trio.run(use)
+
+
+# Each in a folder of its own, which the kernel locks meanwhile.
+CALLS: dict[str, Callable[[Path], object]] = {
+    "create": lambda folder: os.close(os.open(folder / "new", os.O_CREAT | os.O_RDWR, 0o640)),
+    "mkdir": lambda folder: (folder / "new").mkdir(0o750),
+    "rmdir": lambda folder: (folder / "empty").rmdir(),
+    "rename": lambda folder: os.rename(folder / "file", folder / "new"),
+    "unlink": lambda folder: (folder / "file").unlink(),
+    "chmod": lambda folder: (folder / "file").chmod(0o600),
+    "utime": lambda folder: os.utime(folder / "file", ns=TIMES),
+    "truncate": lambda folder: os.truncate(folder / "file", 5),
+}
+
+
+def test_what_has_to_wait_for_a_frozen_disk_is_done_afterwards(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    threads = []
+    for folder in (tmp_path / "plain", mirror.path):
+        for name, call in CALLS.items():
+            (folder / name / "empty").mkdir(parents=True)
+            (folder / name / "file").write_bytes(b"content")
+            if folder is mirror.path:
+                threads.append(threading.Thread(target=call, args=(folder / name,), daemon=True))
+            else:
+                call(folder / name)
+    run("fsfreeze", "--freeze", mirror.backing)
+    try:
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.3)
+        assert all(thread.is_alive() for thread in threads)
+        assert mirror.stats()["pid"]
+    finally:
+        run("fsfreeze", "--unfreeze", mirror.backing)
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    found = (mirror.backing / "utime" / "file").stat()
+    assert (found.st_atime_ns, found.st_mtime_ns) == TIMES
+    wanted = tree(tmp_path / "plain")
+    assert tree(mirror.path) == wanted
+    assert tree(mirror.backing) == wanted
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Modes and contents of what was made by CALLS."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for name in CALLS
+        for path in sorted((folder / name).rglob("*"))
+    }
+
+
+def test_the_kernel_keeps_what_it_has_read_when_a_file_is_opened_again(mirror: Mirror) -> None:
+    data = os.urandom(1 << 20)
+    mirror.write("file", 0, data)
+    assert mirror.read("file") == data
+    before = mirror.counters().read_bytes
+    assert mirror.read("file") == data
+    assert mirror.counters().read_bytes == before
