@@ -113,7 +113,7 @@ class Eager:
         return None
 
     def lookup(self, node_id: int, message: memoryview) -> Answer:
-        (name,) = _names(message, protocol.HEADER_BYTES)
+        name = _name(message, protocol.HEADER_BYTES)
         return self._begin("lookup", self._operations.lookup(node_id, name, None), _pack_entry)
 
     def getattr(self, node_id: int, _message: memoryview) -> Answer:
@@ -135,36 +135,38 @@ class Eager:
 
     def create(self, node_id: int, message: memoryview) -> Answer:
         flags, mode, umask = protocol.CREATE_IN.unpack_from(message)
-        (name,) = _names(message, protocol.CREATE_IN.size)
+        name = _name(message, protocol.CREATE_IN.size)
         caller = _requester(message, umask)
         creating = self._operations.create(node_id, name, mode, flags, caller)
         return self._begin("create", creating, _pack_created)
 
     def mkdir(self, node_id: int, message: memoryview) -> Answer:
         mode, umask = protocol.MKDIR_IN.unpack_from(message)
-        (name,) = _names(message, protocol.MKDIR_IN.size)
+        name = _name(message, protocol.MKDIR_IN.size)
         making = self._operations.mkdir(node_id, name, mode, _requester(message, umask))
         return self._begin("mkdir", making, _pack_entry)
 
     def unlink(self, node_id: int, message: memoryview) -> Answer:
-        (name,) = _names(message, protocol.HEADER_BYTES)
+        name = _name(message, protocol.HEADER_BYTES)
         return self._begin("unlink", self._operations.unlink(node_id, name, None), _pack_nothing)
 
     def rmdir(self, node_id: int, message: memoryview) -> Answer:
-        (name,) = _names(message, protocol.HEADER_BYTES)
+        name = _name(message, protocol.HEADER_BYTES)
         return self._begin("rmdir", self._operations.rmdir(node_id, name, None), _pack_nothing)
 
     def rename(self, node_id: int, message: memoryview) -> Answer:
         (new_parent_id,) = protocol.RENAME_IN.unpack_from(message)
-        return self._rename(node_id, new_parent_id, 0, _names(message, protocol.RENAME_IN.size))
+        return self._rename(node_id, new_parent_id, 0, message, protocol.RENAME_IN.size)
 
     def rename2(self, node_id: int, message: memoryview) -> Answer:
         new_parent_id, flags = protocol.RENAME2_IN.unpack_from(message)
-        names = _names(message, protocol.RENAME2_IN.size)
-        return self._rename(node_id, new_parent_id, flags, names)
+        return self._rename(node_id, new_parent_id, flags, message, protocol.RENAME2_IN.size)
 
-    def _rename(self, parent_id: int, new_parent_id: int, flags: int, names: list[bytes]) -> Answer:
-        old, new = names
+    def _rename(
+        self, parent_id: int, new_parent_id: int, flags: int, message: memoryview, start: int
+    ) -> Answer:
+        old = _name(message, start)
+        new = _name(message, start + len(old) + 1)
         renaming = self._operations.rename(parent_id, old, new_parent_id, new, flags, None)
         return self._begin("rename", renaming, _pack_nothing)
 
@@ -202,9 +204,9 @@ def _requester(message: memoryview, umask: int = 0) -> Requester:
     return Requester(uid, gid, pid, umask)
 
 
-def _names(message: memoryview, start: int) -> list[bytes]:
-    """The names at the end of a request, each of which ends with a zero."""
-    return bytes(message[start:]).split(b"\0")[:-1]
+def _name(message: memoryview, start: int) -> bytes:
+    """The name at `start`, which ends with a zero."""
+    return bytes(message[start:]).partition(b"\0")[0]
 
 
 def _pack_nothing(_result: None) -> bytes:
