@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -133,15 +134,15 @@ _own = _Own()
 
 
 def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
-    """Status of `name` in the folder `fd` (a symbolic link is not followed), or of `fd` itself,
-    which may be O_PATH.
+    """Status of `name` in the folder `fd` (no link is followed, nothing is mounted), or of `fd`
+    itself, which may be O_PATH.
 
     Without `ask`, what the kernel knows already (AT_STATX_DONT_SYNC): file systems whose data is
     elsewhere are not asked, so this never waits for them. The device and the type are right even
     then; local file systems answer in full.
     """
     buffer = _own.statx_buffer
-    flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH
+    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT if name else AT_EMPTY_PATH
     if not ask:
         flags |= AT_STATX_DONT_SYNC
     if _libc.statx(fd, name, flags, _STATX_BASIC_AND_BTIME | _STATX_MOUNT_IDS, buffer) < 0:

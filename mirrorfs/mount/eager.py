@@ -13,7 +13,6 @@ handler waits with, cancel scopes included, belongs to the right task from the s
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyfuse3
@@ -57,11 +56,15 @@ AnyFields = pyfuse3.SetattrFields | Fields
 class Begun:
     """A handler that waits for something: to be awaited once, in the task in which it was begun.
 
-    `name` is the handler's; `trap` is what it has given the event loop, which has yet to get it.
+    `name` is the handler's, and `of` its first argument; `trap` is what it has given the event
+    loop, which has yet to get it.
     """
 
-    def __init__(self, name: str, coroutine: Coroutine[Any, Any, Any], trap: object) -> None:
+    def __init__(
+        self, name: str, of: int, coroutine: Coroutine[Any, Any, Any], trap: object
+    ) -> None:
         self.name = name
+        self.of = of
         self._coroutine = coroutine
         self._trap = trap
 
@@ -100,6 +103,7 @@ class Eager:
     def _begin(
         self,
         name: str,
+        of: int,
         coroutine: Coroutine[Any, Any, Any],
         pack: Callable[[Any], bytes],
     ) -> Answer:
@@ -109,50 +113,56 @@ class Eager:
             return pack(end.value)
         except pyfuse3.FUSEError as exc:
             return exc.errno
-        self._operations.begun = Begun(name, coroutine, trap)
+        self._operations.begun = Begun(name, of, coroutine, trap)
         return None
 
     def lookup(self, node_id: int, message: memoryview) -> Answer:
         name = _name(message, protocol.HEADER_BYTES)
-        return self._begin("lookup", self._operations.lookup(node_id, name, None), _pack_entry)
+        return self._begin(
+            "lookup", node_id, self._operations.lookup(node_id, name, None), _pack_entry
+        )
 
     def getattr(self, node_id: int, _message: memoryview) -> Answer:
         looking = self._operations.getattr(node_id, None)
-        return self._begin("getattr", looking, _pack_attributes)
+        return self._begin("getattr", node_id, looking, _pack_attributes)
 
     def flush(self, _node_id: int, message: memoryview) -> Answer:
         (fh,) = protocol.FH_IN.unpack_from(message)
-        return self._begin("flush", self._operations.flush(fh), _pack_nothing)
+        return self._begin("flush", fh, self._operations.flush(fh), _pack_nothing)
 
     def release(self, _node_id: int, message: memoryview) -> Answer:
         (fh,) = protocol.FH_IN.unpack_from(message)
-        return self._begin("release", self._operations.release(fh), _pack_nothing)
+        return self._begin("release", fh, self._operations.release(fh), _pack_nothing)
 
     def open(self, node_id: int, message: memoryview) -> Answer:
         (flags,) = protocol.OPEN_IN.unpack_from(message)
         opening = self._operations.open(node_id, flags, _requester(message))
-        return self._begin("open", opening, _pack_open)
+        return self._begin("open", node_id, opening, _pack_open)
 
     def create(self, node_id: int, message: memoryview) -> Answer:
         flags, mode, umask = protocol.CREATE_IN.unpack_from(message)
         name = _name(message, protocol.CREATE_IN.size)
         caller = _requester(message, umask)
         creating = self._operations.create(node_id, name, mode, flags, caller)
-        return self._begin("create", creating, _pack_created)
+        return self._begin("create", node_id, creating, _pack_created)
 
     def mkdir(self, node_id: int, message: memoryview) -> Answer:
         mode, umask = protocol.MKDIR_IN.unpack_from(message)
         name = _name(message, protocol.MKDIR_IN.size)
         making = self._operations.mkdir(node_id, name, mode, _requester(message, umask))
-        return self._begin("mkdir", making, _pack_entry)
+        return self._begin("mkdir", node_id, making, _pack_entry)
 
     def unlink(self, node_id: int, message: memoryview) -> Answer:
         name = _name(message, protocol.HEADER_BYTES)
-        return self._begin("unlink", self._operations.unlink(node_id, name, None), _pack_nothing)
+        return self._begin(
+            "unlink", node_id, self._operations.unlink(node_id, name, None), _pack_nothing
+        )
 
     def rmdir(self, node_id: int, message: memoryview) -> Answer:
         name = _name(message, protocol.HEADER_BYTES)
-        return self._begin("rmdir", self._operations.rmdir(node_id, name, None), _pack_nothing)
+        return self._begin(
+            "rmdir", node_id, self._operations.rmdir(node_id, name, None), _pack_nothing
+        )
 
     def rename(self, node_id: int, message: memoryview) -> Answer:
         (new_parent_id,) = protocol.RENAME_IN.unpack_from(message)
@@ -168,35 +178,37 @@ class Eager:
         old = _name(message, start)
         new = _name(message, start + len(old) + 1)
         renaming = self._operations.rename(parent_id, old, new_parent_id, new, flags, None)
-        return self._begin("rename", renaming, _pack_nothing)
+        return self._begin("rename", parent_id, renaming, _pack_nothing)
 
     def opendir(self, node_id: int, _message: memoryview) -> Answer:
-        return self._begin("opendir", self._operations.opendir(node_id, None), _pack_folder)
+        return self._begin(
+            "opendir", node_id, self._operations.opendir(node_id, None), _pack_folder
+        )
 
     def releasedir(self, _node_id: int, message: memoryview) -> Answer:
         (fh,) = protocol.FH_IN.unpack_from(message)
-        return self._begin("releasedir", self._operations.releasedir(fh), _pack_nothing)
+        return self._begin("releasedir", fh, self._operations.releasedir(fh), _pack_nothing)
 
     def setattr(self, node_id: int, message: memoryview) -> Answer:
         valid, fh, size, atime, mtime, atime_ns, mtime_ns, mode, uid, gid = (
             protocol.SETATTR_IN.unpack_from(message)
         )
-        attr, now = pyfuse3.EntryAttributes(), time.time_ns()
+        attr = pyfuse3.EntryAttributes()
         attr.st_mode, attr.st_uid, attr.st_gid, attr.st_size = mode, uid, gid, size
-        is_now = valid & protocol.FATTR_ATIME_NOW, valid & protocol.FATTR_MTIME_NOW
-        attr.st_atime_ns = now if is_now[0] else atime * _NS + atime_ns
-        attr.st_mtime_ns = now if is_now[1] else mtime * _NS + mtime_ns
+        # A time that is to be now is in the request, too, by the clock that stamps files.
+        attr.st_atime_ns = atime * _NS + atime_ns
+        attr.st_mtime_ns = mtime * _NS + mtime_ns
         fields = Fields(
             bool(valid & protocol.FATTR_MODE),
             bool(valid & protocol.FATTR_UID),
             bool(valid & protocol.FATTR_GID),
             bool(valid & protocol.FATTR_SIZE),
-            bool(valid & (protocol.FATTR_ATIME | protocol.FATTR_ATIME_NOW)),
-            bool(valid & (protocol.FATTR_MTIME | protocol.FATTR_MTIME_NOW)),
+            bool(valid & protocol.FATTR_ATIME),
+            bool(valid & protocol.FATTR_MTIME),
         )
         handle = fh if valid & protocol.FATTR_FH else None
         setting = self._operations.setattr(node_id, attr, fields, handle, _requester(message))
-        return self._begin("setattr", setting, _pack_attributes)
+        return self._begin("setattr", node_id, setting, _pack_attributes)
 
 
 def _requester(message: memoryview, umask: int = 0) -> Requester:

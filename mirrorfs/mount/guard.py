@@ -63,11 +63,20 @@ def answer_to(operations: Any, name: str, error: Exception) -> int:  # noqa: ANN
     return code
 
 
+def _begun(operations: Any, name: str, args: tuple[Any, ...]) -> Any:  # noqa: ANN401 - see above
+    """What was begun of this call, if it was."""
+    begun, operations.begun = operations.begun, None
+    if begun is None or (begun.name, begun.of) == (name, *args[:1]):
+        return begun
+    log.error("%s was begun, but %s was called; its effect is unknown", begun.name, name)
+    return None
+
+
 def _guard(name: str, handler: _Handler) -> _Handler:
     @functools.wraps(handler)
     async def call(self: Any, *args: Any) -> Any:  # noqa: ANN401 - passed through as it is
-        begun, self.begun = self.begun, None
-        if begun is not None and begun.name == name:
+        begun = _begun(self, name, args)
+        if begun is not None:
             return await begun
         try:
             return await handler(self, *args)
@@ -81,8 +90,8 @@ def _guard(name: str, handler: _Handler) -> _Handler:
 def _silent(name: str, handler: _Handler) -> _Handler:
     @functools.wraps(handler)
     async def call(self: Any, *args: Any) -> None:  # noqa: ANN401 - passed through as it is
-        begun, self.begun = self.begun, None
-        if begun is not None and begun.name == name:
+        begun = _begun(self, name, args)
+        if begun is not None:
             await begun
             return
         try:

@@ -58,7 +58,7 @@ class Mirrors:
         mirror = self.get(inode)
         if mirror is None:
             abilities = self._state.inodes.abilities(inode)
-            mine = await inode.device.workers.brief(
+            mine = await inode.device.workers.run(
                 mirror_file.open_mirror_file,
                 inode.fd,
                 inode.key,

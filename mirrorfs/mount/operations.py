@@ -60,7 +60,7 @@ class Operations(XattrOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                handle.reader = await inode.device.workers.brief(steps.open_reader, inode.fd)
+                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
@@ -94,7 +94,6 @@ class Operations(XattrOperations):
                     flags,
                     abilities,
                     rules,
-                    brief=True,
                 )
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.

@@ -55,7 +55,7 @@ READ_IN = struct.Struct("=40xQQI20x")
 WRITE_IN = struct.Struct("=40xQQI20x")
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = (1 << n for n in range(6))
-FATTR_FH, FATTR_ATIME_NOW, FATTR_MTIME_NOW = 1 << 6, 1 << 7, 1 << 8
+FATTR_FH = 1 << 6
 
 _ATTR = "QQQqqqIIIIIIIIII"  # struct fuse_attr
 ATTR_OUT = struct.Struct("=QI4x" + _ATTR)

@@ -116,9 +116,10 @@ class Workers:
 
     async def brief(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - as above
         """The same for a call that has to do with a few names or attributes only: it needs no
-        thread where these lie in memory, and nobody else is at work there.
+        thread where these lie in memory, and no other thread is at work there. Not for one that
+        opens a file, which others may be asked to allow (fanotify(7)).
         """
-        if self.in_memory and not self._busy:
+        if self.in_memory and not self._busy and not self.is_cut_off:
             return function(*args)
         return await self.run(function, *args)
 
@@ -126,6 +127,8 @@ class Workers:
         """Close a descriptor some time soon. It may be the last one of an unlinked file, whose
         blocks are then freed.
         """
+        if self.is_cut_off:
+            return  # a thread that was left behind may use it
         if self.in_memory and not self._busy and os.fstat(fd).st_blocks <= _FEW_BLOCKS:
             os.close(fd)
         else:
@@ -200,21 +203,36 @@ class Workers:
 
     def _submit(self, call: Call[Any]) -> Baton | None:
         """Find a thread for a call; returns what wakes it, if it sleeps."""
+        for may_start in (len(self._threads) < self._limit, False):
+            with self._lock:
+                if self._idle:
+                    worker = self._idle.pop()
+                    worker.call = call
+                    self._busy += 1
+                    return worker.wake
+                if not may_start:
+                    self._left.append(call)
+                    self._busy += 1
+                    return None
+            if self._start_thread(call):
+                break
         self._busy += 1
-        with self._lock:
-            if self._idle:
-                worker = self._idle.pop()
-                worker.call = call
-                return worker.wake
-            if len(self._threads) >= self._limit:
-                self._left.append(call)
-                return None
-        worker = _Worker(call)
-        name = f"worker-{len(self._threads) + 1}"
-        thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
         return None
+
+    def _start_thread(self, call: Call[Any]) -> bool:
+        """Start a thread with a call; returns whether that was possible. EAGAIN if it was not, and
+        there are no others.
+        """
+        name = f"worker-{len(self._threads) + 1}"
+        thread = threading.Thread(target=self._work, args=(_Worker(call),), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if self._threads:
+                return False
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        self._threads.append(thread)
+        return True
 
     def _work(self, worker: _Worker) -> None:
         while (call := worker.call) is not None:

@@ -12,13 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrorfs.backing import syscalls
-from tests.conftest import CLASSES, run
-from tests.model.test_model import MAX_SIZE, SLACK_BYTES, Model, offsets, packed_bytes, sizes
+from tests.conftest import CLASSES
+from tests.model.test_model import (
+    MAX_SIZE,
+    SLACK_BYTES,
+    Model,
+    give_back_reservations,
+    offsets,
+    packed_bytes,
+    sizes,
+)
 from tests.posix.space import borders
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Mirror
 
 files = st.integers(0, 1)
@@ -79,18 +85,6 @@ class Pair:
 def blank(content: bytearray, start: int, end: int) -> None:
     if start < end:
         content[start:end] = bytes(end - start)
-
-
-def give_back_reservations(folder: Path) -> None:
-    """xfs reserves 128 KiB for a write into a shared block, and gives them back minutes later, or
-    when it is told to (xfs(5), "speculative_cow_prealloc_lifetime"). It passes over a file whose
-    inode counts as dirty, which fsync does not end and the sync of the file system does
-    (xfs_can_free_cowblocks in fs/xfs/xfs_icache.c).
-    """
-    kind = run("stat", "-f", "-c", "%T", folder).stdout.strip()
-    if kind == "xfs":
-        run("sync", "-f", folder)
-        run("xfs_spaceman", "-c", "prealloc -s", folder)
 
 
 @pytest.mark.slow

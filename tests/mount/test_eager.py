@@ -25,7 +25,7 @@ TIMES = (1_000_000_001_000_000_002, -3_000_000_004)  # ns; one lies before 1970
 
 
 def begin(coroutine: Coroutine[object, object, object]) -> Begun:
-    return Begun("name", coroutine, coroutine.send(None))
+    return Begun("name", 1, coroutine, coroutine.send(None))
 
 
 def test_one_that_waits_goes_on_in_the_task_in_which_it_was_begun() -> None:
@@ -114,6 +114,17 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
         for name in CALLS
         for path in sorted((folder / name).rglob("*"))
     }
+
+
+def test_a_time_that_is_to_be_now_is_not_later_than_a_write_that_follows(mirror: Mirror) -> None:
+    for number in range(20):
+        mirror.write(f"touched-{number}", 0, b"")
+        os.utime(mirror.path / f"touched-{number}")
+        mirror.write(f"written-{number}", 0, b"data")
+        first, second = (
+            (mirror.backing / f"{name}-{number}").stat() for name in ("touched", "written")
+        )
+        assert first.st_mtime_ns <= second.st_mtime_ns
 
 
 def test_the_kernel_keeps_what_it_has_read_when_a_file_is_opened_again(mirror: Mirror) -> None:
