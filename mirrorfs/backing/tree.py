@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import acl, syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,14 @@ def create_file(
     it even if the mode will not let them.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd, path_fd = os.open(name, flags, 0o600, dir_fd=parent_fd), -1
-    try:
+    fd = os.open(name, flags, 0o600, dir_fd=parent_fd)
+    with _undone_on_error(parent_fd, name) as opened:
+        opened.append(fd)
         with contextlib.suppress(PermissionError):  # where what we make is not ours
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
         path_fd = os.open(fd_path(fd), os.O_PATH | os.O_CLOEXEC)
+        opened.append(path_fd)
         _hand_over(path_fd, parent_fd, mode, caller, use)
-    except BaseException:
-        for opened in {fd, path_fd} - {-1}:
-            os.close(opened)
-        with contextlib.suppress(OSError):
-            remove(parent_fd, name)
-        raise
     return path_fd, fd
 
 
@@ -95,17 +91,25 @@ def _make(
 ) -> int:
     """Make an object, and hand it over; on an error it is removed again."""
     make()
-    fd = -1
-    try:
+    with _undone_on_error(parent_fd, name) as opened:
         fd = open_path(parent_fd, name)
+        opened.append(fd)
         _hand_over(fd, parent_fd, mode, caller)
+    return fd
+
+
+@contextlib.contextmanager
+def _undone_on_error(parent_fd: int, name: bytes) -> Iterator[list[int]]:
+    """If the block fails, the object `name` is removed, and the descriptors in the list closed."""
+    opened: list[int] = []
+    try:
+        yield opened
     except BaseException:
-        if fd >= 0:
+        for fd in opened:
             os.close(fd)
         with contextlib.suppress(OSError):
             remove(parent_fd, name)
         raise
-    return fd
 
 
 def _hand_over(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mirrorfs.mount.sparse import SparseOperations
     from mirrorfs.mount.workers import Call, Workers
 
-_NS = 1_000_000_000
 _DONE = b""
 
 

@@ -143,16 +143,6 @@ class InodeTable:
             raise stale()
         return inode
 
-    def at_hand(self, node_id: int) -> Inode | None:
-        """The inode of a node id if it can be used as it is, without a `hold`, until the main loop
-        goes on.
-        """
-        inode = self._by_id.get(node_id)
-        if inode is None or inode.fd < 0 or inode.device.abilities is None:
-            return None
-        self._keep(inode)
-        return inode
-
     def find(self, status: Status) -> Inode | None:
         """The known inode with this identity."""
         return self.by_key(status.key)

@@ -96,7 +96,7 @@ class Workers:
 
     @property
     def busy(self) -> int:
-        """Calls that are running or waiting for a thread."""
+        """Calls for whose end somebody waits."""
         return self._busy
 
     @property
@@ -143,6 +143,7 @@ class Workers:
         call = Call(function, args)
         is_quick = not self.is_slow
         wake = self._submit(call)
+        self._busy += 1
         if is_quick:
             call.is_done = pass_on(wake, call.finished, _BRIEF_SECONDS)
         elif wake is not None:
@@ -171,7 +172,6 @@ class Workers:
         """Call `function(*args)` in a thread some time soon; nobody waits for it."""
         if not self.is_cut_off:
             wake = self._submit(Call(function, args))
-            self._busy -= 1
             if wake is not None:
                 wake.give()
 
@@ -208,15 +208,12 @@ class Workers:
                 if self._idle:
                     worker = self._idle.pop()
                     worker.call = call
-                    self._busy += 1
                     return worker.wake
                 if not may_start:
                     self._left.append(call)
-                    self._busy += 1
-                    return None
+                    break
             if self._start_thread(call):
                 break
-        self._busy += 1
         return None
 
     def _start_thread(self, call: Call[Any]) -> bool:
