@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import time
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes
+from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import basis, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
@@ -19,6 +20,17 @@ from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
     from mirrorfs.mirror.tail import Tail
+
+
+class Elided(Enum):
+    """What `elide` has done: nothing; all but moving the times of the file (`writer.stamp`), which
+    may wait for the journal; or all.
+    """
+
+    NOTHING = "nothing"
+    BUT_TIMES = "all but the times"
+    ALL = "all"
+
 
 _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
@@ -30,26 +42,32 @@ def elide(
     data: Data,
     account: Account,
     may_seek: bool = True,
-) -> bool:
-    """Whether `data` at `offset` (bytes) was there already; if so, it is counted and answered for.
+) -> Elided:
+    """See whether `data` is at `offset` (bytes) already; if so, it is counted.
 
-    False means that nothing was done or counted. Tried only on a file whose last write changed
-    nothing. `may_seek` says that no thread of ours is in a call on this file: seeking takes locks
-    of the file in the kernel, and whoever has them may be waiting for the disk.
+    Tried only on a file whose last write changed nothing. `may_seek` says that no thread of ours is
+    in a call on this file: seeking takes locks of the file in the kernel, and whoever has them may
+    be waiting for the disk.
     """
     end = offset + len(data)
     if not file.calm or not data or file.seed_fd >= 0 or not file.lock.acquire(blocking=False):
-        return False
+        return Elided.NOTHING
     try:
-        tail = file.tail
-        if tail is not None and not _follows(file, tail, offset, end, may_seek):
-            return False
         status = os.fstat(file.fd)
-        if end > status.st_size or not _is_stamped(status):
-            return False
+        is_stamped = _is_stamped(status)
+        # Since the last thread was at it, the map of the file may have been dropped from memory.
+        may_seek = may_seek and (is_stamped or file.abilities.is_memory)
+        tail = file.tail
+        if end > status.st_size:
+            return Elided.NOTHING
+        if tail is not None and not _follows(file, tail, offset, end, may_seek):
+            return Elided.NOTHING
         count = _classify(file, offset, data, may_seek)
         if count is None:
-            return False
+            return Elided.NOTHING
+        if not is_stamped and file.abilities.is_memory:
+            syscalls.touch(file.fd)
+            is_stamped = True
         count.write_requests, count.received_bytes = 1, len(data)
         if tail is not None:
             _advance(file, tail, offset, end, count, account)
@@ -57,7 +75,7 @@ def elide(
     finally:
         file.lock.release()
     pending.settle(offset, end)
-    return True
+    return Elided.ALL if is_stamped else Elided.BUT_TIMES
 
 
 def _follows(file: MirrorFile, tail: Tail, offset: int, end: int, may_seek: bool) -> bool:
@@ -95,8 +113,7 @@ def _advance(
 def _is_stamped(status: os.stat_result) -> bool:
     """Whether a write at this moment would leave both times as they are.
 
-    Files are stamped by a clock that moves every few milliseconds. Moving a time may wait for the
-    journal, so a write in a new tick is the writer's.
+    Files are stamped by a clock that moves every few milliseconds.
     """
     tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()

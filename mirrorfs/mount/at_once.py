@@ -17,6 +17,7 @@ import outcome
 
 from mirrorfs.backing import atime
 from mirrorfs.mirror import basis, elision, fresh, writer
+from mirrorfs.mirror.elision import Elided
 from mirrorfs.mount import guard, protocol
 from mirrorfs.mount.eager import Eager
 from mirrorfs.mount.handles import BegunWrite, FileHandle
@@ -41,7 +42,13 @@ def begin_write(
     workers = handle.inode.device.workers
     if mirror.compares and mirror.ahead.note(offset, offset + len(data)):
         _read_ahead(workers, mirror)
-    taken = _take(handle, mirror, offset, data, account)
+    elided = _elide(handle, mirror, offset, data, account)
+    if elided is Elided.ALL:
+        return BegunWrite(len(data), None)
+    if elided is Elided.BUT_TIMES:
+        stamp = workers.begin(writer.stamp, mirror, handle.pending, offset, len(data))
+        return BegunWrite(0, stamp)
+    taken = _extend(handle, mirror, offset, data, account)
     if taken == len(data):
         return BegunWrite(taken, None)
     where, rest = offset + taken, bytes(data[taken:])
@@ -58,17 +65,27 @@ def _read_ahead(workers: Workers, mirror: MirrorFile) -> None:
     workers.start(mirror.ahead.read, fd, mirror.is_seek_trusted)
 
 
-def _take(handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account) -> int:
-    device, pending = handle.inode.device, handle.pending
+def _elide(
+    handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account
+) -> Elided:
+    device = handle.inode.device
+    if not device.is_local:
+        return Elided.NOTHING
     try:
-        is_prompt = device.is_prompt
-        if device.is_local and elision.elide(mirror, pending, offset, data, account, is_prompt):
-            return len(data)
-        if is_prompt:
-            return fresh.extend(mirror, pending, offset, data, account)
+        return elision.elide(mirror, handle.pending, offset, data, account, device.is_prompt)
     except OSError:  # a thread will meet it, too, and knows what to do about it
-        pass
-    return 0
+        return Elided.NOTHING
+
+
+def _extend(
+    handle: FileHandle, mirror: MirrorFile, offset: int, data: Data, account: Account
+) -> int:
+    if not handle.inode.device.is_prompt:
+        return 0
+    try:
+        return fresh.extend(mirror, handle.pending, offset, data, account)
+    except OSError:  # as above
+        return 0
 
 
 def may_read(handle: FileHandle) -> bool:

@@ -4,21 +4,25 @@ system.
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs.backing import syscalls
 from mirrorfs.mirror import elision, writer
 from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.elision import Elided
 from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BLOCK = 4096
 DATA, OTHER, ZEROS = b"\xa5" * BLOCK, b"\x5a" * BLOCK, bytes(BLOCK)
@@ -38,7 +42,8 @@ class Target:
         """Tried within a tick of the clock that stamps files, as most writes of a copy are."""
         for _ in range(50):
             os.utime(self.file.fd)
-            if elision.elide(self.file, self.pending, offset, data, self.account):
+            elided = elision.elide(self.file, self.pending, offset, data, self.account)
+            if elided is not Elided.NOTHING:
                 return True
         return False
 
@@ -74,9 +79,10 @@ def test_without_seeking_only_equal_data_is_elided(target: Target) -> None:
     """Whoever is at work on the file may have the lock that seeking takes."""
     for _ in range(50):
         os.utime(target.file.fd)
-        assert not elision.elide(
+        elided = elision.elide(
             target.file, target.pending, 4 * BLOCK, ZEROS, target.account, may_seek=False
         )
+        assert elided is Elided.NOTHING
     assert not target.counted
 
 
@@ -140,13 +146,47 @@ def test_stored_zeros_are_left_to_the_writer_which_punches_them(target: Target) 
     assert not target.elide(0, ZEROS + DATA)
 
 
-def test_a_file_whose_times_would_move_is_left_to_the_writer(target: Target) -> None:
-    for times in ((5, 5), (2**61, 2**61)):
-        os.utime(target.file.fd, ns=times)
-        assert not elision.elide(target.file, target.pending, 0, DATA, target.account)
-        written = writer.write(target.file, target.pending, 0, DATA, target.account)
-        assert written == BLOCK
-        assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
+@pytest.mark.parametrize("times", [(5, 5), (2**61, 2**61)], ids=["past", "future"])
+def test_times_that_have_to_move_are_left_to_a_thread(
+    target: Target, times: tuple[int, int]
+) -> None:
+    os.utime(target.file.fd, ns=times)
+    elided = elision.elide(target.file, target.pending, 0, DATA, target.account)
+    assert elided is Elided.BUT_TIMES
+    assert target.counted["unchanged_bytes"] == target.counted["received_bytes"] == BLOCK
+    assert os.fstat(target.file.fd).st_mtime_ns == times[1]
+    assert writer.stamp(target.file, target.pending, 0, BLOCK) == BLOCK
+    assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
+
+
+def test_zeros_in_a_new_tick_are_left_to_the_writer(target: Target) -> None:
+    """Whether there is a hole may have to be read from the disk by now."""
+    os.utime(target.file.fd, ns=(5, 5))
+    elided = elision.elide(target.file, target.pending, 4 * BLOCK, ZEROS, target.account)
+    assert elided is Elided.NOTHING
+    assert not target.counted
+
+
+def test_times_that_cannot_be_moved_are_reported_by_fsync(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(syscalls, "touch", fail)
+    assert writer.stamp(target.file, target.pending, 0, BLOCK) == BLOCK
+    with pytest.raises(OSError, match="Read-only"):
+        target.pending.check()
+
+
+def test_in_memory_times_move_at_once() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        made = Target(Path(folder))
+        os.utime(made.file.fd, ns=(5, 5))
+        elided = elision.elide(made.file, made.pending, 0, DATA, made.account)
+        assert elided is Elided.ALL
+        assert abs(os.fstat(made.file.fd).st_mtime_ns - time.time_ns()) < 10**9
+        os.close(made.file.fd)
 
 
 def test_a_file_in_use_by_a_worker_is_left_to_the_workers(target: Target) -> None:

@@ -13,6 +13,7 @@ from mirrorfs.backing import commits, holes, ledger, mark
 from mirrorfs.backing.unsettled import Unsettled, read_list
 from mirrorfs.mirror import elision, seeding, sync, writer
 from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.elision import Elided
 from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from tests.mirror.opened import open_mirrored
@@ -215,7 +216,7 @@ def test_a_tail_that_begins_while_a_write_comes_in_is_seen(target: Target) -> No
         os.utime(target.file.fd)
         target.file.lock = late  # type: ignore[assignment]
         arguments: tuple[Any, ...] = (target.file, target.pending, 0, OLD * BLOCK, target.account)
-        taken = BLOCK if elision.elide(*arguments) else 0
+        taken = 0 if elision.elide(*arguments) is Elided.NOTHING else BLOCK
         assert target.settle() == OLD * taken
         os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
 
@@ -224,7 +225,8 @@ def elide(target: Target, offset: int, data: bytes) -> bool:
     """Tried within a tick of the clock that stamps files, as most writes of a copy are."""
     for _ in range(50):
         os.utime(target.file.fd)
-        if elision.elide(target.file, target.pending, offset, data, target.account):
+        elided = elision.elide(target.file, target.pending, offset, data, target.account)
+        if elided is not Elided.NOTHING:
             return True
     return False
 
