@@ -4,7 +4,7 @@
  * other still holds the interpreter lock, and so sleeps again. There and back costs 50 µs on a
  * machine whose processors take long to wake each other, more than most of what a thread is given to
  * do. Here the interpreter lock is let go first, then the baton is passed on; and whoever waits does
- * so awake for SPIN_NS, leaving the processor to anybody else who wants it (sched_yield(2)).
+ * so awake for a while, leaving the processor to anybody else who wants it (sched_yield(2)).
  *
  * What it guarantees. Giving a baton that nobody waits for lets the next who waits have it at once;
  * giving it twice is as giving it once. Only one thread may wait for a baton at a time. Waiting goes
@@ -22,7 +22,11 @@
 #include <unistd.h>
 
 enum { EMPTY, GIVEN, AWAITED }; /* the last: somebody sleeps until it is given */
-enum { SPIN_NS = 50000 };
+/* How long this thread waits awake. What a wait took says what the next one will (as the halt polling
+ * of KVM has it, Documentation/virt/kvm/halt-polling.rst): after one that being awake for longer would
+ * have saved from sleep, it is the long time, and after one that it would not, the short one. */
+enum { SHORT_NS = 50000, LONG_NS = 250000 };
+static _Thread_local int64_t awake_ns = SHORT_NS;
 
 typedef struct {
     PyObject_HEAD
@@ -51,11 +55,11 @@ static bool swap(Baton *baton, uint32_t from, uint32_t to)
 /* Returns whether it was given before `until`; 0 stands for no limit. */
 static bool take(Baton *baton, int64_t until)
 {
-    int64_t now = now_ns(), awake_until = now + SPIN_NS;
+    int64_t begun = now_ns(), now = begun;
     while (!swap(baton, GIVEN, EMPTY)) {
         if (until && now >= until)
             return false;
-        if (now < awake_until) {
+        if (now - begun < awake_ns) {
             sched_yield();
         } else if (swap(baton, EMPTY, AWAITED)) {
             int64_t left = until - now;
@@ -66,6 +70,10 @@ static bool take(Baton *baton, int64_t until)
         }
         now = now_ns();
     }
+    if (now - begun > LONG_NS)
+        awake_ns = SHORT_NS;
+    else if (now - begun > SHORT_NS)
+        awake_ns = LONG_NS;
     return true;
 }
 
