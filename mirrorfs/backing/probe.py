@@ -28,6 +28,7 @@ _PROBE_BYTES = 131072
 _NO_TMPFILE = frozenset(
     {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 )  # open(2), "O_TMPFILE"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,12 @@ def probe(folder_fd: int, writable: bool) -> Abilities:
     trusted = mount.fs_type in TRUSTED_SEEK
     if not writable:
         return Abilities(mount.fs_type, unit, trusted, trusted, "not tried on a read-only mount")
-    fd = _temporary_file(folder_fd)
+    try:
+        fd = _temporary_file(folder_fd)
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        return Abilities(mount.fs_type, unit, trusted, trusted, "there is no space to try it")
     try:
         clone = _try_clone(fd)
         punch, reason = _try_punch(fd)
@@ -102,18 +108,32 @@ def probe_at(path_fd: int, writable: bool) -> Abilities:
         os.close(fd)
 
 
-def _try_clone(fd: int) -> bool:
-    os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0)
+def _fill(fd: int) -> int:
+    """Store something in an empty file; returns its size in bytes, which is 0 on a full disk: what
+    is asked of an empty file is known, or not, as well.
+    """
     try:
-        syscalls.clone_range(fd, _PROBE_BYTES, fd, 0, _PROBE_BYTES)
+        if os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0) == _PROBE_BYTES:
+            return _PROBE_BYTES
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+    os.ftruncate(fd, 0)
+    return 0
+
+
+def _try_clone(fd: int) -> bool:
+    size = _fill(fd)
+    try:
+        syscalls.clone_range(fd, size, fd, 0, size)
     except OSError:
         return False
     return True
 
 
 def _try_punch(fd: int) -> tuple[bool, str]:
+    _fill(fd)
     try:
-        os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0)
         syscalls.punch_hole(fd, 0, _PROBE_BYTES)
         if os.pread(fd, _PROBE_BYTES, 0).strip(b"\0"):
             return False, "a punched range did not read as zeros"

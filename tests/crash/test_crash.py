@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES, loop_mounted, mirrorfs
+from tests.conftest import CLASSES, MKFS, loop_mounted, mirrorfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,42 @@ def test_a_full_disk_is_reported_and_survived(
         (said,) = mirror.troubles()
         assert "big: could not be written: No space left on device" in said
         mirror.umount()
+
+
+def fill(folder: Path) -> None:
+    """Until there is neither a block left nor an inode."""
+    for piece in (1 << 20, BLOCK, 1):
+        with (
+            pytest.raises(OSError, match="No space"),
+            (folder / f"fill-{piece}").open("wb", 0) as f,
+        ):
+            while True:
+                f.write(os.urandom(piece))
+    with pytest.raises(OSError, match="No space"):
+        for number in range(1_000_000):
+            (folder / f"folder-{number}").mkdir()
+
+
+@pytest.mark.parametrize("kind", MKFS)
+def test_a_full_disk_is_mounted_and_unchanged_data_still_fits(
+    kind: str, tmp_path: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    """After a restart the backups have to find it, not the empty mount point."""
+    with loop_mounted(kind, tmp_path, 600) as disk:
+        backing = disk / "backing"
+        backing.mkdir()
+        content = os.urandom(1 << 20)
+        (backing / "image").write_bytes(content)
+        fill(disk)
+        mirror = mount_mirror(backing)
+        config = json.loads((mirror.path / ".mirrorfs/config.json").read_text())
+        assert config["file_system"]["can_punch"]
+        with (mirror.path / "image").open("r+b") as file:
+            file.write(content)
+        assert mirror.read("image") == content
+        for path in disk.glob("fill-*"):
+            path.unlink()
+        (mirror.path / "another").write_bytes(content)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
