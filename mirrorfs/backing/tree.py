@@ -19,6 +19,9 @@ from mirrorfs.backing import acl, syscalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+RENAME_EXCHANGE = 2  # renameat2(2)
+RENAME_WHITEOUT = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -187,12 +190,25 @@ def link(fd: int, parent_fd: int, name: bytes) -> None:
     os.link(fd_path(fd), name, dst_dir_fd=parent_fd, follow_symlinks=True)
 
 
-def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None:
-    """rename, with the flags of renameat2(2)."""
-    if flags:
-        syscalls.rename(src_fd, src, dst_fd, dst, flags)
-    else:
+def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, caller: Caller) -> None:
+    """rename, with the flags of renameat2(2); a whiteout that it makes is the caller's."""
+    if not flags:
         os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
+        return
+    syscalls.rename(src_fd, src, dst_fd, dst, flags)
+    if flags & RENAME_WHITEOUT:
+        _give_whiteout(src_fd, src, caller)
+
+
+def _give_whiteout(folder_fd: int, name: bytes, caller: Caller) -> None:
+    """Give what RENAME_WHITEOUT has left to the caller, if nobody has put something else there."""
+    fd = open_path(folder_fd, name)
+    try:
+        made = syscalls.statx(fd)
+        if stat.S_ISCHR(made.mode) and not made.rdev:
+            _give(fd, made, folder_fd, caller)
+    finally:
+        os.close(fd)
 
 
 def read_link(fd: int) -> bytes:

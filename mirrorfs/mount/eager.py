@@ -177,7 +177,8 @@ class Eager:
     ) -> Answer:
         old = _name(message, start)
         new = _name(message, start + len(old) + 1)
-        renaming = self._operations.rename(parent_id, old, new_parent_id, new, flags, None)
+        caller = _requester(message)
+        renaming = self._operations.rename(parent_id, old, new_parent_id, new, flags, caller)
         return self._begin("rename", parent_id, renaming, _pack_nothing)
 
     def opendir(self, node_id: int, _message: memoryview) -> Answer:

@@ -302,7 +302,7 @@ class NameOperations(pyfuse3.Operations):
         new_parent_id: int,
         new_name: bytes,
         flags: int,
-        _ctx: object,
+        ctx: Context,
     ) -> None:
         if self._is_ours(parent_id, name):
             raise refuse(errno.EPERM)
@@ -313,7 +313,7 @@ class NameOperations(pyfuse3.Operations):
             if device is not new_parent.device:
                 raise refuse(errno.EXDEV)
             await self._settle_name(old_parent, name)
-            if flags & steps.RENAME_EXCHANGE:
+            if flags & tree.RENAME_EXCHANGE:
                 await self._settle_name(new_parent, new_name)
             moved, met = await self.state.with_room(
                 device,
@@ -323,6 +323,7 @@ class NameOperations(pyfuse3.Operations):
                 new_parent.fd,
                 new_name,
                 flags,
+                tree.Caller(ctx.uid, ctx.gid),
                 device.asks,
                 brief=True,
             )
@@ -332,7 +333,7 @@ class NameOperations(pyfuse3.Operations):
                 self.inodes.renamed(inode, new_parent, new_name)
             if met is None:
                 return
-            if same or flags & steps.RENAME_EXCHANGE:
+            if same or flags & tree.RENAME_EXCHANGE:
                 other = self.inodes.find(met[1])
                 if other is not None and not same:
                     self.inodes.renamed(other, old_parent, name)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.seed_search import OldFile
     from mirrorfs.mount.eager import AnyFields
 
-RENAME_EXCHANGE = 2
-
 
 def look_up(parent_fd: int, name: bytes, asks: int) -> tuple[int, Status]:
     """An O_PATH descriptor of `name` and its status, see `status_of`."""
@@ -170,7 +168,13 @@ def remove(
 
 
 def rename(
-    src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, asks: int
+    src_fd: int,
+    src: bytes,
+    dst_fd: int,
+    dst: bytes,
+    flags: int,
+    caller: tree.Caller,
+    asks: int,
 ) -> tuple[Status, tuple[int, Status] | None]:
     """rename; the status of what was moved, and descriptor and status (from before) of what it met
     there.
@@ -180,7 +184,7 @@ def rename(
     with contextlib.suppress(FileNotFoundError):
         met = look_up(dst_fd, dst, asks)
     try:
-        tree.rename(src_fd, src, dst_fd, dst, flags)
+        tree.rename(src_fd, src, dst_fd, dst, flags, caller)
     except OSError:
         if met:
             os.close(met[0])

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from tests.posix.checks import as_user, check, opened, put, rename_with, said, seen
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-    pass
-
-from tests.posix.checks import check, opened, put, rename_with, said, seen
 
 
 @check
@@ -89,7 +87,13 @@ def renames_with_flags(folder: Path) -> Any:
 @check
 def a_whiteout_is_left_by_rename(folder: Path) -> Any:
     put(folder / "a")
-    return rename_with(4, folder / "a", folder / "b"), seen(folder / "a"), seen(folder / "b")
+    put(folder / "c")
+    folder.chmod(0o777)
+    return [
+        rename_with(4, folder / "a", folder / "b"),
+        as_user(lambda: rename_with(4, folder / "c", folder / "d")),
+        *[seen(folder / name) for name in "abcd"],
+    ]
 
 
 @check
