@@ -103,6 +103,12 @@ OPTIONS = (
         "on",
         "offer fallocate, SEEK_HOLE and copy_file_range (needs the C extension)",
     ),
+    Option(
+        "direct_writes",
+        "auto|on|off",
+        "auto",
+        "write-only files pass the mount's page cache by (auto: with Linux 6.12.64, 6.18.3, 6.19)",
+    ),
 )
 
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
@@ -137,6 +143,7 @@ class MountOptions:
     preallocate: Literal["honour", "ignore"] = "honour"
     readahead_bytes: int = 1 << 20
     sparse_operations: Literal["on", "off"] = "on"
+    direct_writes: Literal["auto", "on", "off"] = "auto"
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
 
@@ -199,6 +206,8 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
         values[name] = _choice(name, value, ("honour", "ignore"))
     elif name == "sparse_operations":
         values[name] = _choice(name, value, ("on", "off"))
+    elif name == "direct_writes":
+        values[name] = _choice(name, value, ("auto", "on", "off"))
     elif name == "readahead":
         values["readahead_bytes"] = _readahead(_need(name, value))
     elif name == "block":

@@ -1,5 +1,6 @@
-"""What a mount offers only where the machine allows it: sparse operations, the caller's umask, a
-longer readahead. Each is on, or there is a reason why not, which config.json tells.
+"""What a mount offers only where the machine allows it: sparse operations, direct writes, the
+caller's umask, a longer readahead. Each is on, or there is a reason why not, which config.json
+tells.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import readahead
-from mirrorfs.mount import extension
+from mirrorfs.mount import direct_writes, extension
 
 if TYPE_CHECKING:
     from mirrorfs.mount.at_once import AtOnce
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 # The kernel asks for nearly all reads in the background, and by itself for no more than 12 at once,
 # whatever file systems they are for: as many readers of one that has stalled would stop all others.
 BACKGROUND = 256
+_CANNOT = "this kernel or libfuse cannot"
 
 
 class Extras:
@@ -68,19 +70,34 @@ class Extras:
         except OSError as exc:
             self._readahead_refused = f"the kernel's own is kept: {exc.strerror or exc}"
 
+    @property
+    def writes_directly(self) -> bool:
+        """Whether writes may pass the kernel's cache by; known once the mount answers."""
+        return not self._why_not_direct()
+
     def describe(self) -> dict[str, object]:
         """Name of each extra, whether it is on, and why not."""
         state = self._extension.state() if self._extension else None
-        want = state["want"] if state else 0
-        refused = extension.reason or "this kernel or libfuse cannot"
+        refused = extension.reason or _CANNOT
         reasons = {
             "sparse_operations": self._missing(),
-            "umask_by_default_acl": "" if want & extension.CAP_DONT_MASK else refused,
-            "writes_without_asking": "" if want & extension.CAP_HANDLE_KILLPRIV_V2 else refused,
+            "umask_by_default_acl": self._why_not(extension.CAP_DONT_MASK),
+            "writes_without_asking": self._why_not(extension.CAP_HANDLE_KILLPRIV_V2),
             "append_where_the_end_is": "" if state and state["tagged"] else refused,
+            "direct_writes": self._why_not_direct(),
             "readahead": self._readahead_refused,
         }
         return {name: _entry(reason) for name, reason in reasons.items()}
+
+    def _why_not(self, capability: int) -> str:
+        """Why the kernel was not given one of the capabilities that we want; empty if it was."""
+        want = self._extension.state()["want"] if self._extension else 0
+        return "" if want & capability else extension.reason or _CANNOT
+
+    def _why_not_direct(self) -> str:
+        # Nobody else would clear setuid then.
+        refusal = direct_writes.refusal(self._options.direct_writes)
+        return refusal or self._why_not(extension.CAP_HANDLE_KILLPRIV_V2)
 
     def _missing(self) -> str:
         """Why there are no sparse operations; empty if there are."""

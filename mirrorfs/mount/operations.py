@@ -17,7 +17,7 @@ from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.seed_search import Caller
 from mirrorfs.mirror.truncate import truncate
-from mirrorfs.mount import at_once, extension, steps
+from mirrorfs.mount import at_once, direct_writes, extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FileHandle
@@ -51,7 +51,11 @@ class Operations(XattrOperations):
         except BaseException:
             self.inodes.release(inode)
             raise
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh))
+        return self._file_info(fh, flags)
+
+    def _file_info(self, fh: int, flags: int) -> pyfuse3.FileInfo:
+        is_direct = self.state.writes_directly and direct_writes.wants(flags)
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=is_direct)
 
     async def _open_held(self, inode: Inode, flags: int, caller: Caller) -> int:
         """Open an inode that is held; the hold becomes the handle's."""
@@ -111,7 +115,7 @@ class Operations(XattrOperations):
                         )
                 entry = self._adopt(parent, name, made.fd, made.status)
                 fh = await self._handle_of(self.inodes.get(entry.st_ino), flags, made)
-                return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh)), entry
+                return self._file_info(fh, flags), entry
         try:
             return await self.open(entry.st_ino, flags, ctx), entry
         except BaseException:

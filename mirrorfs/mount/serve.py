@@ -105,7 +105,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as nursery:
             dispatcher.nursery = nursery
             await nursery.start(_watch_signals, job.mount_point, state)
-            nursery.start_soon(_announce, job.mount_point, extras, ready)
+            nursery.start_soon(_announce, state, extras, ready)
             nursery.start_soon(_sweep, state)
             nursery.start_soon(_trim, state)
             await pyfuse3.main(max_tasks=_TASKS)
@@ -139,10 +139,11 @@ def _fs_name(backing: bytes) -> str:
     return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
-async def _announce(mount_point: bytes, extras: Extras, ready: Callable[[], None]) -> None:
+async def _announce(state: State, extras: Extras, ready: Callable[[], None]) -> None:
     """Wait until the mount answers, which it does when FUSE's first exchange is over."""
-    await trio.to_thread.run_sync(os.statvfs, mount_point, abandon_on_cancel=True)
-    extras.raise_readahead(mount_point)
+    await trio.to_thread.run_sync(os.statvfs, state.mount_point, abandon_on_cancel=True)
+    state.writes_directly = extras.writes_directly
+    extras.raise_readahead(state.mount_point)
     ready()
 
 

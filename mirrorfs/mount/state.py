@@ -44,7 +44,7 @@ class State:
     those in the root that are not what lies below. `descriptors` is how many are kept for known
     files. `rooms_made` counts how often seeds were given up for want of space. `distrusted` and
     `reserved` remember that of files that are not open; `describe_extras` gives what config.json
-    says of features that depend on the machine.
+    says of features that depend on the machine, of which `writes_directly` is one.
     """
 
     backing: bytes
@@ -62,6 +62,7 @@ class State:
     distrusted: set[FileKey] = field(default_factory=set)
     reserved: set[FileKey] = field(default_factory=set)
     describe_extras: Callable[[], dict[str, object]] = dict
+    writes_directly: bool = False
     last_paths: dict[FileKey, bytes] = field(default_factory=dict)
     mounted_at: float = field(default_factory=time.time)
     control: ControlFolder = field(init=False)

@@ -63,7 +63,7 @@ def test_sparse_operations_can_be_turned_off(
 def test_a_mount_works_without_the_extension(without: Mirror) -> None:
     refuses_sparse_operations(without)
     told = extras(without)
-    for name in ("sparse_operations", "umask_by_default_acl", "writes_without_asking"):
+    for name in ("sparse_operations", "umask_by_default_acl", "direct_writes"):
         assert not told[name]["on"]
         assert "_fuseext" in told[name]["reason"]
     lines = [line for line in without.log.read_text().splitlines() if "sparse operations" in line]
@@ -76,6 +76,7 @@ def test_everything_is_on_where_the_machine_allows_it(mirror: Mirror) -> None:
         "umask_by_default_acl": True,
         "writes_without_asking": True,
         "append_where_the_end_is": True,
+        "direct_writes": True,
         "readahead": True,
         "seeds": True,
     }

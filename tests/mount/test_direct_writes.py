@@ -1,0 +1,145 @@
+"""Files that can only be written are written past the mount's page cache, and nobody sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.mount import direct_writes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+BLOCK = 4096
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("release", "coherent"),
+    [
+        ("6.18.44-fc", True),
+        ("6.18.2", False),
+        ("6.18", False),
+        ("6.12.63+deb13-amd64", False),
+        ("6.12.64+deb13-amd64", True),
+        ("6.17.13", False),
+        ("6.19-rc1", True),
+        ("7.0.1", True),
+        ("6.1.0-30-amd64", False),
+        ("weird", False),
+    ],
+)
+def test_the_kernels_that_keep_their_cache_right(release: str, coherent: bool) -> None:
+    assert direct_writes.is_coherent(release) is coherent
+
+
+@pytest.mark.parametrize("option", ["auto", "off"])
+def test_what_is_written_is_cached_once(
+    loop_fs: Path, mount_mirror: Callable[..., Mirror], option: str
+) -> None:
+    mirror = mount_mirror(loop_fs, f"direct_writes={option}")
+    told = json.loads((mirror.path / ".mirrorfs/config.json").read_text())
+    assert told["extras"]["direct_writes"]["on"] == (option == "auto")
+    data = os.urandom(MIB)
+    fd = os.open(mirror.path / "image", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, data)
+    assert cached_bytes(fd) == (0 if option == "auto" else MIB)
+    os.close(fd)
+    assert mirror.read("image") == data
+    assert (mirror.backing / "image").read_bytes() == data
+
+
+def cached_bytes(fd: int) -> int:
+    """cachestat(2), which the C library does not know yet."""
+    whole, found = (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 5)()
+    assert ctypes.CDLL(None).syscall(451, fd, whole, found, 0) == 0
+    return found[0] * BLOCK
+
+
+def test_what_is_written_is_seen_by_reading_and_in_a_mapping(mirror: Mirror) -> None:
+    path = mirror.path / "image"
+    path.write_bytes(bytes(MIB))
+    with path.open("rb", buffering=0) as reading, path.open("r+b", buffering=0) as both:
+        mapped = mmap.mmap(reading.fileno(), MIB, prot=mmap.PROT_READ)
+        assert not any(mapped[:])
+        writing = os.open(path, os.O_WRONLY)
+        for number in range(1, 300):
+            offset = number * 3001
+            piece = os.urandom(number * 7)
+            os.pwrite(writing, piece, offset)
+            end = offset + len(piece)
+            assert mapped[offset:end] == piece
+            assert os.pread(reading.fileno(), len(piece), offset) == piece
+            assert os.pread(both.fileno(), len(piece), offset) == piece
+        os.close(writing)
+        mapped.close()
+
+
+def test_what_was_changed_in_a_mapping_outlives_a_write_beside_it(mirror: Mirror) -> None:
+    path = mirror.path / "image"
+    path.write_bytes(b"." * 4 * BLOCK)
+    with path.open("r+b", buffering=0) as both:
+        mapped = mmap.mmap(both.fileno(), 4 * BLOCK)
+        writing = os.open(path, os.O_WRONLY)
+        mapped[10:20] = b"m" * 10
+        mapped[BLOCK + 100 : BLOCK + 110] = b"m" * 10
+        os.pwrite(writing, b"w" * BLOCK, 50)
+        expected = bytearray(b"." * 4 * BLOCK)
+        expected[10:20] = b"m" * 10
+        expected[BLOCK + 100 : BLOCK + 110] = b"m" * 10
+        expected[50 : 50 + BLOCK] = b"w" * BLOCK
+        assert mapped[:] == expected
+        mapped.flush()
+        os.close(writing)
+        mapped.close()
+    assert path.read_bytes() == expected
+    assert (mirror.backing / "image").read_bytes() == expected
+
+
+def test_a_reader_that_never_rests_does_not_keep_old_data(mirror: Mirror) -> None:
+    """It reads into the cache what is being replaced at that moment."""
+    path = mirror.path / "image"
+    path.write_bytes(bytes(4 * BLOCK))
+    done = threading.Event()
+
+    def read_on() -> None:
+        fd = os.open(path, os.O_RDONLY)
+        while not done.is_set():
+            os.pread(fd, 4 * BLOCK, 0)
+        os.close(fd)
+
+    readers = [threading.Thread(target=read_on) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    writing, reading = os.open(path, os.O_WRONLY), os.open(path, os.O_RDONLY)
+    try:
+        for number in range(2000):
+            stamp = number.to_bytes(8, "big") * (BLOCK // 8) * 3
+            os.pwrite(writing, stamp, 100)
+            assert os.pread(reading, len(stamp), 100) == stamp
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+        os.close(writing)
+        os.close(reading)
+
+
+def test_appending_goes_to_the_end_below(mirror: Mirror) -> None:
+    path = mirror.path / "log"
+    path.write_bytes(b"one\n")
+    appending = os.open(path, os.O_WRONLY | os.O_APPEND)
+    with (mirror.backing / "log").open("ab") as beside:
+        beside.write(b"two\n")
+    os.write(appending, b"three\n")
+    os.close(appending)
+    assert (mirror.backing / "log").read_bytes() == b"one\ntwo\nthree\n"
