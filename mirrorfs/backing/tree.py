@@ -201,14 +201,15 @@ def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, caller:
 
 
 def _give_whiteout(folder_fd: int, name: bytes, caller: Caller) -> None:
-    """Give what RENAME_WHITEOUT has left to the caller, if nobody has put something else there."""
-    fd = open_path(folder_fd, name)
-    try:
+    """Give what RENAME_WHITEOUT has left to the caller, if nobody has put something else there; the
+    rename is done, and no error of this undoes it.
+    """
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        fd = open_path(folder_fd, name)
+        opened.callback(os.close, fd)
         made = syscalls.statx(fd)
         if stat.S_ISCHR(made.mode) and not made.rdev:
             _give(fd, made, folder_fd, caller)
-    finally:
-        os.close(fd)
 
 
 def read_link(fd: int) -> bytes:
