@@ -107,7 +107,7 @@ OPTIONS = (
         "direct_writes",
         "auto|on|off",
         "auto",
-        "write-only files pass the mount's page cache by (auto: with Linux 6.12.64, 6.18.3, 6.19)",
+        "write-only files bypass the mount's page cache (auto: Linux 6.12.64, 6.18.3, 6.19)",
     ),
 )
 

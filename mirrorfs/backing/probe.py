@@ -141,7 +141,8 @@ def _try_punch(fd: int) -> tuple[bool, str]:
     except OSError as exc:
         if syscalls.is_unsupported(exc):
             return False, "the file system does not know holes"
-        raise
+        if exc.errno not in _FULL:
+            raise
     return True, ""
 
 

@@ -2,7 +2,8 @@
 already, or are zeros over a hole.
 
 Guarantees: no call here waits for a disk or for a lock. Whatever cannot be decided that way, or
-needs anything done, is left whole to `writer`. What a crash leaves is what was there.
+needs more done than moving the times of the file, is left whole to `writer`. What a crash leaves is
+what was there.
 """
 
 from __future__ import annotations

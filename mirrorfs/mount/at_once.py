@@ -10,6 +10,7 @@ as is done here.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import outcome
 from mirrorfs.backing import atime
 from mirrorfs.mirror import basis, elision, fresh, writer
 from mirrorfs.mirror.elision import Elided
-from mirrorfs.mount import guard, protocol
+from mirrorfs.mount import extension, guard, protocol
 from mirrorfs.mount.eager import Eager
 from mirrorfs.mount.handles import BegunWrite, FileHandle
 from mirrorfs.mount.protocol import Answer, Handler, Opcode
@@ -46,7 +47,12 @@ def begin_write(
     if elided is Elided.ALL:
         return BegunWrite(len(data), None)
     if elided is Elided.BUT_TIMES:
-        stamp = workers.begin(writer.stamp, mirror, handle.pending, offset, len(data))
+        # It is counted: what goes wrong now is told by fsync and close.
+        try:
+            stamp = workers.begin(writer.stamp, mirror, handle.pending, offset, len(data))
+        except OSError as exc:
+            handle.pending.code, handle.pending.offset = exc.errno or errno.EIO, offset + len(data)
+            return BegunWrite(len(data), None)
         return BegunWrite(0, stamp)
     taken = _extend(handle, mirror, offset, data, account)
     if taken == len(data):
@@ -126,7 +132,9 @@ class AtOnce:
         return not self._devices.is_slow
 
     def write(self, _node_id: int, message: memoryview) -> Answer:
-        fh, offset, size = protocol.WRITE_IN.unpack_from(message)
+        fh, offset, size, flags = protocol.WRITE_IN.unpack_from(message)
+        if self._is_to_be_synced(fh, flags):
+            return None
         handle = self._handles.any(fh)  # none, if the number has a tag (`extension`)
         if not isinstance(handle, FileHandle) or handle.mirror is None or handle.synchronous:
             return None
@@ -136,6 +144,16 @@ class AtOnce:
             handle.begun = begun
             return None
         return protocol.WRITE_OUT.pack(size)
+
+    def _is_to_be_synced(self, fh: int, flags: int) -> bool:
+        """Whether a direct write is to be on the disk when it is answered; its handler is told."""
+        if not flags & os.O_DSYNC:
+            return False
+        handle = self._handles.any(fh & ~extension.TAGS)
+        if not isinstance(handle, FileHandle) or not handle.is_direct:
+            return False
+        handle.sync_flags = flags
+        return True
 
     def _is_whole(self, handle: FileHandle, call: Call[int], size: int) -> bool:
         """Whether a call has taken all of its `size` bytes by now. If not, it is to be finished."""

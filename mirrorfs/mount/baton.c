@@ -57,8 +57,10 @@ static bool take(Baton *baton, int64_t until)
 {
     int64_t begun = now_ns(), now = begun;
     while (!swap(baton, GIVEN, EMPTY)) {
-        if (until && now >= until)
+        if (until && now >= until) {
+            awake_ns = SHORT_NS;
             return false;
+        }
         if (now - begun < awake_ns) {
             sched_yield();
         } else if (swap(baton, EMPTY, AWAITED)) {

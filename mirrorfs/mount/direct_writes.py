@@ -1,18 +1,29 @@
-"""Writes that pass the kernel's page cache for the mount by (FOPEN_DIRECT_IO), for files that are
+"""Writes that bypass the kernel's page cache for the mount (FOPEN_DIRECT_IO), for files that are
 opened for writing only, as copy tools do.
 
 What is written is kept in the page cache of the file system below anyway. A second copy of it costs
 as much time as all else that a large write needs, and as much memory.
 
 Guarantees: whoever reads the file, or has it mapped, sees what was written as soon as write(2)
-returns. The kernel sees to that since it drops what its cache holds of the range before and after
-such a write, and writes back first what was changed there through a mapping.
+returns: the kernel drops what its cache holds of the range before and after such a write. A page
+that is changed through a mapping meanwhile would be written back over it, so no file is written
+directly while it may be mapped for writing: one that is open for reading and writing, too, has its
+other writes cached; and one that is opened so while it is written directly cannot be mapped shared
+(ENODEV) by way of that descriptor. What the kernel would do after a write for O_DSYNC, and for a
+mount with `sync`, is done by us (`at_once`, `operations`).
 """
 
 from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import tree
+from mirrorfs.mount.xattrs import CAPABILITY_ATTRIBUTE
+
+if TYPE_CHECKING:
+    from mirrorfs.mount.handles import FileHandle
 
 # Linux 6.19: "fuse: Always flush the page cache before FOPEN_DIRECT_IO write" (1ce120dcefc0) and
 # "fuse: Invalidate the page cache after FOPEN_DIRECT_IO write" (b359af8275a9); both are in these
@@ -41,6 +52,31 @@ def refusal(option: str) -> str:
     return ""
 
 
-def wants(flags: int) -> bool:
-    """Whether a file opened with `flags` (open(2)) can only be written through that descriptor."""
-    return flags & os.O_ACCMODE == os.O_WRONLY
+def choose(handle: FileHandle, flags: int, is_offered: bool) -> None:
+    """Say how a file opened with `flags` (open(2)) is written, until `leave`."""
+    inode, mode = handle.inode, flags & os.O_ACCMODE
+    if mode == os.O_WRONLY:
+        handle.is_direct = is_offered and not inode.mapping_handles
+    elif mode == os.O_RDWR:
+        handle.is_direct = inode.direct_handles > 0
+        handle.may_map = not handle.is_direct
+    inode.direct_handles += handle.is_direct
+    inode.mapping_handles += handle.may_map
+
+
+def leave(handle: FileHandle) -> None:
+    """The end of what `choose` has said."""
+    handle.inode.direct_handles -= handle.is_direct
+    handle.inode.mapping_handles -= handle.may_map
+    handle.is_direct = handle.may_map = False
+
+
+def has_capability(path_fd: int) -> bool:
+    """Whether a write has to take security.capability away, which the kernel does for writes that
+    go by way of its cache only, and the file system below for what is stored there.
+    """
+    try:
+        tree.get_xattr(path_fd, CAPABILITY_ATTRIBUTE)
+    except OSError:
+        return False
+    return True

@@ -31,6 +31,7 @@ CAP_ASYNC_DIO = 1 << 15
 # and setgid; its file is O_APPEND at this moment. Handles are numbers below these.
 KILLS_SETID = 1 << 63
 APPENDS = 1 << 62
+TAGS = KILLS_SETID | APPENDS
 
 reason = "it was not loaded"  # why there is no extension; "" when there is one
 _loaded = False

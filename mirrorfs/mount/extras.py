@@ -72,7 +72,7 @@ class Extras:
 
     @property
     def writes_directly(self) -> bool:
-        """Whether writes may pass the kernel's cache by; known once the mount answers."""
+        """Whether writes may bypass the kernel's cache; known once the mount answers."""
         return not self._why_not_direct()
 
     def describe(self) -> dict[str, object]:
@@ -95,7 +95,7 @@ class Extras:
         return "" if want & capability else extension.reason or _CANNOT
 
     def _why_not_direct(self) -> str:
-        # Nobody else would clear setuid then.
+        # The kernel does not clear setuid before such a write.
         refusal = direct_writes.refusal(self._options.direct_writes)
         return refusal or self._why_not(extension.CAP_HANDLE_KILLPRIV_V2)
 

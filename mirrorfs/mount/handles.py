@@ -20,8 +20,8 @@ _H = TypeVar("_H")
 
 @dataclass(frozen=True, slots=True)
 class BegunWrite:
-    """A write of which the first `taken` bytes are done and counted, and the rest is what `call`
-    does; None if there is no rest.
+    """A write of which the first `taken` bytes are done, and the rest is what `call` sees to; None
+    if there is no rest.
     """
 
     taken: int
@@ -33,8 +33,9 @@ class FileHandle:
     """One open of a file. `reader` is for the client's reads (none if it opened write-only),
     `mirror` for its writes.
 
-    `has_sought` says that holes were looked for, `seeks_slowly` that this has taken long. `begun`
-    is what was begun already of the write that comes next.
+    `is_direct` and `may_map` are for `direct_writes`; `sync_flags` are those of open(2) with which
+    the next write comes. `has_sought` says that holes were looked for, `seeks_slowly` that this has
+    taken long. `begun` is what was begun already of the write that comes next.
     """
 
     inode: Inode
@@ -42,6 +43,9 @@ class FileHandle:
     mirror: MirrorFile | None = None
     synchronous: bool = False
     data_only: bool = False
+    is_direct: bool = False
+    may_map: bool = False
+    sync_flags: int = 0
     has_sought: bool = False
     seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)

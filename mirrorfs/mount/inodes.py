@@ -49,11 +49,13 @@ class Inode:
     __slots__ = (
         "birth_ns",
         "device",
+        "direct_handles",
         "fd",
         "handle",
         "ino",
         "kind",
         "lookups",
+        "mapping_handles",
         "name",
         "nameless",
         "node_id",
@@ -81,6 +83,7 @@ class Inode:
         self.visiting = False
         # Until then, on the monotonic clock, it is known to have no security.capability.
         self.plain_until = 0.0
+        self.direct_handles = self.mapping_handles = 0  # see `direct_writes`
 
     @property
     def key(self) -> tuple[int, int, int]:

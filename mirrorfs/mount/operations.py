@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.workers import Call
 
-_TAGS = extension.KILLS_SETID | extension.APPENDS
-
 
 @guarded
 class Operations(XattrOperations):
@@ -51,16 +49,16 @@ class Operations(XattrOperations):
         except BaseException:
             self.inodes.release(inode)
             raise
-        return self._file_info(fh, flags)
+        return self._file_info(fh)
 
-    def _file_info(self, fh: int, flags: int) -> pyfuse3.FileInfo:
-        is_direct = self.state.writes_directly and direct_writes.wants(flags)
+    def _file_info(self, fh: int) -> pyfuse3.FileInfo:
+        is_direct = self.handles.get(fh, FileHandle).is_direct
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=is_direct)
 
     async def _open_held(self, inode: Inode, flags: int, caller: Caller) -> int:
         """Open an inode that is held; the hold becomes the handle's."""
         mode = flags & os.O_ACCMODE
-        handle = _new_handle(inode, flags)
+        handle = self._new_handle(inode, flags)
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
@@ -69,6 +67,10 @@ class Operations(XattrOperations):
                 handle.mirror = await self.mirrors.share(inode)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
                     raise refuse(errno.EPERM)
+            if handle.is_direct and mode == os.O_WRONLY:
+                run = inode.device.workers.brief
+                if await run(direct_writes.has_capability, inode.fd):
+                    direct_writes.leave(handle)
             if flags & os.O_TRUNC:
                 await self._set_size(inode, fh, 0, caller)
         except BaseException:
@@ -115,7 +117,7 @@ class Operations(XattrOperations):
                         )
                 entry = self._adopt(parent, name, made.fd, made.status)
                 fh = await self._handle_of(self.inodes.get(entry.st_ino), flags, made)
-                return self._file_info(fh, flags), entry
+                return self._file_info(fh), entry
         try:
             return await self.open(entry.st_ino, flags, ctx), entry
         except BaseException:
@@ -125,7 +127,7 @@ class Operations(XattrOperations):
     async def _handle_of(self, inode: Inode, flags: int, made: steps.Created) -> int:
         """The handle of a file that was just made, and opened already."""
         await self.inodes.hold(inode)
-        handle = _new_handle(inode, flags)
+        handle = self._new_handle(inode, flags)
         handle.reader, handle.mirror = made.reader, made.mirror
         if made.mirror is not None:
             self.mirrors.adopt(inode, made.mirror)
@@ -172,7 +174,7 @@ class Operations(XattrOperations):
         return data
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        tags = fh & _TAGS
+        tags = fh & extension.TAGS
         handle = self.handles.any(fh ^ tags)
         if isinstance(handle, ControlHandle):
             return self.state.control.write(handle, buf)
@@ -188,8 +190,11 @@ class Operations(XattrOperations):
         finally:
             if taken < len(buf):
                 self.state.note_failure(handle.inode, handle.pending.code)
+        sync_flags, handle.sync_flags = handle.sync_flags, 0
         if handle.synchronous:
             await self.mirrors.sync(handle.inode, mirror, handle.data_only)
+        elif sync_flags:
+            await self.mirrors.sync(handle.inode, mirror, _is_data_only(sync_flags))
         return taken
 
     async def _take(
@@ -361,7 +366,14 @@ class Operations(XattrOperations):
         finally:
             self.inodes.release(handle.inode)
 
+    def _new_handle(self, inode: Inode, flags: int) -> FileHandle:
+        handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
+        handle.data_only = _is_data_only(flags)
+        direct_writes.choose(handle, flags, self.state.writes_directly)
+        return handle
+
     async def _close_files(self, handle: FileHandle) -> None:
+        direct_writes.leave(handle)
         if handle.fd >= 0:
             handle.inode.device.workers.close_fd(handle.fd)
         if handle.mirror is not None:
@@ -377,7 +389,5 @@ def _caller(ctx: Context) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
-def _new_handle(inode: Inode, flags: int) -> FileHandle:
-    handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
-    handle.data_only = not flags & (os.O_SYNC & ~os.O_DSYNC)
-    return handle
+def _is_data_only(flags: int) -> bool:
+    return not flags & (os.O_SYNC & ~os.O_DSYNC)

@@ -52,7 +52,7 @@ RENAME2_IN = struct.Struct("=40xQI4x")
 OPEN_IN = struct.Struct("=40xI4x")
 CREATE_IN = struct.Struct("=40xIII4x")
 READ_IN = struct.Struct("=40xQQI20x")
-WRITE_IN = struct.Struct("=40xQQI20x")
+WRITE_IN = struct.Struct("=40xQQI12xI4x")
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = (1 << n for n in range(6))
 FATTR_FH = 1 << 6

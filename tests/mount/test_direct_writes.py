@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import mmap
 import os
+import signal
+import struct
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +18,7 @@ import pytest
 from mirrorfs.mount import direct_writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Mirror
@@ -58,11 +62,11 @@ def test_what_is_written_is_cached_once(
     assert (mirror.backing / "image").read_bytes() == data
 
 
-def cached_bytes(fd: int) -> int:
+def cached_bytes(fd: int, dirty: bool = False) -> int:
     """cachestat(2), which the C library does not know yet."""
     whole, found = (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 5)()
     assert ctypes.CDLL(None).syscall(451, fd, whole, found, 0) == 0
-    return found[0] * BLOCK
+    return found[1 if dirty else 0] * BLOCK
 
 
 def test_what_is_written_is_seen_by_reading_and_in_a_mapping(mirror: Mirror) -> None:
@@ -84,25 +88,86 @@ def test_what_is_written_is_seen_by_reading_and_in_a_mapping(mirror: Mirror) -> 
         mapped.close()
 
 
-def test_what_was_changed_in_a_mapping_outlives_a_write_beside_it(mirror: Mirror) -> None:
+def test_stores_in_a_mapping_and_writes_in_one_page_keep_each_other(mirror: Mirror) -> None:
     path = mirror.path / "image"
-    path.write_bytes(b"." * 4 * BLOCK)
-    with path.open("r+b", buffering=0) as both:
-        mapped = mmap.mmap(both.fileno(), 4 * BLOCK)
+    path.write_bytes(bytes(BLOCK))
+    both = os.open(path, os.O_RDWR)
+    with mmap.mmap(both, BLOCK) as mapped:
         writing = os.open(path, os.O_WRONLY)
-        mapped[10:20] = b"m" * 10
-        mapped[BLOCK + 100 : BLOCK + 110] = b"m" * 10
-        os.pwrite(writing, b"w" * BLOCK, 50)
-        expected = bytearray(b"." * 4 * BLOCK)
-        expected[10:20] = b"m" * 10
-        expected[BLOCK + 100 : BLOCK + 110] = b"m" * 10
-        expected[50 : 50 + BLOCK] = b"w" * BLOCK
-        assert mapped[:] == expected
-        mapped.flush()
+        child = os.fork()
+        if child == 0:
+            while True:
+                mapped[0] = (mapped[0] + 1) % 256
+        try:
+            end = time.monotonic() + 2
+            number = 0
+            while time.monotonic() < end:
+                number += 1
+                stamp = number.to_bytes(8, "big")
+                os.pwrite(writing, stamp, 2000)
+                assert os.pread(both, 8, 2000) == stamp
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         os.close(writing)
-        mapped.close()
-    assert path.read_bytes() == expected
-    assert (mirror.backing / "image").read_bytes() == expected
+    os.close(both)
+    assert mirror.read("image")[2000:2008] == stamp
+    assert number > 100
+
+
+def test_what_is_written_directly_cannot_be_mapped_for_writing(mirror: Mirror) -> None:
+    path = mirror.path / "image"
+    path.write_bytes(bytes(MIB))
+    writing = os.open(path, os.O_WRONLY)
+    both = os.open(path, os.O_RDWR)
+    with pytest.raises(OSError, match="No such device"):
+        mmap.mmap(both, MIB)
+    mmap.mmap(both, MIB, flags=mmap.MAP_PRIVATE).close()
+    os.pwrite(both, b"both", 10)
+    assert os.pread(both, 4, 10) == b"both"
+    os.close(both)
+    os.close(writing)
+    with (
+        mirror_settled(mirror),
+        path.open("r+b") as later,
+        mmap.mmap(later.fileno(), MIB) as mapped,
+    ):
+        mapped[:4] = b"late"
+    assert mirror.read("image")[:14] == b"late" + bytes(6) + b"both"
+
+
+@contextlib.contextmanager
+def mirror_settled(mirror: Mirror) -> Iterator[None]:
+    """The kernel tells of a close soon after it, and in order."""
+    os.statvfs(mirror.path)
+    yield
+
+
+@pytest.mark.parametrize("option", ["sync", "auto"])
+def test_a_mount_that_syncs_has_every_write_on_the_disk(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], option: str
+) -> None:
+    words = "sync" if option == "sync" else "direct_writes=auto"
+    mirror = mount_mirror(ext4_folder, words)
+    writing = os.open(mirror.path / "file", os.O_WRONLY | os.O_CREAT)
+    os.write(writing, os.urandom(MIB))
+    with (mirror.backing / "file").open("rb") as below:
+        assert (cached_bytes(below.fileno(), dirty=True) == 0) is (option == "sync")
+    os.pwritev(writing, [os.urandom(MIB)], 0, os.RWF_SYNC)
+    with (mirror.backing / "file").open("rb") as below:
+        assert cached_bytes(below.fileno(), dirty=True) == 0
+    os.close(writing)
+
+
+def test_a_write_of_equal_data_takes_the_capability_of_a_program(mirror: Mirror) -> None:
+    path = mirror.path / "program"
+    path.write_bytes(b"same" * BLOCK)
+    os.setxattr(path, "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0))
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, b"same" * BLOCK)
+    os.write(fd, b"same" * BLOCK)
+    os.close(fd)
+    assert "security.capability" not in os.listxattr(path)
 
 
 def test_a_reader_that_never_rests_does_not_keep_old_data(mirror: Mirror) -> None:

@@ -63,7 +63,12 @@ def test_sparse_operations_can_be_turned_off(
 def test_a_mount_works_without_the_extension(without: Mirror) -> None:
     refuses_sparse_operations(without)
     told = extras(without)
-    for name in ("sparse_operations", "umask_by_default_acl", "direct_writes"):
+    for name in (
+        "sparse_operations",
+        "umask_by_default_acl",
+        "writes_without_asking",
+        "direct_writes",
+    ):
         assert not told[name]["on"]
         assert "_fuseext" in told[name]["reason"]
     lines = [line for line in without.log.read_text().splitlines() if "sparse operations" in line]
