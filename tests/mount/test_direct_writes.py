@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import mmap
@@ -18,7 +17,7 @@ import pytest
 from mirrorfs.mount import direct_writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Mirror
@@ -127,20 +126,10 @@ def test_what_is_written_directly_cannot_be_mapped_for_writing(mirror: Mirror) -
     assert os.pread(both, 4, 10) == b"both"
     os.close(both)
     os.close(writing)
-    with (
-        mirror_settled(mirror),
-        path.open("r+b") as later,
-        mmap.mmap(later.fileno(), MIB) as mapped,
-    ):
+    os.statvfs(mirror.path)  # the kernel tells of a close a moment later, but in order
+    with path.open("r+b") as later, mmap.mmap(later.fileno(), MIB) as mapped:
         mapped[:4] = b"late"
     assert mirror.read("image")[:14] == b"late" + bytes(6) + b"both"
-
-
-@contextlib.contextmanager
-def mirror_settled(mirror: Mirror) -> Iterator[None]:
-    """The kernel tells of a close soon after it, and in order."""
-    os.statvfs(mirror.path)
-    yield
 
 
 @pytest.mark.parametrize("option", ["sync", "auto"])
