@@ -28,7 +28,6 @@ _PROBE_BYTES = 131072
 _NO_TMPFILE = frozenset(
     {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 )  # open(2), "O_TMPFILE"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def probe(folder_fd: int, writable: bool) -> Abilities:
     try:
         fd = _temporary_file(folder_fd)
     except OSError as exc:
-        if exc.errno not in _FULL:
+        if exc.errno not in syscalls.NO_SPACE:
             raise
         return Abilities(mount.fs_type, unit, trusted, trusted, "there is no space to try it")
     try:
@@ -116,7 +115,7 @@ def _fill(fd: int) -> int:
         if os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0) == _PROBE_BYTES:
             return _PROBE_BYTES
     except OSError as exc:
-        if exc.errno not in _FULL:
+        if exc.errno not in syscalls.NO_SPACE:
             raise
     os.ftruncate(fd, 0)
     return 0
@@ -141,7 +140,7 @@ def _try_punch(fd: int) -> tuple[bool, str]:
     except OSError as exc:
         if syscalls.is_unsupported(exc):
             return False, "the file system does not know holes"
-        if exc.errno not in _FULL:
+        if exc.errno not in syscalls.NO_SPACE:
             raise
     return True, ""
 

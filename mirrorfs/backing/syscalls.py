@@ -341,6 +341,10 @@ def unmount(path: bytes, lazy: bool) -> None:
     _check(_libc.umount2(path, MNT_DETACH if lazy else 0))
 
 
+# What a full disk answers, and one that is full for this user or group.
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 def is_unsupported(error: OSError) -> bool:
     """Whether the file system below does not know the operation, as opposed to failing at it."""
     return error.errno in {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}

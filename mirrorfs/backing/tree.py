@@ -148,7 +148,7 @@ def _give(fd: int, made: syscalls.Status, parent_fd: int, caller: Caller) -> Non
 
 
 def _set_mode(fd: int, made: syscalls.Status, parent_fd: int, mode: int, umask: int) -> None:
-    inherited = get_xattr(parent_fd, acl.DEFAULT) if has_default_acl(parent_fd) else None
+    inherited = get_xattr(parent_fd, acl.DEFAULT) if has_xattr(parent_fd, acl.DEFAULT) else None
     if inherited is None:
         mode &= ~umask
     wanted = stat.S_IMODE(mode) | (made.mode & stat.S_ISGID if stat.S_ISDIR(made.mode) else 0)
@@ -158,18 +158,18 @@ def _set_mode(fd: int, made: syscalls.Status, parent_fd: int, mode: int, umask: 
         os.setxattr(fd_path(fd), acl.ACCESS, acl.inherit(inherited, mode))
 
 
-def has_default_acl(folder_fd: int) -> bool:
-    """Whether the folder hands an ACL down to what is made in it."""
-    try:
-        os.getxattr(fd_path(folder_fd), acl.DEFAULT)
-    except OSError:
-        return False
-    return True
-
-
 def get_xattr(fd: int, name: str | bytes) -> bytes:
     """An extended attribute of the inode of `fd`."""
     return os.getxattr(fd_path(fd), name)
+
+
+def has_xattr(fd: int, name: str | bytes) -> bool:
+    """Whether the inode of `fd` has an extended attribute; not if it cannot be read."""
+    try:
+        get_xattr(fd, name)
+    except OSError:
+        return False
+    return True
 
 
 def list_xattrs(fd: int) -> list[bytes]:

@@ -147,6 +147,10 @@ class PendingError:
     code: int = 0
     offset: int = 0
 
+    def note(self, error: OSError, offset: int) -> None:
+        """Let `error`, which happened at `offset`, be reported."""
+        self.code, self.offset = error.errno or errno.EIO, offset
+
     def settle(self, start: int, end: int) -> None:
         """Forget the error if `[start, end)`, just written, covers the place where it happened."""
         if self.code and start <= self.offset < end:

@@ -17,7 +17,6 @@ Every function but `give_up` is called under the lock of the file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from dataclasses import replace
@@ -337,7 +336,7 @@ def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> O
     try:
         resize(file, before.st_size, frontier)
     except OSError as exc:
-        if exc.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if exc.errno not in syscalls.NO_SPACE:
             raise
         failure = _cut_in_shared_block(file, before.st_size, frontier)
     resize(file, os.fstat(file.fd).st_size, size)

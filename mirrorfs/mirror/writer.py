@@ -93,7 +93,7 @@ def stamp(file: MirrorFile, pending: PendingError, offset: int, size: int) -> in
         try:
             syscalls.touch(file.fd)
         except OSError as exc:
-            pending.code, pending.offset = exc.errno or errno.EIO, offset + size
+            pending.note(exc, offset + size)
     return size
 
 
@@ -135,9 +135,9 @@ def _put(
     file.note_rewritten(offset, request.done)
     pending.settle(offset, request.done)
     if unrecorded is not None:
-        pending.code, pending.offset = unrecorded.errno or errno.EIO, FAILED_SYNC
+        pending.note(unrecorded, FAILED_SYNC)
     elif failure is not None:
-        pending.code, pending.offset = failure.errno or errno.EIO, request.done
+        pending.note(failure, request.done)
     if failure is not None and request.done == offset:
         raise failure
     return request.done - offset

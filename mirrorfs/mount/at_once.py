@@ -10,7 +10,6 @@ as is done here.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,7 @@ def begin_write(
         try:
             stamp = workers.begin(writer.stamp, mirror, handle.pending, offset, len(data))
         except OSError as exc:
-            handle.pending.code, handle.pending.offset = exc.errno or errno.EIO, offset + len(data)
+            handle.pending.note(exc, offset + len(data))
             return BegunWrite(len(data), None)
         return BegunWrite(0, stamp)
     taken = _extend(handle, mirror, offset, data, account)

@@ -10,7 +10,8 @@ that is changed through a mapping meanwhile would be written back over it, so no
 directly while it may be mapped for writing: one that is open for reading and writing, too, has its
 other writes cached; and one that is opened so while it is written directly cannot be mapped shared
 (ENODEV) by way of that descriptor. What the kernel would do after a write for O_DSYNC, and for a
-mount with `sync`, is done by us (`at_once`, `operations`).
+mount with `sync`, is done by us (`at_once`, `operations`). Nor does it take security.capability
+away, so a file that has it is not written directly.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING
-
-from mirrorfs.backing import tree
-from mirrorfs.mount.xattrs import CAPABILITY_ATTRIBUTE
 
 if TYPE_CHECKING:
     from mirrorfs.mount.handles import FileHandle
@@ -69,14 +67,3 @@ def leave(handle: FileHandle) -> None:
     handle.inode.direct_handles -= handle.is_direct
     handle.inode.mapping_handles -= handle.may_map
     handle.is_direct = handle.may_map = False
-
-
-def has_capability(path_fd: int) -> bool:
-    """Whether a write has to take security.capability away, which the kernel does for writes that
-    go by way of its cache only, and the file system below for what is stored there.
-    """
-    try:
-        tree.get_xattr(path_fd, CAPABILITY_ATTRIBUTE)
-    except OSError:
-        return False
-    return True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from mirrorfs.backing import syscalls
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
@@ -109,7 +110,7 @@ class State:
         Returns whether there was something, or somebody else has done so since `rooms_made` was
         `since`.
         """
-        if code not in {errno.ENOSPC, errno.EDQUOT}:
+        if code not in syscalls.NO_SPACE:
             return False
         held = await self.old_files.give_up_all(device)
         held |= await self.mirrors.give_up_seeds(device)

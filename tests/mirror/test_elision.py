@@ -159,6 +159,14 @@ def test_times_that_have_to_move_are_left_to_a_thread(
     assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
 
 
+@pytest.mark.parametrize("times", [(5, 5), (2**61, 2**61)], ids=["past", "future"])
+def test_the_writer_moves_the_times_too(target: Target, times: tuple[int, int]) -> None:
+    os.utime(target.file.fd, ns=times)
+    written = writer.write(target.file, target.pending, 0, DATA, target.account)
+    assert written == BLOCK
+    assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
+
+
 def test_zeros_in_a_new_tick_are_left_to_the_writer(target: Target) -> None:
     """Whether there is a hole may have to be read from the disk by now."""
     os.utime(target.file.fd, ns=(5, 5))
