@@ -41,5 +41,11 @@ setup(
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
             optional=True,
         ),
+        Extension(
+            "mirrorfs._statx",
+            ["mirrorfs/backing/statx.c"],
+            extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
+            optional=True,
+        ),
     ]
 )

@@ -261,7 +261,10 @@ def no_extension(tmp_path: Path) -> str:
     """For PYTHONPATH: a folder that makes a Python believe that the extension was not built."""
     folder = tmp_path / "without"
     folder.mkdir()
-    block = "import sys\nfor name in '_fuseext', '_baton': sys.modules[f'mirrorfs.{name}'] = None\n"
+    block = """
+import sys
+for name in '_fuseext', '_baton', '_statx': sys.modules[f'mirrorfs.{name}'] = None
+"""
     (folder / "sitecustomize.py").write_text(block)
     return str(folder)
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mirrorfs.backing import ledger, syscalls
+from mirrorfs.backing import ledger
+from mirrorfs.backing.statx import statx
 
 NAME = b"user.mirrorfs.unsettled"
 _VERSION = 2
@@ -75,7 +76,7 @@ def instance_of(fd: int) -> bytes:
     A file system that was unmounted meanwhile, or whose machine was restarted, may have lost what
     was not synced (statx(2), STATX_MNT_ID_UNIQUE: never used twice, since Linux 6.8).
     """
-    status = syscalls.statx(fd)
+    status = statx(fd)
     text = f"{_boot_id()} {status.dev} {status.mount_id}"
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 

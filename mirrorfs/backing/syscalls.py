@@ -11,14 +11,10 @@ import errno
 import fcntl
 import os
 import struct
-import threading
-from typing import NamedTuple
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
-AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
-AT_STATX_DONT_SYNC = 0x4000
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
@@ -38,10 +34,6 @@ MAX_HANDLE_BYTES = 128
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 16 << 20
 _SYS_OPENAT2 = 437  # the same number on every architecture since Linux 5.6
-_STATX_BASIC_AND_BTIME = 0x0FFF
-_STATX_MOUNT_IDS = 0x5000  # the one that is never used twice where there is one (Linux 6.8)
-_STATX_BTIME = 0x0800
-_STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII" + "Q")
 _TIMESPECS = struct.Struct("qqqq")
 _FSXATTR = struct.Struct("=IIIII8x")
 _CLONE_RANGE = struct.Struct("qQQQ")
@@ -65,7 +57,6 @@ _libc.renameat2.argtypes = [
     ctypes.c_char_p,
     ctypes.c_uint,
 ]
-_libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
 _libc.name_to_handle_at.argtypes = [
     ctypes.c_int,
     ctypes.c_char_p,
@@ -87,89 +78,11 @@ _libc.syscall.argtypes = [
 _libc.syscall.restype = ctypes.c_long
 
 
-class Status(NamedTuple):
-    """What statx(2) says of one inode. Times in ns; `btime_ns` is 0 where the file system has no
-    birth time.
-
-    `blocks` counts units of 512 bytes, whatever the block size is. `mount_id` is 0 if not known.
-    """
-
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    ino: int
-    size: int
-    blocks: int
-    blksize: int
-    atime_ns: int
-    btime_ns: int
-    ctime_ns: int
-    mtime_ns: int
-    rdev: int
-    dev: int
-    mount_id: int = 0
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Identity: device, inode number, birth time."""
-        return (self.dev, self.ino, self.btime_ns)
-
-
 def _check(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
-
-
-class _Own(threading.local):
-    """What each thread has for itself."""
-
-    def __init__(self) -> None:
-        self.statx_buffer = ctypes.create_string_buffer(256)
-
-
-_own = _Own()
-
-
-def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
-    """Status of `name` in the folder `fd` (no link is followed, nothing is mounted), or of `fd`
-    itself, which may be O_PATH.
-
-    Without `ask`, what the kernel knows already (AT_STATX_DONT_SYNC): file systems whose data is
-    elsewhere are not asked, so this never waits for them. The device and the type are right even
-    then; local file systems answer in full.
-    """
-    buffer = _own.statx_buffer
-    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT if name else AT_EMPTY_PATH
-    if not ask:
-        flags |= AT_STATX_DONT_SYNC
-    if _libc.statx(fd, name, flags, _STATX_BASIC_AND_BTIME | _STATX_MOUNT_IDS, buffer) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    (
-        mask, blksize, _, nlink, uid, gid, mode, _, ino, size, blocks, _,
-        a_s, a_ns, _, b_s, b_ns, _, c_s, c_ns, _, m_s, m_ns, _,
-        rdev_major, rdev_minor, dev_major, dev_minor, mount_id,
-    ) = _STATX.unpack_from(buffer)  # fmt: skip
-    return Status(
-        mode,
-        nlink,
-        uid,
-        gid,
-        ino,
-        size,
-        blocks,
-        blksize,
-        a_s * _NS + a_ns,
-        b_s * _NS + b_ns if mask & _STATX_BTIME else 0,
-        c_s * _NS + c_ns,
-        m_s * _NS + m_ns,
-        os.makedev(rdev_major, rdev_minor),
-        os.makedev(dev_major, dev_minor),
-        mount_id if mask & _STATX_MOUNT_IDS else 0,
-    )
 
 
 def open_cached(parent_fd: int, name: bytes, flags: int) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import acl, syscalls
+from mirrorfs.backing.statx import Status, statx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def _hand_over(
     use: Callable[[int], None] | None = None,
 ) -> None:
     """Give a new object to its owner, then its mode."""
-    made = syscalls.statx(fd)
+    made = statx(fd)
     _give(fd, made, parent_fd, caller)
     if use is not None:
         use(fd)
@@ -131,11 +132,11 @@ def _hand_over(
         _set_mode(fd, made, parent_fd, mode, caller.umask)
 
 
-def _give(fd: int, made: syscalls.Status, parent_fd: int, caller: Caller) -> None:
+def _give(fd: int, made: Status, parent_fd: int, caller: Caller) -> None:
     """To the caller; the group stays the folder's where the folder is setgid."""
     if (made.uid, made.gid) == (caller.uid, caller.gid):
         return
-    inherits_group = syscalls.statx(parent_fd).mode & stat.S_ISGID
+    inherits_group = statx(parent_fd).mode & stat.S_ISGID
     gid = made.gid if inherits_group else caller.gid
     if (made.uid, made.gid) == (caller.uid, gid):
         return
@@ -147,7 +148,7 @@ def _give(fd: int, made: syscalls.Status, parent_fd: int, caller: Caller) -> Non
             raise
 
 
-def _set_mode(fd: int, made: syscalls.Status, parent_fd: int, mode: int, umask: int) -> None:
+def _set_mode(fd: int, made: Status, parent_fd: int, mode: int, umask: int) -> None:
     inherited = get_xattr(parent_fd, acl.DEFAULT) if has_xattr(parent_fd, acl.DEFAULT) else None
     if inherited is None:
         mode &= ~umask
@@ -207,7 +208,7 @@ def _give_whiteout(folder_fd: int, name: bytes, caller: Caller) -> None:
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
         fd = open_path(folder_fd, name)
         opened.callback(os.close, fd)
-        made = syscalls.statx(fd)
+        made = statx(fd)
         if stat.S_ISCHR(made.mode) and not made.rdev:
             _give(fd, made, folder_fd, caller)
 

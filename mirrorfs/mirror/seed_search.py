@@ -9,13 +9,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import acl, callers, syscalls, tree
+from mirrorfs.backing import acl, callers, tree
+from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import seed_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def find(parent_fd: int, unlinked: OldFile | None, names: Iterable[bytes], calle
 def _open_name(parent_fd: int, name: bytes) -> OldFile | None:
     path_fd = tree.open_path(parent_fd, name)
     try:
-        return open_old(path_fd, syscalls.statx(path_fd))
+        return open_old(path_fd, statx(path_fd))
     finally:
         os.close(path_fd)
 

@@ -16,7 +16,7 @@ from mirrorfs.backing import holes
 from mirrorfs.mirror import reader
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
 
 
 @dataclass(slots=True)

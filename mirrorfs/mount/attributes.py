@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
 
 
 def entry(node_id: int, status: Status, timeout: float) -> pyfuse3.EntryAttributes:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from mirrorfs.backing.syscalls import Status
+from mirrorfs.backing.statx import Status
 from mirrorfs.mount import attributes
 from mirrorfs.mount.handles import ControlHandle
 from mirrorfs.mount.inodes import FIRST_CONTROL_ID

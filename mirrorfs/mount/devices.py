@@ -26,7 +26,7 @@ from mirrorfs.mount.workers import Workers
 
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
 
 # More than a disk can use, and few enough to be cheap while idle. Further calls wait their turn.
 _THREADS = 48

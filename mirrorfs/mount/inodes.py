@@ -31,7 +31,7 @@ from mirrorfs.mount import steps
 
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
     from mirrorfs.mount.devices import Device, Devices
 
 ROOT_ID = 1
@@ -47,12 +47,11 @@ class Inode:
     """One inode known to the kernel. `fd` is -1 while its descriptor is given up."""
 
     __slots__ = (
-        "birth_ns",
         "device",
         "direct_handles",
         "fd",
         "handle",
-        "ino",
+        "key",
         "kind",
         "lookups",
         "mapping_handles",
@@ -70,8 +69,8 @@ class Inode:
     ) -> None:
         self.node_id = node_id
         self.device = device
-        self.ino = status.ino
-        self.birth_ns = status.btime_ns
+        # Identity: device, inode number, birth time in ns.
+        self.key = (device.dev, status.ino, status.btime_ns)
         self.kind = stat.S_IFMT(status.mode)
         self.parent = parent
         self.name = name
@@ -84,11 +83,6 @@ class Inode:
         # Until then, on the monotonic clock, it is known to have no security.capability.
         self.plain_until = 0.0
         self.direct_handles = self.mapping_handles = 0  # see `direct_writes`
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Identity: device, inode number, birth time in ns."""
-        return (self.device.dev, self.ino, self.birth_ns)
 
     def path(self) -> bytes:
         """The path below the root by which it was last seen; for people and reports only."""
@@ -152,10 +146,10 @@ class InodeTable:
 
     def by_key(self, key: tuple[int, int, int]) -> Inode | None:
         """The known inode with this identity."""
-        dev, number, _birth = key
-        node_id = self._other.get((dev, number))
-        if node_id is None and dev == self.devices.root.dev:
-            node_id = number
+        inode = self._by_id.get(key[1])
+        if inode is not None and inode.key == key:
+            return inode
+        node_id = self._other.get(key[:2])
         inode = self._by_id.get(node_id) if node_id is not None else None
         return inode if inode is not None and inode.key == key else None
 
@@ -318,8 +312,8 @@ class InodeTable:
         if self._by_id.get(inode.node_id) is inode:
             del self._by_id[inode.node_id]
             inode.device.known -= 1
-            if self._other.get((inode.device.dev, inode.ino)) == inode.node_id:
-                del self._other[inode.device.dev, inode.ino]
+            if self._other.get(inode.key[:2]) == inode.node_id:
+                del self._other[inode.key[:2]]
         self._unkeep(inode)
         if inode.fd >= 0:
             self._dispose(inode)

@@ -16,14 +16,14 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import syscalls
+from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mirror import seeding, sync
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.file import FAILED_SYNC
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.counters import Account, FileKey
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
@@ -141,12 +141,12 @@ class Mirrors:
         mirror = self.get(inode)
         if mirror is None:
             if inode.node_id in self._settled and inode.fd >= 0:
-                return syscalls.statx(inode.fd, ask=False)
+                return statx(inode.fd, ask=False)
             return status
         if not mirror.seeded:
             return status
         tail = mirror.tail  # first, since it may end meanwhile; and it may begin
-        status = syscalls.statx(mirror.fd, ask=False)
+        status = statx(mirror.fd, ask=False)
         tail = tail or mirror.tail
         return status if tail is None else tails.visible(tail, status)
 

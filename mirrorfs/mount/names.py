@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from mirrorfs.backing import atime, syscalls, tree
+from mirrorfs.backing.statx import statx
 from mirrorfs.mount import attributes, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
@@ -24,12 +25,14 @@ from mirrorfs.mount.inodes import ROOT_ID, Inode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
     from mirrorfs.mount.eager import Begun, Context
     from mirrorfs.mount.state import State
 
 # About half of what fits into an answer: few hops, and few files looked at for nothing.
 _LISTED_AT_ONCE = 104
+# In a listing the kernel asks for nothing but the number of these two.
+_NOT_LOOKED_UP = frozenset({b".", b".."})
 
 
 @guarded
@@ -111,8 +114,8 @@ class NameOperations(pyfuse3.Operations):
     async def _status(self, inode: Inode) -> Status:
         """The status of an inode that is held."""
         if inode.device.is_local:
-            return syscalls.statx(inode.fd, ask=False)
-        return await inode.device.workers.run(syscalls.statx, inode.fd)
+            return statx(inode.fd, ask=False)
+        return await inode.device.workers.run(statx, inode.fd)
 
     async def lookup(self, parent_id: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(parent_id):
@@ -131,7 +134,7 @@ class NameOperations(pyfuse3.Operations):
         if device.is_local:
             try:
                 fd = syscalls.open_cached(parent.fd, name, os.O_PATH | os.O_NOFOLLOW)
-                return fd, syscalls.statx(fd, ask=False)
+                return fd, statx(fd, ask=False)
             except OSError as exc:
                 if exc.errno == errno.ENOENT:
                     raise
@@ -185,11 +188,10 @@ class NameOperations(pyfuse3.Operations):
         self, token: pyfuse3.ReaddirToken, folder: Inode, name: bytes, status: Status, index: int
     ) -> bool:
         """One entry of a listing; False if the reply is full."""
-        if name in {b".", b".."}:
-            # The kernel takes no lookup for these two, and asks for nothing but the number.
+        if name in _NOT_LOOKED_UP:
             parent = folder.parent if name == b".." else None
             entry = self._entry(parent or folder, status)
-            return pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, index)
+            return pyfuse3.readdir_reply(token, name, entry, index)
         is_elsewhere = status.dev != folder.device.dev
         if is_elsewhere:
             status = steps.top(status)
@@ -198,7 +200,7 @@ class NameOperations(pyfuse3.Operations):
         if is_elsewhere:
             # Who wants to know more of what is mounted here than its type has to look it up.
             entry.entry_timeout = entry.attr_timeout = 0
-        if pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, index):
+        if pyfuse3.readdir_reply(token, name, entry, index):
             return True
         self.inodes.forget(inode.node_id, 1)
         return False

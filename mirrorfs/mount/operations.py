@@ -24,7 +24,7 @@ from mirrorfs.mount.handles import ControlHandle, FileHandle
 from mirrorfs.mount.xattrs import CAPABILITY_ATTRIBUTE, XattrOperations
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
     from mirrorfs.mount.eager import AnyFields, Context

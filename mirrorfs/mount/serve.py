@@ -25,6 +25,7 @@ import pyfuse3
 import trio
 
 from mirrorfs.backing import mounts, places, syscalls
+from mirrorfs.backing.statx import statx
 from mirrorfs.errors import FuseError
 from mirrorfs.mount.at_once import AtOnce
 from mirrorfs.mount.devices import Devices
@@ -79,7 +80,7 @@ def descriptor_limit(options: MountOptions) -> int:
 
 
 async def _serve(job: Job, ready: Callable[[], None]) -> None:
-    root = syscalls.statx(job.backing_fd)
+    root = statx(job.backing_fd)
     devices = Devices(root, job.abilities, writable=not job.options.ro)
     limit = descriptor_limit(job.options)
     inodes = InodeTable(job.backing_fd, root, devices, limit)

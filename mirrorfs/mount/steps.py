@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import atime, callers, syscalls, tree
+from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import seed_search
 from mirrorfs.mirror.file import MirrorFile
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pyfuse3
 
     from mirrorfs.backing.probe import Abilities
-    from mirrorfs.backing.syscalls import Status
+    from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.plan import Rules
     from mirrorfs.mirror.seed_search import OldFile
     from mirrorfs.mount.eager import AnyFields
@@ -44,8 +45,8 @@ def status_of(fd: int, name: bytes, asks: int) -> Status:
     Only the device `asks` is asked itself. What lies on another, behind a mount point, is described
     as the kernel knows it: that device may not answer, and has threads of its own for that.
     """
-    status = syscalls.statx(fd, name, ask=False)
-    return syscalls.statx(fd, name) if status.dev == asks else status
+    status = statx(fd, name, ask=False)
+    return statx(fd, name) if status.dev == asks else status
 
 
 def top(status: Status) -> Status:
@@ -67,7 +68,7 @@ def open_handle(root_fd: int, handle: bytes, key: tuple[int, int, int]) -> int:
         fd = syscalls.open_by_handle(root_fd, handle)
     except PermissionError:
         return -1
-    return _same(fd, syscalls.statx(fd), key)
+    return _same(fd, statx(fd), key)
 
 
 def _same(fd: int, status: Status, key: tuple[int, int, int]) -> int:
@@ -81,7 +82,7 @@ def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
     """Make an object by a function of `backing.tree`; its O_PATH descriptor and status."""
     fd = function(*args)
     try:
-        return fd, syscalls.statx(fd)
+        return fd, statx(fd)
     except OSError:
         os.close(fd)
         raise
@@ -130,7 +131,7 @@ def create(
         fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
         opened.callback(os.close, fd)
         opened.callback(os.close, file_fd)
-        status = syscalls.statx(fd)
+        status = statx(fd)
         opened.pop_all()
     if access == os.O_RDONLY:
         os.close(file_fd)
@@ -141,7 +142,7 @@ def create(
 
 def link(fd: int, parent_fd: int, name: bytes) -> Status:
     tree.link(fd, parent_fd, name)
-    return syscalls.statx(fd)
+    return statx(fd)
 
 
 def remove(
@@ -237,7 +238,7 @@ def drop_setid(fd: int) -> None:
     """Take setuid from the file of `fd`, and setgid if it is executable by its group, where it
     means more than mandatory locking (inode(7)).
     """
-    mode = stat.S_IMODE(syscalls.statx(fd).mode)
+    mode = stat.S_IMODE(statx(fd).mode)
     wanted = mode & ~stat.S_ISUID
     if mode & stat.S_IXGRP:
         wanted &= ~stat.S_ISGID
@@ -254,7 +255,7 @@ def drop_foreign_setgid(fd: int, pid: int, gid: int) -> None:
     """Take setgid from the file of `fd` if the process that set its ACL is not in its group, as
     posix_acl_update_mode() in the kernel does for a plain folder.
     """
-    status = syscalls.statx(fd)
+    status = statx(fd)
     if status.mode & stat.S_ISGID and not callers.in_group(pid, gid, status.gid):
         os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~stat.S_ISGID)
 

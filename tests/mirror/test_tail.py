@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.tail import Tail
 
@@ -108,7 +109,7 @@ def test_a_failed_seek_tells_nothing_of_the_old_blocks(old_file: int) -> None:
 
 
 def test_size_and_blocks_are_those_that_clients_see(old_file: int) -> None:
-    true = syscalls.statx(old_file)
+    true = statx(old_file)
     seen = tails.visible(made_tail(BLOCK, 3 * BLOCK, 4 * BLOCK), true)
     assert seen.size == 3 * BLOCK
     assert seen.blocks == true.blocks - 4 * BLOCK // 512

@@ -1,0 +1,79 @@
+"""statx(2) in C and by ctypes say the same, and what os.stat says."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs import _statx  # type: ignore[attr-defined]
+from mirrorfs.backing import statx as module
+from mirrorfs.backing.statx import Status, statx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KINDS = {"c": _statx.statx, "python": module._by_ctypes}
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both, one after the other."""
+    monkeypatch.setattr(module, "_call", KINDS[request.param])
+
+
+def test_the_one_in_c_is_used_where_it_was_built() -> None:
+    assert module._call is _statx.statx
+
+
+@pytest.mark.usefixtures("kind")
+def test_every_field_is_that_of_stat(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 70_000)
+    os.utime(tmp_path / "file", ns=(-1_500_000_000, 4_000_000_000_123_456_789))
+    os.mknod(tmp_path / "device", stat.S_IFBLK | 0o600, os.makedev(300, 70_000))
+    (tmp_path / "link").symlink_to("nowhere")
+    folder = os.open(tmp_path, os.O_PATH)
+    for name in (b"file", b"device", b"link", b""):
+        found, true = statx(folder, name), os.lstat(os.path.join(os.fsencode(tmp_path), name))
+        assert isinstance(found, Status)
+        assert found[:9] == (
+            true.st_mode, true.st_nlink, true.st_uid, true.st_gid, true.st_ino, true.st_size,
+            true.st_blocks, true.st_blksize, true.st_atime_ns,
+        )  # fmt: skip
+        assert found.ctime_ns == true.st_ctime_ns
+        assert found.mtime_ns == true.st_mtime_ns
+        assert (found.rdev, found.dev) == (true.st_rdev, true.st_dev)
+        assert found.key == (true.st_dev, true.st_ino, found.btime_ns)
+        assert found.mount_id > 0
+    os.close(folder)
+
+
+def test_birth_and_mount_are_the_same_in_both(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_PATH)
+    first, second = (call(Status, folder, b"", 0x1000) for call in KINDS.values())
+    os.close(folder)
+    assert first == second
+    assert first.btime_ns > 0
+
+
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize("name", [b"absent", b"x" * 256])
+def test_an_error_is_the_one_of_os(tmp_path: Path, name: bytes) -> None:
+    folder = os.open(tmp_path, os.O_PATH)
+    with pytest.raises(OSError) as ours:
+        statx(folder, name)
+    with pytest.raises(OSError) as theirs:
+        os.lstat(os.path.join(os.fsencode(tmp_path), name))
+    os.close(folder)
+    assert ours.value.errno == theirs.value.errno
+    assert type(ours.value) is type(theirs.value)
+
+
+@pytest.mark.parametrize(
+    "args", [(), (Status, 0, "name", 0), (int, 0, b"", 0), (Status, "", b"", 0)]
+)
+def test_what_cannot_be_asked_for_is_refused(args: tuple[object, ...]) -> None:
+    with pytest.raises(TypeError):
+        _statx.statx(*args)
