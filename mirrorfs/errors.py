@@ -7,6 +7,7 @@
     ├── FuseError                  FUSE itself is not available here
     ├── InUseError                 mounted already, or another daemon has the folder
     ├── NotAMountError             the path is not a mirrorfs mount
+    ├── PrivateError               the mount, or the file, is not for everybody to look at
     ├── DifferenceError            copies that should be equal are not
     ├── StateError                 what is remembered between mounts cannot be used
     ├── BusyError                  files are open, so it cannot be unmounted
@@ -67,6 +68,10 @@ class InUseError(MirrorfsError):
 
 class NotAMountError(MirrorfsError):
     exit_code = ExitCode.NOT_A_MOUNT
+
+
+class PrivateError(MirrorfsError):
+    pass
 
 
 class DifferenceError(MirrorfsError):

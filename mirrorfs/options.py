@@ -115,7 +115,7 @@ OPTIONS = (
 ACCEPTED_WORDS = frozenset(
     "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
     "strictatime diratime nodiratime iversion noiversion lazytime nolazytime silent loud async "
-    "mand nomand exec suid dev _rnetdev".split()
+    "mand nomand exec suid dev _rnetdev default_permissions".split()
 )
 FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split())
 

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from mirrorfs.backing.descriptors import close_inherited
+from mirrorfs.backing.paths import show
 from mirrorfs.errors import MirrorfsError, NoAnswerError, UsageError, retold
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def ask(
     try:
         return Question(call, path, *words).answer(time.monotonic() + seconds)
     except TimeoutError:
-        shown = path.decode("utf-8", "backslashreplace")
+        shown = show(path)
         raise NoAnswerError(
             f"{shown}: no answer within {seconds:.0f} seconds; "
             "a disk or a mount on the way to it hangs"

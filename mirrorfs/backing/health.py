@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import asking, processes
+from mirrorfs.backing.paths import show
 from mirrorfs.errors import NoAnswerError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def is_dead(mount: Mount) -> bool:
 
 def hanging(mount: Mount) -> NoAnswerError:
     """The error for a mount that did not answer in time."""
-    place = _show(mount)
+    place = show(mount.path)
     pid = processes.daemon_of(mount)
     if pid is None:
         who = "its daemon hangs"
@@ -40,12 +41,8 @@ def hanging(mount: Mount) -> NoAnswerError:
 
 def dead(mount: Mount) -> NoAnswerError:
     """The error for a mount whose daemon died."""
-    place = _show(mount)
+    place = show(mount.path)
     return NoAnswerError(
         f"{place}: the daemon of this mirrorfs is dead; the same mount command replaces it, or "
         f"'mirrorfs umount {place}' removes it"
     )
-
-
-def _show(mount: Mount) -> str:
-    return mount.path.decode("utf-8", "backslashreplace")

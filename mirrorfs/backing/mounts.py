@@ -27,6 +27,7 @@ class Mount:
     read_only: bool
     device: str
     user_id: int = 0
+    parent_id: int = -1
 
     @property
     def dev(self) -> int:
@@ -49,6 +50,11 @@ def mounted_at(path: bytes) -> Mount | None:
     """The topmost mount whose root is `path` (absolute, without symbolic links), or None."""
     found = [mount for mount in mount_table() if mount.path == path]
     return found[-1] if found else None
+
+
+def inside(mount: Mount) -> list[bytes]:
+    """The paths of the mounts that were made inside of `mount`."""
+    return [other.path for other in mount_table() if other.parent_id == mount.mount_id]
 
 
 def mount_of(fd: int) -> Mount:
@@ -79,6 +85,7 @@ def _parse(line: bytes) -> Mount:
         b"ro" in options,
         os.fsdecode(left[2]),
         next((int(word[8:]) for word in options if word.startswith(b"user_id=")), 0),
+        int(left[1]),
     )
 
 

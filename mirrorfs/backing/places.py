@@ -16,7 +16,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from mirrorfs.backing import asking, health, mounts, overlap, syscalls
+from mirrorfs.backing import asking, health, mounts, overlap, processes, syscalls
+from mirrorfs.backing.paths import show
 from mirrorfs.errors import (
     BackingError,
     FuseError,
@@ -29,11 +30,6 @@ from mirrorfs.errors import (
 
 FORMAT_FILE = b"format.json"
 _ENDING_SECONDS = 3.0
-
-
-def show(path: bytes) -> str:
-    """A path for a message on the terminal."""
-    return path.decode("utf-8", "backslashreplace")
 
 
 def open_backing(path: bytes, read_only: bool) -> int:
@@ -104,10 +100,18 @@ def _in_use(path: bytes) -> InUseError:
             f"{show(path)}: another mirrorfs serves this folder already, on {show(point)}; "
             f"'mirrorfs umount {show(point)}' ends that one"
         )
-    return InUseError(
-        f"{show(path)}: another process keeps this folder locked; if that is a mirrorfs which was "
-        "unmounted with files open, it ends when they are closed"
-    )
+    pid = processes.lock_holder(path)
+    if pid is None:
+        who, remedy = "a process that cannot be seen from here", "end it"
+    elif processes.is_stopped(pid):
+        who, remedy = processes.named(pid), f"it is stopped; 'kill -CONT {pid}' lets it go on"
+    else:
+        who = processes.named(pid)
+        remedy = (
+            "if that is a mirrorfs which was unmounted with files open, it ends when they are "
+            f"closed, or by 'kill {pid}'"
+        )
+    return InUseError(f"{show(path)}: locked by {who}; {remedy}")
 
 
 def check_overlap(path: bytes) -> None:
@@ -140,9 +144,12 @@ def _check_backing(fd: int, path: bytes, read_only: bool) -> None:
             f"{show(path)}: the file system is read-only; mount it writable, or pass -o ro"
         )
     if not read_only and not os.access(path, os.W_OK | os.X_OK):
-        raise BackingError(
-            f"{show(path)}: you may not write there; run as its owner or as root, or pass -o ro"
+        remedy = (
+            "is it immutable (chattr(1)), and the disk that belongs there not mounted?"
+            if os.geteuid() == 0
+            else "run as its owner or as root, or pass -o ro"
         )
+        raise BackingError(f"{show(path)}: you may not write there; {remedy}")
 
 
 def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
@@ -271,7 +278,7 @@ def check_fuse(allow_other: bool) -> None:
         )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise FuseError(
-            "/dev/fuse may not be opened by you; become root, or join the group that owns it"
+            "/dev/fuse may not be opened by you; become root, or let root give you access to it"
         )
     if os.geteuid() == 0:
         return

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _FUSE_DEVICE = b"/dev/fuse"
 _CONNECTION = re.compile(r"^fuse_connection:\s*(\d+)", re.MULTILINE)
+_LOCK = re.compile(r"^lock:\s*(\d+): FLOCK", re.MULTILINE)
 _MOUNT_ID = re.compile(r"^mnt_id:\s*(\d+)", re.MULTILINE)
 
 
@@ -37,14 +38,34 @@ def daemon_of(mount: Mount) -> int | None:
 
 
 def holders(mount: Mount) -> list[str]:
-    """Processes with an open file, folder or mapping in `mount`, by name and number."""
-    found = []
+    """Other processes with an open file, folder or mapping in `mount`, by name and number."""
+    return [
+        _named(process)
+        for process in _processes()
+        if int(process.name) != os.getpid() and _holds(process, mount)
+    ]
+
+
+def lock_holder(folder: bytes) -> int | None:
+    """The process that has `folder` open and locked (flock(2)), or None if it cannot be seen."""
     for process in _processes():
-        if _holds(process, mount):
-            with contextlib.suppress(OSError):
-                name = (process / "comm").read_text(errors="replace").strip()
-                found.append(f"{name} ({process.name})")
-    return found
+        for fd, link in _descriptors(process):
+            if link == folder and _number(_LOCK, process, fd) is not None:
+                return int(process.name)
+    return None
+
+
+def named(pid: int) -> str:
+    """A process for people: name and number."""
+    return _named(Path(f"/proc/{pid}"))
+
+
+def _named(process: Path) -> str:
+    try:
+        name = (process / "comm").read_text(errors="replace").strip()
+    except OSError:
+        name = "a process"
+    return f"{name} ({process.name})"
 
 
 def is_stopped(pid: int) -> bool:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from mirrorfs.backing import ledger, syscalls
-from mirrorfs.backing.places import FORMAT_FILE, show
+from mirrorfs.backing.paths import show
+from mirrorfs.backing.places import FORMAT_FILE
 from mirrorfs.errors import StateError
 
 if TYPE_CHECKING:

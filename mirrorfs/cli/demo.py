@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NEEDED_BYTES = 6 * demo_image.CONTENT_BYTES + demo_image.APPARENT_BYTES
 _PERCENT = 1.0
 _REMOVE_SECONDS = 10
+_TABLE_WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _work_folder(wanted: str | None) -> Path:
-    parent = Path(wanted or tempfile.gettempdir())
+    parent = Path(wanted or tempfile.gettempdir()).absolute()
     if not parent.is_dir():
-        raise MirrorfsError(f"{parent}: no such folder; pass --folder DIR with room for the demo")
+        what = "not a folder" if parent.exists() else "no such folder"
+        raise MirrorfsError(f"{parent}: {what}; pass --folder DIR with room for the demo")
     free = shutil.disk_usage(parent).free
     if free < _NEEDED_BYTES:
         raise MirrorfsError(
@@ -199,12 +201,14 @@ def _rsync(image: Path, folder: Path, flag: str) -> float:
 
 def _mirrorfs(*words: str) -> None:
     """The command itself, in a process of its own, out of reach of the terminal's Ctrl-C."""
-    command = [sys.executable, "-m", "mirrorfs", *words]
+    # -P: what is called mirrorfs in the current folder is not meant.
+    command = [sys.executable, "-P", "-m", "mirrorfs", *words]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, start_new_session=True
     )
     if done.returncode:
-        raise retold(done.stderr.strip().removeprefix("mirrorfs: "), done.returncode)
+        told = (done.stderr.strip().splitlines() or ["mirrorfs failed"])[-1]
+        raise retold(told.removeprefix("mirrorfs: "), done.returncode)
 
 
 def _print_table(rows: list[Row]) -> None:
@@ -227,5 +231,6 @@ def _print_table(rows: list[Row]) -> None:
             end_section=row.way == "with mirrorfs",
         )
     console = Console()
+    console.width = max(console.width, _TABLE_WIDTH)  # numbers are not to be cut off
     console.print(table)
     console.print("All copies are equal to the image, byte for byte.")

@@ -34,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup(1)
             signal.signal(signal.SIGHUP, _terminate)
         sys.unraisablehook = _unraisable
-        _open_streams()
         return _run(words)
     except (KeyboardInterrupt, SystemExit) as exc:
         with contextlib.suppress(OSError):
@@ -72,6 +71,7 @@ def _run(words: list[str]) -> int:
 
     mount8 = commands.is_mount8(words)
     try:
+        _open_streams()
         code = commands.run(words)
         _flush()
         return code
@@ -81,6 +81,9 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         # The reader has gone (`mirrorfs stats | head -1`); nothing more can be said to it.
         code = 128 + signal.SIGPIPE
+    except MemoryError:
+        note("not enough memory; is it limited (ulimit -v)?")
+        code = ExitCode.FAILED
     except OSError as exc:
         where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
         note(f"{where}{exc.strerror or exc}")

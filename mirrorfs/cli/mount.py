@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import textwrap
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing.paths import show
 from mirrorfs.cli.output import note
-from mirrorfs.errors import BackingError, ExitCode, FuseError, UsageError
+from mirrorfs.errors import BackingError, ExitCode, FuseError, MirrorfsError, UsageError
 from mirrorfs.options import OPTIONS, MountOptions, Option, parse
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from mirrorfs.backing.probe import Abilities
 
+_MIN_OPEN_FILES = 64
 _WIDTH = 80
 _COLUMN = 27  # the longest option, and a gap
 
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mirrorfs.mount import daemon
     from mirrorfs.mount.job import Job
 
+    _check_limits()
     places.check_fuse(bool(options.allow_other))
     backing = asking.resolve(os.fsencode(arguments.backing))
     mount_point = asking.resolve(os.fsencode(arguments.mount_point))
@@ -78,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         abilities = probe(backing_fd, writable=not options.ro)
     except OSError as exc:
-        raise BackingError(f"{places.show(backing)}: cannot be written: {exc.strerror}") from None
-    _check_abilities(places.show(backing), options, abilities)
+        raise BackingError(f"{show(backing)}: cannot be written: {exc.strerror}") from None
+    _check_abilities(show(backing), options, abilities)
     kept = state_folder.prepare(backing, backing_fd, options)
     job = Job(backing, backing_fd, mount_point, options, abilities, kept)
     _check_libraries()
@@ -90,6 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
     if hint:
         note(hint)
     return ExitCode.DONE
+
+
+def _check_limits() -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < _MIN_OPEN_FILES:
+        raise MirrorfsError(
+            f"only {hard} files may be open at once here; allow {_MIN_OPEN_FILES} (ulimit -Hn)"
+        )
 
 
 def _check_abilities(backing: str, options: MountOptions, abilities: Abilities) -> None:

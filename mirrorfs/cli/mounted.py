@@ -10,17 +10,13 @@ from typing import Any
 
 from mirrorfs.backing import asking, health, mounts
 from mirrorfs.backing.asking import ANSWER_SECONDS
-from mirrorfs.errors import MirrorfsError, NotAMountError
+from mirrorfs.backing.paths import show
+from mirrorfs.errors import MirrorfsError, NotAMountError, PrivateError
 
 # On the root of a mount: the content of stats.json, which is thus found whatever the control folder
 # is called.
 STATS_ATTRIBUTE = "user.mirrorfs.stats"
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
-
-
-def show(path: bytes) -> str:
-    """A path for a message on the terminal."""
-    return path.decode("utf-8", "backslashreplace")
 
 
 def at(path: str) -> mounts.Mount:
@@ -108,9 +104,9 @@ class Statistics:
         if exc.errno in _MISSING and self._path != self._mount.path:
             return MirrorfsError(f"{place}: no such file")
         if exc.errno in {errno.EACCES, errno.EPERM}:
-            return MirrorfsError(
-                f"{place}: you may not look in; run this as the user who mounted it, or as one who "
-                "may read the file"
+            whose = "" if self._path == self._mount.path else ", or as one who may read the file"
+            return PrivateError(
+                f"{place}: you may not look in; run this as the user who mounted it{whose}"
             )
         if exc.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
             return NotAMountError(f"{place}: only files and mount points have counters")

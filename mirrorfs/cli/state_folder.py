@@ -8,7 +8,8 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import unsettled
-from mirrorfs.backing.places import FORMAT_FILE, show
+from mirrorfs.backing.paths import show
+from mirrorfs.backing.places import FORMAT_FILE
 from mirrorfs.cli.output import note
 from mirrorfs.errors import BackingError, InUseError, UsageError
 from mirrorfs.mount.job import StateFolder
@@ -87,8 +88,8 @@ def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> 
         left = unsettled.read_list(folder)
         if left and read_only:
             raise BackingError(
-                f"{show(backing)}: a crash has left {len(left)} files whose end is not settled, "
-                f"{show(left[0].path)} first; mount it once without 'ro'"
+                f"{show(backing)}: a crash has left unsettled ends of files ({len(left)}, the first "
+                f"is {show(left[0].path)}); mount it once without 'ro'"
             )
         settled = [] if read_only else repair(backing_fd, folder)
     except OSError as exc:

@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from mirrorfs.backing import asking
+from mirrorfs.backing.paths import path_text, show
 from mirrorfs.cli import mounted
 from mirrorfs.cli.output import note
-from mirrorfs.errors import ExitCode, MirrorfsError, NotAMountError
+from mirrorfs.errors import ExitCode, MirrorfsError, NotAMountError, PrivateError
 
 if TYPE_CHECKING:
     import argparse
@@ -33,15 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
         return ExitCode.DONE
     counters = mounted.Statistics(mount, path).read()
     if arguments.json:
-        print(json.dumps({"schema": 1, "file": os.fsdecode(path), "counters": counters}))
+        print(json.dumps({"schema": 1, "file": path_text(path), "counters": counters}))
     else:
-        _print_table(mounted.show(path), counters, None)
+        _print_table(show(path), counters, None)
     return ExitCode.DONE
 
 
 def _all(as_json: bool) -> int:
     """Every mount that answers; the others are named on stderr, and the highest of their exit codes
-    is returned.
+    is returned. That one is somebody's own is no failure of those who ask for all.
     """
     asked = [(mount.path, mounted.Statistics(mount)) for mount in mounted.every()]
     if not asked:
@@ -52,6 +53,8 @@ def _all(as_json: bool) -> int:
     for path, statistics in asked:
         try:
             _print_mount(path, statistics.read(), as_json)
+        except PrivateError as exc:
+            note(str(exc))
         except MirrorfsError as exc:
             note(str(exc))
             code = max(code, exc.exit_code)
@@ -60,9 +63,9 @@ def _all(as_json: bool) -> int:
 
 def _print_mount(mount_point: bytes, stats: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"mount_point": os.fsdecode(mount_point), **stats}))
+        print(json.dumps({"mount_point": path_text(mount_point), **stats}))
     else:
-        title = f"{mounted.show(mount_point)}: {stats['backing']} ({stats['file_system']['type']})"
+        title = f"{show(mount_point)}: {stats['backing']} ({stats['file_system']['type']})"
         _print_table(title, stats["counters"], stats["since_reset"])
 
 

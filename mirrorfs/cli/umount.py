@@ -8,7 +8,8 @@ import select
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import asking, processes
+from mirrorfs.backing import asking, mounts, processes
+from mirrorfs.backing.paths import show
 from mirrorfs.cli import mounted
 from mirrorfs.cli.output import note
 from mirrorfs.errors import BusyError, ExitCode, MirrorfsError, NoAnswerError
@@ -44,16 +45,19 @@ def run(arguments: argparse.Namespace) -> int:
     mount = mounted.at(arguments.mount_point)
     os.chdir("/")  # `umount .` is not to be held by ourselves
     if not arguments.lazy and places.clear_dead(mount):
-        note(f"{places.show(mount.path)}: the daemon was dead; removed what it left")
+        note(f"{show(mount.path)}: the daemon was dead; removed what it left")
         return ExitCode.DONE
     pid = _daemon(mount)
     watch = _open_pid(pid)
     _detach(mount, arguments.lazy)
-    if watch is not None:
+    elsewhere = [other.path for other in mounts.mount_table() if other.device == mount.device]
+    if elsewhere:
+        note(f"{show(mount.path)}: unmounted; it is still mounted on {show(elsewhere[0])}")
+    elif watch is not None:
         try:
             _wait(watch, mount, pid, arguments.lazy)
         except (KeyboardInterrupt, SystemExit):
-            note(f"{places.show(mount.path)}: unmounted; process {pid} has not ended yet")
+            note(f"{show(mount.path)}: unmounted; process {pid} has not ended yet")
             raise
     return ExitCode.DONE
 
@@ -95,19 +99,20 @@ def _detach(mount: Mount, lazy: bool) -> None:
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 raise MirrorfsError(
-                    f"{places.show(mount.path)}: cannot be unmounted: {exc.strerror}"
+                    f"{show(mount.path)}: cannot be unmounted: {exc.strerror}"
                 ) from None
         found = processes.holders(mount)
+        found += [f"the mount on {show(path)}" for path in mounts.inside(mount)]
         if found or time.monotonic() >= end:
             raise BusyError(
-                f"{places.show(mount.path)}: in use by {_named(found)}; close them, or pass --lazy"
+                f"{show(mount.path)}: in use by {_named(found)}; end that, or pass --lazy"
             )
         time.sleep(0.05)
 
 
 def _named(found: list[str]) -> str:
     if not found:
-        return "a process that cannot be seen from here, or a mount inside it"
+        return "a process that cannot be seen from here"
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
     return ", ".join(found[:_MAX_NAMED]) + more
 
@@ -122,7 +127,7 @@ def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
         return
     if not lazy:
         raise NoAnswerError(
-            f"{mounted.show(mount.path)}: unmounted, but process {pid} has not ended; see its log"
+            f"{show(mount.path)}: unmounted, but process {pid} has not ended; see its log"
         )
     if processes.is_stopped(pid):
         note(f"process {pid} is stopped; it ends after 'kill -CONT {pid}'")

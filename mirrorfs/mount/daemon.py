@@ -146,11 +146,12 @@ def _child(job: Job, pipe: int) -> NoReturn:
 
 
 def _leave_terminal() -> None:
-    """Become a session of its own, out of reach of the terminal's Ctrl-C and of its end."""
+    """Become a session of its own, out of reach of the terminal's Ctrl-C and of its end. SIGHUP,
+    with which log files are rotated, stays ignored: the log needs none (`journal`).
+    """
     for number in (signal.SIGINT, signal.SIGHUP):  # also forgets one that has come meanwhile
         signal.signal(number, signal.SIG_IGN)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _COMMAND_SIGNALS)

@@ -32,11 +32,15 @@ def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     if log_file is not None:
         try:
-            handler = logging.FileHandler(
+            # It opens the file anew when that was moved away (logrotate(8)).
+            handler = logging.handlers.WatchedFileHandler(
                 Path(log_file).absolute(), encoding="utf-8", errors="backslashreplace"
             )
         except OSError as exc:
-            raise UsageError(f"option log: {log_file}: {exc.strerror}") from None
+            raise UsageError(
+                f"option log: {log_file} cannot be opened: {exc.strerror}; "
+                "name a file in a folder that is there and may be written"
+            ) from None
     elif foreground:
         handler = logging.StreamHandler(sys.stderr)
         form = "mirrorfs: %(message)s"

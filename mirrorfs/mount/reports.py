@@ -7,9 +7,9 @@ import json
 import os
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote_from_bytes
 
 from mirrorfs import __version__
+from mirrorfs.backing.paths import path_text
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account, Snapshot
@@ -134,14 +134,6 @@ def metrics(
 
 def _json(content: dict[str, object]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def path_text(path: bytes) -> str:
-    """A path for JSON: as it is where it is UTF-8, else with the odd bytes percent-encoded."""
-    try:
-        return path.decode()
-    except UnicodeDecodeError:
-        return quote_from_bytes(path, safe="/ ")
 
 
 def parse_reset(account: Account, data: bytes) -> None:

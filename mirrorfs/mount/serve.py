@@ -25,6 +25,7 @@ import pyfuse3
 import trio
 
 from mirrorfs.backing import mounts, places, syscalls
+from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.errors import FuseError
 from mirrorfs.mount.at_once import AtOnce
@@ -96,11 +97,11 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     try:
         pyfuse3.init(operations, os.fsdecode(job.mount_point), _fuse_options(job))
     except RuntimeError as exc:
-        raise FuseError(f"{places.show(job.mount_point)}: FUSE refused the mount: {exc}") from None
+        raise FuseError(f"{show(job.mount_point)}: FUSE refused the mount: {exc}") from None
     mount = mounts.mounted_at(job.mount_point)
     if mount is not None:
         devices.own_dev = mount.dev
-    log.info("mounted %s on %s", places.show(job.backing), places.show(job.mount_point))
+    log.info("mounted %s on %s", show(job.backing), show(job.mount_point))
     extras.log()
     try:
         async with trio.open_nursery() as nursery:
@@ -114,7 +115,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     finally:
         pyfuse3.close(unmount=True)
         await _close_all(state)
-        log.info("unmounted %s: %s", places.show(job.mount_point), state.status_line())
+        log.info("unmounted %s: %s", show(job.mount_point), state.status_line())
 
 
 def _fuse_options(job: Job) -> set[str]:
@@ -170,7 +171,10 @@ async def _trim(state: State) -> None:
 async def _watch_signals(
     mount_point: bytes, state: State, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    ending = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as in the background, or by nohup(1)
+        ending.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*ending) as signals:
         task_status.started()
         async for number in signals:
             log.info("got %s, unmounting", signal.Signals(number).name)
@@ -190,7 +194,7 @@ async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> Non
     try:
         await trio.to_thread.run_sync(_detach, mount_point)
     except Exception:
-        log.exception("%s could not be detached", places.show(mount_point))
+        log.exception("%s could not be detached", show(mount_point))
     with trio.move_on_after(_GRACE_SECONDS):
         quiet = 0
         while quiet < 2:
@@ -202,7 +206,7 @@ async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> Non
             )
             quiet = quiet + 1 if idle else 0
     if len(state.handles):
-        log.warning("%d files were still open; their next use will fail", len(state.handles))
+        log.warning("files still open: %d; their next use will fail", len(state.handles))
     done.cancel()
 
 

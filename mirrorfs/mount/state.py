@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from mirrorfs.backing import syscalls
+from mirrorfs.backing.paths import path_text, show
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror.counters import MAX_FILES, Account, FileKey
 from mirrorfs.mirror.plan import Rules
@@ -162,7 +163,7 @@ class State:
         now = time.monotonic()
         if now >= self._quiet_until.get(what, 0.0):
             self._quiet_until[what] = now + _QUIET_SECONDS
-            log.warning("%s: %s", reports.path_text(inode.path()), what)
+            log.warning("%s: %s", show(inode.path()), what)
 
     def forget(self, node_id: int, lookups: int) -> None:
         """Take lookups away, as the kernel does."""
@@ -190,7 +191,7 @@ class State:
             f"{len(self.handles)} open, {self.inodes.devices.busy} calls running; received "
             f"{now['received_bytes']} bytes, written {now['written_bytes']}, unchanged "
             f"{now['unchanged_bytes']}, punched {now['punched_bytes']}, hole "
-            f"{now['hole_bytes']}, failed {now['failed_bytes']}"
+            f"{now['hole_bytes']}, shared {now['shared_bytes']}, failed {now['failed_bytes']}"
         )
 
     def _file_system(self) -> dict[str, object]:
@@ -214,7 +215,7 @@ class State:
         def name_of(key: FileKey) -> str:
             # Not by going through all inodes, of which there may be a million.
             inode = self.inodes.by_key(key) if key in self.last_paths else None
-            return reports.path_text(
+            return path_text(
                 inode.path() if inode else self.last_paths.get(key, b"inode %d" % key[1])
             )
 
@@ -233,7 +234,7 @@ class State:
             "allow_other": options.lets_others_in(os.geteuid() == 0),
             "descriptors": self.descriptors,
             "log": journal.destination(),
-            "state": os.fsdecode(self.unsettled.folder) if self.unsettled else "",
+            "state": path_text(self.unsettled.folder) if self.unsettled else "",
         }
         seeds = {"on": False, "reason": self.no_seeds} if self.no_seeds else {"on": True}
         extras = {**self.describe_extras(), "seeds": seeds}

@@ -175,6 +175,9 @@ def test_an_ordinary_user_is_not_kept_waiting_either() -> None:
         done = mirrorfs("stats", point, check=False)
         assert done.returncode == ExitCode.FAILED
         assert "as the user who mounted it" in done.stderr
+        every = mirrorfs("stats", check=False)
+        assert f"{point}: you may not look in" in every.stderr
+        assert every.returncode != ExitCode.FAILED
         os.kill(pid, signal.SIGSTOP)
         time.sleep(1.2)
         done = as_nobody("stats", point, check=False)

@@ -290,7 +290,7 @@ def test_a_term_during_a_stall_says_what_was_cut_off(
         log = mirror.log.read_text()
         assert "ext4 (7:" in log
         assert "does not answer; cut off, with unknown effect: " in log
-        assert "60 files were still open" in log
+        assert "files still open: 60;" in log
         assert "INFO mirrorfs.mount.serve: unmounted" in log
         assert "Traceback" not in log
         assert daemon_ended(pid, 5)

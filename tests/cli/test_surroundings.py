@@ -1,0 +1,127 @@
+"""What else is on a machine: log rotation, a second place of a mount, limits, odd names."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.errors import ExitCode
+from tests.conftest import MIRRORFS, mirrorfs, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+
+@pytest.fixture
+def mirror(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
+    """One is enough: nothing here depends on the file system."""
+    return mount_mirror(ext4_folder)
+
+
+def test_a_log_that_is_rotated_goes_on_in_a_new_file(mirror: Mirror) -> None:
+    pid = mirror.pid
+    old = mirror.log.rename(mirror.log.with_suffix(".1"))
+    os.kill(pid, signal.SIGHUP)  # as logrotate does for many others
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGUSR1)
+    for _ in range(100):
+        if mirror.log.exists() and "inodes known" in mirror.log.read_text():
+            break
+        time.sleep(0.05)
+    assert "inodes known" in mirror.log.read_text()
+    assert "inodes known" not in old.read_text()
+    assert mirror.pid == pid
+
+
+def test_unmounting_one_of_two_places_leaves_the_other(mirror: Mirror, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    run("mount", "--bind", mirror.path, second)
+    done = mirrorfs("umount", second)
+    assert done.stderr == f"mirrorfs: {second}: unmounted; it is still mounted on {mirror.path}\n"
+    assert not second.is_mount()
+    assert mirror.write("file", 0, b"data") == 4
+
+
+def test_a_mount_inside_is_named_when_it_is_in_the_way(mirror: Mirror) -> None:
+    inner = mirror.path / "inner"
+    inner.mkdir()
+    run("mount", "-t", "tmpfs", "inner", inner)
+    try:
+        done = mirrorfs("umount", mirror.path, check=False)
+        assert done.returncode == ExitCode.BUSY
+        assert f"in use by the mount on {inner}; end that" in done.stderr
+    finally:
+        run("umount", inner)
+
+
+def test_who_keeps_a_folder_locked_is_named(mirror: Mirror) -> None:
+    pid = mirror.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        mirrorfs("umount", "--lazy", mirror.path)
+        again = mirrorfs("mount", mirror.backing, mirror.path, check=False)
+        assert again.returncode == ExitCode.IN_USE
+        assert f"({pid}); it is stopped; 'kill -CONT {pid}' lets it go on" in again.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    mirror.mount()
+    with (mirror.path / "file").open("wb"):
+        pid = mirror.pid
+        run("umount", "--lazy", mirror.path)
+        again = mirrorfs("mount", mirror.backing, mirror.path, check=False)
+        assert f"({pid}); if that is a mirrorfs which was unmounted" in again.stderr
+    mirror.mount()
+
+
+@pytest.mark.parametrize("name", [b"odd\xff", b"two\nlines", b"plain%41"])
+def test_any_name_fits_on_one_line_and_into_json(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, name: bytes
+) -> None:
+    backing = os.path.join(os.fsencode(ext4_folder), name)
+    os.mkdir(backing)
+    point = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    os.mkdir(point)
+    mirrorfs("mount", os.fsdecode(backing), point, "-o", f"log={tmp_path}/log")
+    try:
+        with open(f"{point}/file", "wb") as file:
+            file.write(b"data")
+        whole = json.loads(mirrorfs("stats", "--json", point).stdout)
+        one = json.loads(mirrorfs("stats", "--json", f"{point}/file").stdout)
+        shown = {b"odd\xff": "odd%FF"}.get(name, name.decode(errors="replace"))
+        assert whole["mount_point"] == f"{tmp_path}/{shown}"
+        assert whole["backing"] == f"{ext4_folder}/{shown}"
+        assert one["file"] == f"{tmp_path}/{shown}/file"
+        (refused,) = mirrorfs("mount", backing, point, check=False).stderr.splitlines()
+        assert "a mirrorfs is mounted here already" in refused
+    finally:
+        mirrorfs("umount", point)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("ulimit -n 8", "only 8 files may be open at once here; allow 64 (ulimit -Hn)"),
+        ("mount -t tmpfs none /dev", "/dev/null: No such file or directory"),
+    ],
+)
+def test_a_poor_place_is_named(tmp_path: Path, script: str, said: str) -> None:
+    words = f"{' '.join(MIRRORFS)} mount {tmp_path} {tmp_path}"
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", f"{script}; {words}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr == f"mirrorfs: {said}\n"
