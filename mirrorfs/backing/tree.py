@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RENAME_EXCHANGE = 2  # renameat2(2)
 RENAME_WHITEOUT = 4
+CAPABILITY_ATTRIBUTE = b"security.capability"  # capabilities(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,15 @@ def has_xattr(fd: int, name: str | bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def remove_capability(fd: int) -> None:
+    """Take security.capability from the file of `fd`, if it is there, as a write does."""
+    try:
+        os.removexattr(fd, CAPABILITY_ATTRIBUTE)
+    except OSError as exc:
+        if exc.errno != errno.ENODATA:
+            raise
 
 
 def list_xattrs(fd: int) -> list[bytes]:

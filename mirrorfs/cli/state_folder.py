@@ -88,8 +88,8 @@ def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> 
         left = unsettled.read_list(folder)
         if left and read_only:
             raise BackingError(
-                f"{show(backing)}: a crash has left unsettled ends of files ({len(left)}, the first "
-                f"is {show(left[0].path)}); mount it once without 'ro'"
+                f"{show(backing)}: a crash has left unsettled ends of files ({len(left)}, the "
+                f"first is {show(left[0].path)}); mount it once without 'ro'"
             )
         settled = [] if read_only else repair(backing_fd, folder)
     except OSError as exc:

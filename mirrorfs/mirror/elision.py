@@ -51,11 +51,12 @@ def elide(
     be waiting for the disk.
     """
     end = offset + len(data)
-    if not file.calm or not data or file.seed_fd >= 0 or not file.lock.acquire(blocking=False):
+    is_for_writer = not file.calm or file.seed_fd >= 0 or file.has_capability
+    if is_for_writer or not data or not file.lock.acquire(blocking=False):
         return Elided.NOTHING
     try:
         status = os.fstat(file.fd)
-        is_stamped = _is_stamped(status)
+        is_stamped = not file.was_seen and _is_stamped(status)
         # Since the last thread was at it, the map of the file may have been dropped from memory.
         may_seek = may_seek and (is_stamped or file.abilities.is_memory)
         tail = file.tail
@@ -67,6 +68,7 @@ def elide(
         if count is None:
             return Elided.NOTHING
         if not is_stamped and file.abilities.is_memory:
+            file.was_seen = False
             syscalls.touch(file.fd)
             is_stamped = True
         count.write_requests, count.received_bytes = 1, len(data)
@@ -114,7 +116,8 @@ def _advance(
 def _is_stamped(status: os.stat_result) -> bool:
     """Whether a write at this moment would leave both times as they are.
 
-    Files are stamped by a clock that moves every few milliseconds.
+    Files are stamped by a clock that moves every few milliseconds, or by a finer one if somebody
+    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see `was_seen`.
     """
     tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()

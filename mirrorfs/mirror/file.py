@@ -50,6 +50,9 @@ class MirrorFile:
     `path`, below the backing folder, is where it was opened. `unsettled` is the list for files with
     a `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
     file of which the first write makes a seed; -1 if there is none.
+
+    `was_seen` says that a client may have seen the times of the file since they were moved last,
+    and `has_capability` that it was given one (capabilities(7)), which a write takes away.
     """
 
     fd: int
@@ -71,6 +74,8 @@ class MirrorFile:
     seeded: bool = False
     seed_fd: int = -1
     ahead: Ahead = field(default_factory=Ahead)
+    was_seen: bool = False
+    has_capability: bool = False
 
     def distrust(self) -> None:
         """Begin to doubt what reading the file shows, after a failed fsync."""

@@ -143,6 +143,7 @@ class Mirrors:
             if inode.node_id in self._settled and inode.fd >= 0:
                 return statx(inode.fd, ask=False)
             return status
+        mirror.was_seen = True
         if not mirror.seeded:
             return status
         tail = mirror.tail  # first, since it may end meanwhile; and it may begin

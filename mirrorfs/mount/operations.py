@@ -21,7 +21,7 @@ from mirrorfs.mount import at_once, direct_writes, extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FileHandle
-from mirrorfs.mount.xattrs import CAPABILITY_ATTRIBUTE, XattrOperations
+from mirrorfs.mount.xattrs import XattrOperations
 
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
@@ -69,7 +69,7 @@ class Operations(XattrOperations):
                     raise refuse(errno.EPERM)
             if handle.is_direct and mode == os.O_WRONLY:
                 run = inode.device.workers.brief
-                if await run(tree.has_xattr, inode.fd, CAPABILITY_ATTRIBUTE):
+                if await run(tree.has_xattr, inode.fd, tree.CAPABILITY_ATTRIBUTE):
                     direct_writes.leave(handle)
             if flags & os.O_TRUNC:
                 await self._set_size(inode, fh, 0, caller)

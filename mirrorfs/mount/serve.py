@@ -106,14 +106,14 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     try:
         async with trio.open_nursery() as nursery:
             dispatcher.nursery = nursery
-            await nursery.start(_watch_signals, job.mount_point, state)
+            await nursery.start(_watch_signals, state)
             nursery.start_soon(_announce, state, extras, ready)
             nursery.start_soon(_sweep, state)
             nursery.start_soon(_trim, state)
             await pyfuse3.main(max_tasks=_TASKS)
             nursery.cancel_scope.cancel()
     finally:
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=_is_mounted(state))
         await _close_all(state)
         log.info("unmounted %s: %s", show(job.mount_point), state.status_line())
 
@@ -169,7 +169,7 @@ async def _trim(state: State) -> None:
 
 
 async def _watch_signals(
-    mount_point: bytes, state: State, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    state: State, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     ending = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as in the background, or by nohup(1)
@@ -179,7 +179,7 @@ async def _watch_signals(
         async for number in signals:
             log.info("got %s, unmounting", signal.Signals(number).name)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop, mount_point, state, nursery.cancel_scope)
+                nursery.start_soon(_stop, state, nursery.cancel_scope)
                 async for _ in signals:
                     break
                 nursery.cancel_scope.cancel()
@@ -189,12 +189,12 @@ async def _watch_signals(
             return
 
 
-async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> None:
+async def _stop(state: State, done: trio.CancelScope) -> None:
     """Take the mount out of the tree, then wait until what has arrived is answered."""
     try:
-        await trio.to_thread.run_sync(_detach, mount_point)
+        await trio.to_thread.run_sync(_detach, state)
     except Exception:
-        log.exception("%s could not be detached", show(mount_point))
+        log.exception("%s could not be detached", show(state.mount_point))
     with trio.move_on_after(_GRACE_SECONDS):
         quiet = 0
         while quiet < 2:
@@ -210,9 +210,18 @@ async def _stop(mount_point: bytes, state: State, done: trio.CancelScope) -> Non
     done.cancel()
 
 
-def _detach(mount_point: bytes) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        places.detach(mount_point, lazy=True)
+def _detach(state: State) -> None:
+    if _is_mounted(state):
+        with contextlib.suppress(FileNotFoundError):
+            places.detach(state.mount_point, lazy=True)
+
+
+def _is_mounted(state: State) -> bool:
+    """Whether what the mount point shows is this mount. Where another namespace keeps a copy of it,
+    it lives on after it was unmounted here, and another may have come in its place.
+    """
+    mount = mounts.mounted_at(state.mount_point)
+    return mount is not None and mount.dev == state.inodes.devices.own_dev
 
 
 async def _close_all(state: State) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
-# The kernel asks for this one before every write; that a file has none is believed for a moment.
-CAPABILITY_ATTRIBUTE = b"security.capability"
 ACL_ATTRIBUTE = b"system.posix_acl_access"
 _OURS = frozenset({STATS_ATTRIBUTE, mark.NAME})
 
@@ -41,13 +39,14 @@ class XattrOperations(NameOperations):
             return self.state.stats_json()
         if name == mark.NAME:
             raise refuse(errno.ENODATA)
-        if name == CAPABILITY_ATTRIBUTE and time.monotonic() < inode.plain_until:
+        # The kernel asks for it before every write; that there is none is believed for a moment.
+        if name == tree.CAPABILITY_ATTRIBUTE and time.monotonic() < inode.plain_until:
             raise refuse(errno.ENODATA)
         async with self._held(node_id):
             try:
                 return await inode.device.workers.brief(tree.get_xattr, inode.fd, name)
             except OSError as exc:
-                if name == CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
+                if name == tree.CAPABILITY_ATTRIBUTE and exc.errno == errno.ENODATA:
                     inode.plain_until = time.monotonic() + self.state.options.attr_timeout
                 raise
 
@@ -71,6 +70,9 @@ class XattrOperations(NameOperations):
             await self.state.with_room(
                 inode.device, os.setxattr, tree.fd_path(inode.fd), name, value, brief=True
             )
+            mirror = self.mirrors.get(inode)
+            if name == tree.CAPABILITY_ATTRIBUTE and mirror is not None:
+                mirror.has_capability = True
             if name == ACL_ATTRIBUTE and ctx.uid:
                 await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import time
@@ -50,6 +51,30 @@ def test_unmounting_one_of_two_places_leaves_the_other(mirror: Mirror, tmp_path:
     assert done.stderr == f"mirrorfs: {second}: unmounted; it is still mounted on {mirror.path}\n"
     assert not second.is_mount()
     assert mirror.write("file", 0, b"data") == 4
+
+
+def test_a_daemon_that_lives_on_leaves_what_came_in_its_place(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    """Another mount namespace, as of a container, has a copy of the first mount."""
+    old = mirror.pid
+    container = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "60"])
+    time.sleep(0.5)
+    run("umount", mirror.path)
+    backing = tmp_path / "other"
+    backing.mkdir()
+    mirrorfs("mount", backing, mirror.path, "-o", f"log={tmp_path}/other.log")
+    try:
+        watch = os.pidfd_open(old)
+        os.kill(old, signal.SIGTERM)
+        assert select.select([watch], [], [], 20)[0]
+        os.close(watch)
+        assert mirror.write("file", 0, b"data") == 4
+        assert (backing / "file").read_bytes() == b"data"
+    finally:
+        container.kill()
+        container.wait()
+        mirrorfs("umount", mirror.path)
 
 
 def test_a_mount_inside_is_named_when_it_is_in_the_way(mirror: Mirror) -> None:

@@ -159,6 +159,42 @@ def test_a_write_of_equal_data_takes_the_capability_of_a_program(mirror: Mirror)
     assert "security.capability" not in os.listxattr(path)
 
 
+def test_so_does_one_to_a_program_that_got_it_while_it_was_open(mirror: Mirror) -> None:
+    path, twice = mirror.path / "program", b"same" * BLOCK
+    path.write_bytes(twice)
+    fd = os.open(path, os.O_WRONLY)
+    for _ in range(2):  # so that nothing is left to be done at the next
+        os.pwrite(fd, twice, 0)
+    for number in range(3):
+        capability = struct.pack("<IIIII", 0x02000001, 1 << number, 0, 0, 0)
+        os.setxattr(path, "security.capability", capability)
+        os.pwrite(fd, twice, 0)
+        assert "security.capability" not in os.listxattr(path)
+    os.close(fd)
+
+
+def test_a_write_of_equal_data_moves_times_that_were_seen(mirror: Mirror) -> None:
+    """As below, where the kernel gives a finer time to a file whose times somebody has seen."""
+
+    def moved(folder: Path) -> int:
+        path, data = folder / f"in-{folder.name}", os.urandom(2 * BLOCK)
+        path.write_bytes(data)
+        fd = os.open(path, os.O_WRONLY)
+        count = 0
+        for _ in range(200):
+            before = os.fstat(fd)
+            os.pwrite(fd, data, 0)
+            after = os.fstat(fd)
+            count += (
+                after.st_mtime_ns > before.st_mtime_ns and after.st_ctime_ns > before.st_ctime_ns
+            )
+        os.close(fd)
+        return count
+
+    below = moved(mirror.backing)
+    assert moved(mirror.path) >= below
+
+
 def test_a_reader_that_never_rests_does_not_keep_old_data(mirror: Mirror) -> None:
     """It reads into the cache what is being replaced at that moment."""
     path = mirror.path / "image"
