@@ -15,21 +15,24 @@ def entry(node_id: int, status: Status, timeout: float) -> pyfuse3.EntryAttribut
     """The attributes of one inode; `timeout` in seconds holds for the name and for the
     attributes.
     """
+    (
+        mode, nlink, uid, gid, _, size, blocks, blksize, atime_ns, _, ctime_ns, mtime_ns, rdev, _, _
+    ) = status  # fmt: skip
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = pyfuse3.InodeT(node_id)
     attr.generation = 0
     attr.entry_timeout = attr.attr_timeout = timeout
-    attr.st_mode = pyfuse3.ModeT(status.mode)
-    attr.st_nlink = status.nlink
-    attr.st_uid = status.uid
-    attr.st_gid = status.gid
-    attr.st_rdev = status.rdev
-    attr.st_size = status.size
-    attr.st_blksize = status.blksize
-    attr.st_blocks = status.blocks
-    attr.st_atime_ns = status.atime_ns
-    attr.st_mtime_ns = status.mtime_ns
-    attr.st_ctime_ns = status.ctime_ns
+    attr.st_mode = pyfuse3.ModeT(mode)
+    attr.st_nlink = nlink
+    attr.st_uid = uid
+    attr.st_gid = gid
+    attr.st_rdev = rdev
+    attr.st_size = size
+    attr.st_blksize = blksize
+    attr.st_blocks = blocks
+    attr.st_atime_ns = atime_ns
+    attr.st_mtime_ns = mtime_ns
+    attr.st_ctime_ns = ctime_ns
     return attr
 
 

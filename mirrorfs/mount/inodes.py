@@ -166,18 +166,19 @@ class InodeTable:
             device.known += 1
         elif inode is not self.root:
             inode.parent, inode.name = parent, name
-        self._note_mount(inode, status)
+        visiting = status.mount_id != self._root_mount or inode.device is not self.devices.root
+        if visiting != inode.visiting:
+            self._note_mount(inode, visiting)
         inode.lookups += 1
         if fd >= 0:
             self.give(inode, fd)
         return inode
 
-    def _note_mount(self, inode: Inode, status: Status) -> None:
+    def _note_mount(self, inode: Inode, visiting: bool) -> None:
         """A descriptor that was opened in another mount than the one it was now found in is given
         up, unless it is in use: it might pin that mount for long.
         """
-        visiting = status.mount_id != self._root_mount or inode.device is not self.devices.root
-        if visiting != inode.visiting and not inode.pins and not inode.nameless:
+        if not inode.pins and not inode.nameless:
             if inode.fd >= 0:
                 self._unkeep(inode)
                 self._give_up(inode)
