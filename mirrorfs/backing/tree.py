@@ -150,7 +150,7 @@ def _give(fd: int, made: Status, parent_fd: int, caller: Caller) -> None:
 
 
 def _set_mode(fd: int, made: Status, parent_fd: int, mode: int, umask: int) -> None:
-    inherited = get_xattr(parent_fd, acl.DEFAULT) if has_xattr(parent_fd, acl.DEFAULT) else None
+    inherited = find_xattr(parent_fd, acl.DEFAULT)
     if inherited is None:
         mode &= ~umask
     wanted = stat.S_IMODE(mode) | (made.mode & stat.S_ISGID if stat.S_ISDIR(made.mode) else 0)
@@ -165,13 +165,12 @@ def get_xattr(fd: int, name: str | bytes) -> bytes:
     return os.getxattr(fd_path(fd), name)
 
 
-def has_xattr(fd: int, name: str | bytes) -> bool:
-    """Whether the inode of `fd` has an extended attribute; not if it cannot be read."""
+def find_xattr(fd: int, name: str | bytes) -> bytes | None:
+    """The same; None if it has none, or none that can be read."""
     try:
-        get_xattr(fd, name)
+        return get_xattr(fd, name)
     except OSError:
-        return False
-    return True
+        return None
 
 
 def remove_capability(fd: int) -> None:

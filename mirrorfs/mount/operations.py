@@ -69,7 +69,7 @@ class Operations(XattrOperations):
                     raise refuse(errno.EPERM)
             if handle.is_direct and mode == os.O_WRONLY:
                 run = inode.device.workers.brief
-                if await run(tree.has_xattr, inode.fd, tree.CAPABILITY_ATTRIBUTE):
+                if await run(tree.find_xattr, inode.fd, tree.CAPABILITY_ATTRIBUTE) is not None:
                     direct_writes.leave(handle)
             if flags & os.O_TRUNC:
                 await self._set_size(inode, fh, 0, caller)
