@@ -82,12 +82,5 @@ def may_read(fd: int, status: Status, caller: Caller) -> bool:
     if caller.uid == 0:
         return True
     in_group = callers.in_group(caller.pid, caller.gid, status.gid)
-    return seed_rules.may_read(status.mode, status.uid, _has_acl(fd), caller.uid, in_group)
-
-
-def _has_acl(fd: int) -> bool:
-    try:
-        tree.get_xattr(fd, acl.ACCESS)
-    except OSError:
-        return False
-    return True
+    has_acl = tree.find_xattr(fd, acl.ACCESS) is not None
+    return seed_rules.may_read(status.mode, status.uid, has_acl, caller.uid, in_group)
