@@ -123,9 +123,8 @@ def ask(
     try:
         return Question(call, path, *words).answer(time.monotonic() + seconds)
     except TimeoutError:
-        shown = show(path)
         raise NoAnswerError(
-            f"{shown}: no answer within {seconds:.0f} seconds; "
+            f"{show(path)}: no answer within {seconds:.0f} seconds; "
             "a disk or a mount on the way to it hangs"
         ) from None
 

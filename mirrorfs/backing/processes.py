@@ -40,7 +40,7 @@ def daemon_of(mount: Mount) -> int | None:
 def holders(mount: Mount) -> list[str]:
     """Other processes with an open file, folder or mapping in `mount`, by name and number."""
     return [
-        _named(process)
+        named(int(process.name))
         for process in _processes()
         if int(process.name) != os.getpid() and _holds(process, mount)
     ]
@@ -57,15 +57,11 @@ def lock_holder(folder: bytes) -> int | None:
 
 def named(pid: int) -> str:
     """A process for people: name and number."""
-    return _named(Path(f"/proc/{pid}"))
-
-
-def _named(process: Path) -> str:
     try:
-        name = (process / "comm").read_text(errors="replace").strip()
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         name = "a process"
-    return f"{name} ({process.name})"
+    return f"{name} ({pid})"
 
 
 def is_stopped(pid: int) -> bool:

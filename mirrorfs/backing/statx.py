@@ -12,10 +12,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["Status", "statx", "statx_names"]
+__all__ = ["Status", "statx"]
 
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
@@ -118,15 +115,3 @@ def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
     """
     flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT if name else _AT_EMPTY_PATH
     return _call(Status, fd, name, flags if ask else flags | _AT_STATX_DONT_SYNC)
-
-
-def statx_names(folder_fd: int, names: Iterable[bytes]) -> list[Status | None]:
-    """What the kernel knows already of each of the names in a folder; None for one that is gone."""
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
-    found: list[Status | None] = []
-    for name in names:
-        try:
-            found.append(_call(Status, folder_fd, name, flags))
-        except OSError:
-            found.append(None)
-    return found

@@ -53,11 +53,10 @@ def _all(as_json: bool) -> int:
     for path, statistics in asked:
         try:
             _print_mount(path, statistics.read(), as_json)
-        except PrivateError as exc:
-            note(str(exc))
         except MirrorfsError as exc:
             note(str(exc))
-            code = max(code, exc.exit_code)
+            if not isinstance(exc, PrivateError):
+                code = max(code, exc.exit_code)
     return code
 
 

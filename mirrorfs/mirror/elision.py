@@ -13,7 +13,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing import holes
 from mirrorfs.mirror import basis, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
@@ -68,8 +68,7 @@ def elide(
         if count is None:
             return Elided.NOTHING
         if not is_stamped and file.abilities.is_memory:
-            file.was_seen = False
-            syscalls.touch(file.fd)
+            file.touch()
             is_stamped = True
         count.write_requests, count.received_bytes = 1, len(data)
         if tail is not None:

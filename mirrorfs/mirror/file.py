@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing import holes, syscalls, tree
 from mirrorfs.mirror.ahead import Ahead
 from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.plan import Rules, is_zero
@@ -107,6 +107,14 @@ class MirrorFile:
         """Make `[start, end)` a hole, whatever the rules are; the caller holds the lock."""
         self.run.cut(start, end)
         syscalls.punch_hole(self.fd, start, end)
+
+    def touch(self) -> None:
+        """What a write does to a file besides its content; the caller holds the lock."""
+        self.was_seen = False
+        syscalls.touch(self.fd)
+        if self.has_capability:
+            tree.remove_capability(self.fd)
+            self.has_capability = False
 
     def store_zeros(self, start: int, end: int) -> None:
         """Write zeros to `[start, end)`; the caller holds the lock."""

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes, syscalls, tree
+from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import basis, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.file import FAILED_SYNC, free_blocks, hole_at_end
@@ -90,20 +90,11 @@ def stamp(file: MirrorFile, pending: PendingError, offset: int, size: int) -> in
     nothing else. Returns `size`.
     """
     with file.lock:
-        file.was_seen = False
         try:
-            _touch(file)
+            file.touch()
         except OSError as exc:
             pending.note(exc, offset + size)
     return size
-
-
-def _touch(file: MirrorFile) -> None:
-    """What a write does to a file besides its content."""
-    syscalls.touch(file.fd)
-    if file.has_capability:
-        tree.remove_capability(file.fd)
-        file.has_capability = False
 
 
 def _put(
@@ -307,7 +298,7 @@ def _finish(request: _Request) -> OSError | None:
             request.done = reached
     if request.done > request.offset and not request.changed:
         try:
-            _touch(request.file)
+            request.file.touch()
         except OSError as exc:
             failure = exc
     _release_preallocation(request)

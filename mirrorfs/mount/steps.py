@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import atime, callers, syscalls, tree
-from mirrorfs.backing.statx import statx, statx_names
+from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import seed_search
 from mirrorfs.mirror.file import MirrorFile
 
@@ -199,8 +199,6 @@ def list_folder(fd: int) -> list[bytes]:
 
 def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | None]:
     """The status of each name, see `status_of`; None for one that is gone."""
-    if asks < 0:
-        return statx_names(folder_fd, names)
     found: list[Status | None] = []
     for name in names:
         try:

@@ -110,7 +110,7 @@ def test_who_keeps_a_folder_locked_is_named(mirror: Mirror) -> None:
 
 @pytest.mark.parametrize("name", [b"odd\xff", b"two\nlines", b"plain%41"])
 def test_any_name_fits_on_one_line_and_into_json(
-    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, name: bytes
+    ext4_folder: Path, tmp_path: Path, name: bytes
 ) -> None:
     backing = os.path.join(os.fsencode(ext4_folder), name)
     os.mkdir(backing)
