@@ -1,5 +1,6 @@
-"""Writes that bypass the kernel's page cache for the mount (FOPEN_DIRECT_IO), for files that are
-opened for writing only, as copy tools do.
+"""Writes that bypass the kernel's page cache for the mount (FOPEN_DIRECT_IO), for files that copy
+tools make: those that are opened for writing only, and new ones under a temporary name of such a
+tool, which rsync opens for reading, too.
 
 What is written is kept in the page cache of the file system below anyway. A second copy of it costs
 as much time as all else that a large write needs, and as much memory.
@@ -19,6 +20,8 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING
+
+from mirrorfs.mirror import seed_rules
 
 if TYPE_CHECKING:
     from mirrorfs.mount.handles import FileHandle
@@ -50,11 +53,15 @@ def refusal(option: str) -> str:
     return ""
 
 
-def choose(handle: FileHandle, flags: int, is_offered: bool) -> None:
-    """Say how a file opened with `flags` (open(2)) is written, until `leave`."""
+def choose(handle: FileHandle, flags: int, is_offered: bool, made_as: bytes | None = None) -> None:
+    """Say how a file opened with `flags` (open(2)) is written, until `leave`; `made_as` is its name
+    if this has made it.
+    """
     inode, mode = handle.inode, flags & os.O_ACCMODE
-    if mode == os.O_WRONLY:
+    is_copy = made_as is not None and bool(seed_rules.replaced_names(made_as))
+    if mode == os.O_WRONLY or (mode == os.O_RDWR and is_copy):
         handle.is_direct = is_offered and not inode.mapping_handles
+        handle.may_map = mode == os.O_RDWR and not handle.is_direct
     elif mode == os.O_RDWR:
         handle.is_direct = inode.direct_handles > 0
         handle.may_map = not handle.is_direct

@@ -116,7 +116,7 @@ class Operations(XattrOperations):
                             seed_search.find, parent.fd, old, names, _caller(ctx)
                         )
                 entry = self._adopt(parent, name, made.fd, made.status)
-                fh = await self._handle_of(self.inodes.get(entry.st_ino), flags, made)
+                fh = await self._handle_of(self.inodes.get(entry.st_ino), name, flags, made)
                 return self._file_info(fh), entry
         try:
             return await self.open(entry.st_ino, flags, ctx), entry
@@ -124,10 +124,10 @@ class Operations(XattrOperations):
             await self.forget([(entry.st_ino, 1)])
             raise
 
-    async def _handle_of(self, inode: Inode, flags: int, made: steps.Created) -> int:
-        """The handle of a file that was just made, and opened already."""
+    async def _handle_of(self, inode: Inode, name: bytes, flags: int, made: steps.Created) -> int:
+        """The handle of a file that was just made by this name, and opened already."""
         await self.inodes.hold(inode)
-        handle = self._new_handle(inode, flags)
+        handle = self._new_handle(inode, flags, made_as=name)
         handle.reader, handle.mirror = made.reader, made.mirror
         if made.mirror is not None:
             self.mirrors.adopt(inode, made.mirror)
@@ -366,10 +366,10 @@ class Operations(XattrOperations):
         finally:
             self.inodes.release(handle.inode)
 
-    def _new_handle(self, inode: Inode, flags: int) -> FileHandle:
+    def _new_handle(self, inode: Inode, flags: int, made_as: bytes | None = None) -> FileHandle:
         handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
         handle.data_only = _is_data_only(flags)
-        direct_writes.choose(handle, flags, self.state.writes_directly)
+        direct_writes.choose(handle, flags, self.state.writes_directly, made_as)
         return handle
 
     async def _close_files(self, handle: FileHandle) -> None:

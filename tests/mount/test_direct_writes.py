@@ -132,6 +132,33 @@ def test_what_is_written_directly_cannot_be_mapped_for_writing(mirror: Mirror) -
     assert mirror.read("image")[:14] == b"late" + bytes(6) + b"both"
 
 
+def test_a_copy_under_a_temporary_name_is_written_directly_until_it_is_closed(
+    mirror: Mirror,
+) -> None:
+    data = os.urandom(MIB)
+    temporary = mirror.path / ".image.x9Y2ab"
+    both = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(both, data)
+    assert cached_bytes(both) == 0
+    assert os.pread(both, BLOCK, 10) == data[10 : 10 + BLOCK]
+    with pytest.raises(OSError, match="No such device"):
+        mmap.mmap(both, MIB)
+    os.close(both)
+    temporary.rename(mirror.path / "image")
+    with (mirror.path / "image").open("r+b") as later, mmap.mmap(later.fileno(), MIB) as mapped:
+        assert mapped[:] == data
+
+
+@pytest.mark.parametrize("name", ["image", ".image.x9Y2abc", "image.x9Y2ab"])
+def test_a_new_file_by_another_name_can_be_mapped(mirror: Mirror, name: str) -> None:
+    both = os.open(mirror.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.ftruncate(both, MIB)
+    with mmap.mmap(both, MIB) as mapped:
+        mapped[:5] = b"first"
+    os.close(both)
+    assert mirror.read(name)[:5] == b"first"
+
+
 @pytest.mark.parametrize("option", ["sync", "auto"])
 def test_a_mount_that_syncs_has_every_write_on_the_disk(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], option: str
