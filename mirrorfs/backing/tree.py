@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 RENAME_EXCHANGE = 2  # renameat2(2)
 RENAME_WHITEOUT = 4
 CAPABILITY_ATTRIBUTE = b"security.capability"  # capabilities(7)
+_NOW_NS = 1_000_000_000  # what a request may have been under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +253,17 @@ def sync_folder(folder_fd: int, data_only: bool) -> None:
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Times to the nanosecond; None leaves one. A mere writer, who may only set both to now, gets
-    that.
+    """Times to the nanosecond; None leaves one. A mere writer may only set both to now, in other
+    words than as two times.
     """
     try:
         syscalls.set_times(fd, atime_ns, mtime_ns)
     except PermissionError as exc:
-        if exc.errno != errno.EPERM or atime_ns is None or mtime_ns is None:
+        if exc.errno != errno.EPERM or not (_is_now(atime_ns) and _is_now(mtime_ns)):
             raise
         syscalls.set_times_now(fd)
+
+
+def _is_now(time_ns: int | None) -> bool:
+    """Whether that may be the time at which the kernel took a request to set it to now."""
+    return time_ns is not None and abs(time.time_ns() - time_ns) < _NOW_NS

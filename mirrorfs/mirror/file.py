@@ -22,7 +22,7 @@ from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.plan import Rules, is_zero
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.unsettled import Unsettled
@@ -47,7 +47,7 @@ class MirrorFile:
 
     `run` is the last run of data that was found; whatever makes a hole or cuts the file cuts it.
 
-    `path`, below the backing folder, is where it was opened. `unsettled` is the list for files with
+    `path` tells where it is below the backing folder. `unsettled` is the list for files with
     a `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
     file of which the first write makes a seed; -1 if there is none.
 
@@ -68,7 +68,7 @@ class MirrorFile:
     handles: int = 0
     rewritten: list[tuple[int, int]] = field(default_factory=list)
     run: holes.Run = field(default_factory=holes.Run)
-    path: bytes = b""
+    path: Callable[[], bytes] = bytes
     unsettled: Unsettled | None = None
     tail: Tail | None = None
     seeded: bool = False

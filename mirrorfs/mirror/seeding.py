@@ -110,7 +110,7 @@ def _begin(
     """Note the file on the list and mark it; None where one of them is not possible."""
     mark.remove(file.fd)  # an old one must not be taken for that of this entry
     try:
-        entry = unsettled.add(file.fd, file.path)
+        entry = unsettled.add(file.fd, file.path())
     except OSError:
         return None
     place = unsettled.ledger.take(entry)

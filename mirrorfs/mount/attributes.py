@@ -10,6 +10,8 @@ import pyfuse3
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
 
+_NOBODYS_ID = (1 << 64) - 1  # the C library passes over names without a number
+
 
 def entry(node_id: int, status: Status, timeout: float) -> pyfuse3.EntryAttributes:
     """The attributes of one inode; `timeout` in seconds holds for the name and for the
@@ -33,6 +35,17 @@ def entry(node_id: int, status: Status, timeout: float) -> pyfuse3.EntryAttribut
     attr.st_atime_ns = atime_ns
     attr.st_mtime_ns = mtime_ns
     attr.st_ctime_ns = ctime_ns
+    return attr
+
+
+def unknown() -> pyfuse3.EntryAttributes:
+    """For a name in a listing that could not be looked at. No type is 0, so the kernel takes the
+    name alone (fs/fuse/readdir.c), forgets the number, and asks again when somebody wants to know
+    more, who then meets the error.
+    """
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = pyfuse3.InodeT(_NOBODYS_ID)
+    attr.st_mode = pyfuse3.ModeT(0)
     return attr
 
 

@@ -85,7 +85,9 @@ class Inode:
         self.direct_handles = self.mapping_handles = 0  # see `direct_writes`
 
     def path(self) -> bytes:
-        """The path below the root by which it was last seen; for people and reports only."""
+        """The path below the root by which it was last seen; for people, reports, and the list of
+        unsettled files. May be called in any thread.
+        """
         parts: list[bytes] = []
         inode: Inode | None = self
         while inode is not None and inode.parent is not None:

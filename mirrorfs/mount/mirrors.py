@@ -83,7 +83,7 @@ class Mirrors:
         self._opened(inode, mirror)
 
     def _opened(self, inode: Inode, mirror: MirrorFile) -> None:
-        mirror.path = inode.path()
+        mirror.path = inode.path
         mirror.unsettled = self._state.unsettled
         mirror.seeded = inode.key in self._unsynced
         self._state.remember_path(inode)

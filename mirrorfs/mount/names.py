@@ -181,13 +181,21 @@ class NameOperations(pyfuse3.Operations):
             found = await device.workers.brief(steps.stat_names, inode.fd, names, device.asks)
             for name, status in zip(names, found, strict=True):
                 index += 1
-                if status is not None and not self._reply(token, inode, name, status, index):
+                is_gone = status == errno.ENOENT
+                if not is_gone and not self._reply(token, inode, name, status, index):
                     return
 
     def _reply(
-        self, token: pyfuse3.ReaddirToken, folder: Inode, name: bytes, status: Status, index: int
+        self,
+        token: pyfuse3.ReaddirToken,
+        folder: Inode,
+        name: bytes,
+        status: Status | int,
+        index: int,
     ) -> bool:
-        """One entry of a listing; False if the reply is full."""
+        """One entry of a listing, its status or an errno; False if the reply is full."""
+        if isinstance(status, int):
+            return pyfuse3.readdir_reply(token, name, attributes.unknown(), index)
         if name in _NOT_LOOKED_UP:
             parent = folder.parent if name == b".." else None
             entry = self._entry(parent or folder, status)

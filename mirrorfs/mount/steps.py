@@ -197,14 +197,14 @@ def list_folder(fd: int) -> list[bytes]:
     return tree.list_names(fd)
 
 
-def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | None]:
-    """The status of each name, see `status_of`; None for one that is gone."""
-    found: list[Status | None] = []
+def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | int]:
+    """The status of each name, see `status_of`; its errno where it cannot be looked at."""
+    found: list[Status | int] = []
     for name in names:
         try:
             found.append(status_of(folder_fd, name, asks))
-        except OSError:
-            found.append(None)
+        except OSError as exc:
+            found.append(exc.errno or errno.EIO)
     return found
 
 
@@ -220,7 +220,11 @@ def open_reader(path_fd: int) -> Reader:
 
 def set_attributes(fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes) -> None:
     """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before."""
-    if fields.update_uid or fields.update_gid:
+    is_nothing_set = not (
+        fields.update_mode or fields.update_size or fields.update_atime or fields.update_mtime
+    )
+    # A request that sets nothing is a chown(2) that leaves both, which takes setuid all the same.
+    if fields.update_uid or fields.update_gid or is_nothing_set:
         syscalls.chown(
             fd, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import struct
 import threading
 import time
@@ -350,6 +351,26 @@ def test_a_temporary_file_after_a_power_cut_shows_nothing_of_the_old_one(mirror:
         cut_power(made.backing)
         made.file.content.clear()
     remount_and_check(mirror, [made])
+
+
+def test_a_copy_of_the_folder_has_a_file_by_the_name_that_it_had_last(
+    mirror: Mirror, mount_mirror: Callable[..., Mirror]
+) -> None:
+    (mirror.path / "vms").mkdir()
+    (mirror.path / "vms/image").write_bytes(os.urandom(3 * MIB))
+    writing = os.open(mirror.path / "vms/image", os.O_WRONLY)
+    (mirror.path / "vms").rename(mirror.path / "hosts")
+    os.ftruncate(writing, 0)
+    new = os.urandom(50_000)
+    os.write(writing, new)
+    copy = mirror.backing.with_name(mirror.backing.name + "-copy")
+    assert MARK in os.listxattr(mirror.backing / "hosts/image")
+    shutil.copytree(mirror.backing, copy)
+    os.close(writing)
+    assert MARK in os.listxattr(copy / "hosts/image")
+    found = mount_mirror(copy)
+    assert MARK not in os.listxattr(copy / "hosts/image")
+    assert new.startswith(found.read("hosts/image"))
 
 
 @pytest.mark.parametrize("kind", MKFS)

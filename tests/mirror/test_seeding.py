@@ -37,7 +37,7 @@ class Target:
         self.state = os.fsencode(folder / "state")
         self.owner = ledger.owner_of(self.state)
         self.file = open_mirrored(path)
-        self.file.unsettled, self.file.path = Unsettled(self.state), b"file"
+        self.file.unsettled, self.file.path = Unsettled(self.state), lambda: b"file"
         self.account, self.pending = Account(), PendingError()
 
     def truncate(self, size: int) -> None:
@@ -153,7 +153,7 @@ def test_a_clone_is_on_the_disk_and_cut_before_its_mark_goes(
     path = target.folder / "new"
     path.touch()
     made = open_mirrored(path)
-    made.unsettled, made.path, made.seed_fd = target.file.unsettled, b"new", os.dup(target.file.fd)
+    made.unsettled, made.seed_fd = target.file.unsettled, os.dup(target.file.fd)
     writer.write(made, target.pending, 0, NEW * BLOCK, target.account)
     writer.write(made, target.pending, BLOCK, OLD * (size - BLOCK), target.account)
     done.clear()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import run
 from tests.posix.checks import USER, as_user, let_others_through
 
 if TYPE_CHECKING:
@@ -45,6 +46,21 @@ def test_two_appenders_do_not_overwrite_each_other(mirror: Mirror) -> None:
     for fd in fds:
         os.close(fd)
     assert mirror.read("log") == b"".join(b"%03d\n" % number for number in range(200))
+
+
+def test_times_of_a_file_that_can_only_be_appended_to_are_not_set(mirror: Mirror) -> None:
+    path = mirror.path / "log"
+    path.write_bytes(b"one\n")
+    run("chattr", "+a", mirror.backing / "log")
+    try:
+        before = path.stat()
+        with pytest.raises(PermissionError):
+            os.utime(path, ns=(10**18, 10**18))
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        os.utime(path)
+        assert path.stat().st_mtime_ns > before.st_mtime_ns
+    finally:
+        run("chattr", "-a", mirror.backing / "log")
 
 
 def test_a_handle_that_stopped_appending_writes_where_it_is_told(mirror: Mirror) -> None:

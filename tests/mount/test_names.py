@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MIRRORFS, run
+from tests.conftest import MIRRORFS, image_mounted, run
 from tests.posix.checks import as_user, let_others_through, libc
 
 if TYPE_CHECKING:
@@ -188,6 +188,26 @@ def test_what_is_deleted_beside_the_mount_is_free_soon(mirror: Mirror) -> None:
     else:
         pytest.fail("the blocks of a deleted file stay in use")
     assert not (mirror.path / "file").exists()
+
+
+def test_a_damaged_file_is_listed_and_its_error_is_told(
+    tmp_path: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    image = tmp_path / "disk"
+    run("truncate", "--size=20M", image)
+    run("mkfs.ext4", "-q", image)
+    with image_mounted(image, tmp_path / "before") as disk:
+        for name in ("bad", "good"):
+            (disk / name).touch()
+    run("debugfs", "-w", "-R", "clri /bad", image)
+    with image_mounted(image, tmp_path / "damaged") as disk:
+        mirror = mount_mirror(disk)
+        assert sorted(os.listdir(mirror.path)) == sorted(os.listdir(disk))
+        assert "bad" in os.listdir(mirror.path)
+        for folder in (disk, mirror.path):
+            with pytest.raises(OSError, match="needs cleaning"):
+                (folder / "bad").stat()
+        mirror.umount()
 
 
 def test_a_folder_can_be_read_from_where_another_handle_stopped(mirror: Mirror) -> None:

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    pass
-
 from tests.posix.checks import GROUP, USER, as_user, check, libc, opened, put, seen
 
 
@@ -111,6 +109,17 @@ def writing_clears_setuid(folder: Path) -> Any:
                 os.write(fd, b"same")
 
         found.append((as_user(write), seen(folder / "file")[0]))
+    return found
+
+
+@check
+def an_owner_set_to_what_it_was_clears_setuid(folder: Path) -> Any:
+    found = []
+    for mode in (0o4755, 0o2755, 0o6711, 0o2644):
+        put(folder / "file")
+        os.chmod(folder / "file", mode)
+        os.chown(folder / "file", -1, -1)
+        found.append(seen(folder / "file")[0])
     return found
 
 
