@@ -110,7 +110,10 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
             nursery.start_soon(_announce, state, extras, ready)
             nursery.start_soon(_sweep, state)
             nursery.start_soon(_trim, state)
-            await pyfuse3.main(max_tasks=_TASKS)
+            try:
+                await pyfuse3.main(max_tasks=_TASKS)
+            except* ConnectionAbortedError:
+                log.debug("the mount ended while a request was being handed over")
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=_is_mounted(state))
@@ -174,7 +177,13 @@ async def _watch_signals(
     ending = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as in the background, or by nohup(1)
         ending.append(signal.SIGHUP)
+    # The receiver gives back what it has found when it ends, and no handler may then come between
+    # closing what is open. Blocked meanwhile, since a signal that comes right now must not be lost.
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    for one in ending:
+        signal.signal(one, signal.SIG_IGN)
     with trio.open_signal_receiver(*ending) as signals:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
         task_status.started()
         async for number in signals:
             log.info("got %s, unmounting", signal.Signals(number).name)
@@ -245,6 +254,9 @@ async def _close_all(state: State) -> None:
 
 def _start_log_thread(state: State) -> None:
     def answer() -> None:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, signal.valid_signals()
+        )  # they are the main thread's
         while True:
             number = signal.sigwait(_LOG_SIGNALS)
             if number == signal.SIGUSR1:

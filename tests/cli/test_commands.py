@@ -217,8 +217,7 @@ def test_the_log_tells_the_time_zone_and_nothing_of_pyfuse3(
         assert when.utcoffset() is not None
 
 
-def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
-    backing, point = places
+def mounted_in_foreground(backing: Path, point: Path) -> subprocess.Popen[str]:
     daemon = subprocess.Popen(
         [*MIRRORFS, "mount", backing, point, "--foreground"], stderr=subprocess.PIPE, text=True
     )
@@ -226,12 +225,37 @@ def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
         if os.path.ismount(point):
             break
         time.sleep(0.05)
+    return daemon
+
+
+def test_the_foreground_ends_with_a_signal(places: tuple[Path, Path]) -> None:
+    backing, point = places
+    daemon = mounted_in_foreground(backing, point)
     (point / "file").write_text("x")
     daemon.send_signal(signal.SIGINT)
     _, told = daemon.communicate(timeout=20)
     assert daemon.returncode == 0
     assert "mounted" in told
     assert not os.path.ismount(point)
+
+
+def test_another_signal_while_it_ends_changes_nothing(places: tuple[Path, Path]) -> None:
+    backing, point = places
+    (backing / "file").write_bytes(b"x" * 5000)
+    for milliseconds in range(0, 30, 2):
+        daemon = mounted_in_foreground(backing, point)
+        last = os.open(point / "file", os.O_WRONLY)
+        daemon.send_signal(signal.SIGTERM)
+        while os.path.ismount(point):
+            time.sleep(0.001)
+        time.sleep(0.01)
+        os.close(last)  # with which the mount ends, as a rule
+        time.sleep(milliseconds / 1000)
+        daemon.send_signal(signal.SIGTERM)
+        _, told = daemon.communicate(timeout=20)
+        assert daemon.returncode == 0
+        assert "unmounted" in told
+        assert "Traceback" not in told
 
 
 def test_a_file_system_without_holes_is_refused_with_the_reason(tmp_path: Path) -> None:

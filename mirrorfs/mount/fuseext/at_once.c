@@ -173,6 +173,8 @@ int at_once_receive(struct fuse_session *from, struct fuse_buf *buffer)
         int size = real.session_receive_buf(from, buffer);
         if (size == -EAGAIN)
             return -EINTR;
+        if (size == -ECONNABORTED) /* the mount ended while a request was handed over: no more */
+            return 0;
         if (size <= 0 || (buffer->flags & FUSE_BUF_IS_FD))
             return size;
         wire_received(buffer->mem, (size_t)size);
