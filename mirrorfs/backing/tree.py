@@ -253,8 +253,8 @@ def sync_folder(folder_fd: int, data_only: bool) -> None:
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Times to the nanosecond; None leaves one. A mere writer may only set both to now, in other
-    words than as two times.
+    """Times to the nanosecond; None leaves one. Who may write to a file, but is not its owner, can
+    only set both to now, which has to be said in other words than two times (utimensat(2)).
     """
     try:
         syscalls.set_times(fd, atime_ns, mtime_ns)

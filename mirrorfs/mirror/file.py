@@ -47,8 +47,8 @@ class MirrorFile:
 
     `run` is the last run of data that was found; whatever makes a hole or cuts the file cuts it.
 
-    `path` tells where it is below the backing folder. `unsettled` is the list for files with
-    a `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
+    `path` tells where it is below the backing folder. `unsettled` is the list for files with a
+    `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
     file of which the first write makes a seed; -1 if there is none.
 
     `was_seen` says that a client may have seen the times of the file since they were moved last,

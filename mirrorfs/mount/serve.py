@@ -254,9 +254,8 @@ async def _close_all(state: State) -> None:
 
 def _start_log_thread(state: State) -> None:
     def answer() -> None:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, signal.valid_signals()
-        )  # they are the main thread's
+        # The others are the main thread's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             number = signal.sigwait(_LOG_SIGNALS)
             if number == signal.SIGUSR1:
