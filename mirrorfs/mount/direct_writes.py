@@ -21,8 +21,6 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from mirrorfs.mirror import seed_rules
-
 if TYPE_CHECKING:
     from mirrorfs.mount.handles import FileHandle
 
@@ -53,18 +51,16 @@ def refusal(option: str) -> str:
     return ""
 
 
-def choose(handle: FileHandle, flags: int, is_offered: bool, made_as: bytes | None = None) -> None:
-    """Say how a file opened with `flags` (open(2)) is written, until `leave`; `made_as` is its name
-    if this has made it.
+def choose(handle: FileHandle, flags: int, is_offered: bool, is_copy: bool = False) -> None:
+    """Say how a file opened with `flags` (open(2)) is written, until `leave`; `is_copy` is for one
+    that this has made under a temporary name of a copy tool.
     """
     inode, mode = handle.inode, flags & os.O_ACCMODE
-    is_copy = made_as is not None and bool(seed_rules.replaced_names(made_as))
     if mode == os.O_WRONLY or (mode == os.O_RDWR and is_copy):
         handle.is_direct = is_offered and not inode.mapping_handles
-        handle.may_map = mode == os.O_RDWR and not handle.is_direct
     elif mode == os.O_RDWR:
         handle.is_direct = inode.direct_handles > 0
-        handle.may_map = not handle.is_direct
+    handle.may_map = mode == os.O_RDWR and not handle.is_direct
     inode.direct_handles += handle.is_direct
     inode.mapping_handles += handle.may_map
 

@@ -108,15 +108,16 @@ class Operations(XattrOperations):
                 fd, status = await self._existing(parent, name)
                 entry = self._adopt(parent, name, fd, status)
             else:
+                names = seed_rules.replaced_names(name)
                 if made.mirror is not None and self.state.clones_seeds(abilities):
                     old = self.state.old_files.take(parent, name)
-                    names = seed_rules.replaced_names(name)
                     if old is not None or names:
                         made.mirror.seed_fd = await run(
                             seed_search.find, parent.fd, old, names, _caller(ctx)
                         )
                 entry = self._adopt(parent, name, made.fd, made.status)
-                fh = await self._handle_of(self.inodes.get(entry.st_ino), name, flags, made)
+                inode = self.inodes.get(entry.st_ino)
+                fh = await self._handle_of(inode, flags, made, is_copy=bool(names))
                 return self._file_info(fh), entry
         try:
             return await self.open(entry.st_ino, flags, ctx), entry
@@ -124,10 +125,10 @@ class Operations(XattrOperations):
             await self.forget([(entry.st_ino, 1)])
             raise
 
-    async def _handle_of(self, inode: Inode, name: bytes, flags: int, made: steps.Created) -> int:
-        """The handle of a file that was just made by this name, and opened already."""
+    async def _handle_of(self, inode: Inode, flags: int, made: steps.Created, is_copy: bool) -> int:
+        """The handle of a file that was just made, and opened already."""
         await self.inodes.hold(inode)
-        handle = self._new_handle(inode, flags, made_as=name)
+        handle = self._new_handle(inode, flags, is_copy)
         handle.reader, handle.mirror = made.reader, made.mirror
         if made.mirror is not None:
             self.mirrors.adopt(inode, made.mirror)
@@ -366,10 +367,10 @@ class Operations(XattrOperations):
         finally:
             self.inodes.release(handle.inode)
 
-    def _new_handle(self, inode: Inode, flags: int, made_as: bytes | None = None) -> FileHandle:
+    def _new_handle(self, inode: Inode, flags: int, is_copy: bool = False) -> FileHandle:
         handle = FileHandle(inode, synchronous=bool(flags & os.O_DSYNC))
         handle.data_only = _is_data_only(flags)
-        direct_writes.choose(handle, flags, self.state.writes_directly, made_as)
+        direct_writes.choose(handle, flags, self.state.writes_directly, is_copy)
         return handle
 
     async def _close_files(self, handle: FileHandle) -> None:

@@ -112,7 +112,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
             nursery.start_soon(_trim, state)
             try:
                 await pyfuse3.main(max_tasks=_TASKS)
-            except* ConnectionAbortedError:
+            except* ConnectionAbortedError:  # without the extension, which then ends the loop
                 log.debug("the mount ended while a request was being handed over")
             nursery.cancel_scope.cancel()
     finally:

@@ -44,10 +44,8 @@ class Target:
         assert len(os.pread(self.fd, SIZE, 0)) == SIZE
         self.data_bytes = sum(stop - first for first, stop in holes.data_ranges(self.fd, 0, SIZE))
         self.file = open_mirrored(path)
-        self.file.unsettled, self.file.path = (
-            Unsettled(os.fsencode(folder / "state")),
-            lambda: b"image",
-        )
+        self.file.unsettled = Unsettled(os.fsencode(folder / "state"))
+        self.file.path = lambda: b"image"
         self.account, self.pending = Account(), PendingError()
         self.asked: list[int] = []
 
