@@ -13,13 +13,11 @@ import re
 import struct
 from functools import cache
 
+from mirrorfs.backing import syscalls
+
 # The checksums of so much data are what a commit costs.
 WORTH_BYTES = 64 << 20
 
-# linux/fiemap.h
-_FIEMAP = 0xC020660B
-_FIEMAP_ARGS = struct.Struct("=QQIIII")
-_FLAG_SYNC = 1
 # linux/btrfs.h
 _START_SYNC, _WAIT_SYNC = 0x80089418, 0x40089416
 _TRANSACTION = struct.Struct("=Q")
@@ -36,7 +34,7 @@ def commit(fd: int) -> None:
     Raises OSError. Since Linux 6.1 FIEMAP_FLAG_SYNC waits until data is on the disk and the file
     leads to it (Documentation/filesystems/fiemap.rst); the commit then makes that durable.
     """
-    fcntl.ioctl(fd, _FIEMAP, _FIEMAP_ARGS.pack(0, 1, _FLAG_SYNC, 0, 0, 0))
+    syscalls.count_extents(fd, 0, 1, syscalls.FIEMAP_FLAG_SYNC)
     try:
         transaction = fcntl.ioctl(fd, _START_SYNC, _TRANSACTION.pack(0))
         fcntl.ioctl(fd, _WAIT_SYNC, transaction)

@@ -22,6 +22,8 @@ FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
 FS_IOC_FSSETXATTR = 0x401C5820
 FS_XFLAG_COWEXTSIZE = 0x10000
+FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h
+FIEMAP_FLAG_SYNC = 1
 FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
@@ -36,6 +38,7 @@ _KEPT_BYTES = 16 << 20
 _SYS_OPENAT2 = 437  # the same number on every architecture since Linux 5.6
 _TIMESPECS = struct.Struct("qqqq")
 _FSXATTR = struct.Struct("=IIIII8x")
+_FIEMAP = struct.Struct("=QQIIII")
 _CLONE_RANGE = struct.Struct("qQQQ")
 _NS = 1_000_000_000
 
@@ -151,6 +154,15 @@ def copy_single_blocks(fd: int) -> None:
     block = os.fstatvfs(fd).f_frsize
     _FSXATTR.pack_into(attributes, 0, flags | FS_XFLAG_COWEXTSIZE, extent, extents, project, block)
     fcntl.ioctl(fd, FS_IOC_FSSETXATTR, attributes)
+
+
+def count_extents(fd: int, start: int, end: int, flags: int = 0) -> int:
+    """How many extents of the file lie in the bytes `[start, end)`, beyond its end, too
+    (Documentation/filesystems/fiemap.rst). Raises EOPNOTSUPP where that cannot be told.
+    """
+    told = fcntl.ioctl(fd, FS_IOC_FIEMAP, _FIEMAP.pack(start, end - start, flags, 0, 0, 0))
+    count: int = _FIEMAP.unpack(told)[3]
+    return count
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import syscalls
 from mirrorfs.mirror import seeding
 from mirrorfs.mirror.file import count_freed, resize
 
@@ -12,13 +13,17 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.file import MirrorFile
 
+_NO_END = 1 << 63
 
-def truncate(file: MirrorFile, size: int, account: Account, seeds: bool = False) -> None:
+
+def truncate(
+    file: MirrorFile, size: int, account: Account, seeds: bool = False, is_open: bool = True
+) -> None:
     """Set the size, in bytes, and count what that frees below.
 
     With `seeds`, a file that is cut keeps its blocks as the seed of what is written next, where
     that is worth it. Without, a last block that is cut down to zeros becomes a hole: it would
-    otherwise stay stored until it is written again.
+    otherwise stay stored until it is written again. `is_open` tells ftruncate(2) from truncate(2).
     """
     with file.lock:
         if file.tail is not None:
@@ -27,5 +32,27 @@ def truncate(file: MirrorFile, size: int, account: Account, seeds: bool = False)
         if seeds and seeding.keep(file, size):
             return
         before = os.fstat(file.fd)
+        if 0 < size == before.st_size and _is_done(file, size, is_open):
+            return
         resize(file, before.st_size, size)
         count_freed(file, before, account)
+
+
+def _is_done(file: MirrorFile, size: int, is_open: bool) -> bool:
+    """Whether a file that has its new size already, and nothing allocated beyond it, needed no more
+    than its times moved.
+
+    rsync cuts every file that it writes in place to its size, and ftruncate(2) on btrfs and ext4
+    writes more metadata than new times do. truncate(2) moves them on some file systems only.
+    """
+    try:
+        if not is_open:
+            os.truncate(b"/proc/self/fd/%d" % file.fd, size)
+            return True
+        end = size + -size % file.abilities.unit_bytes
+        if syscalls.count_extents(file.fd, end, _NO_END):
+            return False
+    except OSError:
+        return False
+    file.touch()
+    return True

@@ -302,11 +302,11 @@ class Operations(XattrOperations):
         handle = self.handles.any(fh) if fh is not None else None
         if isinstance(handle, FileHandle) and handle.mirror is not None:
             seeds = handle.mirror.unsettled is not None and await self._may_read(inode, caller)
-            await self._truncate(handle.inode, handle.mirror, size, seeds)
+            await self._truncate(handle.inode, handle.mirror, size, seeds, is_open=True)
             return
         mirror = await self.mirrors.share(inode)
         try:
-            await self._truncate(inode, mirror, size, seeds=False)
+            await self._truncate(inode, mirror, size, seeds=False, is_open=False)
         finally:
             await self.mirrors.unshare(inode, mirror)
 
@@ -316,8 +316,11 @@ class Operations(XattrOperations):
         run, status = inode.device.workers.run, await self._status(inode)
         return await run(seed_search.may_read, inode.fd, status, caller)
 
-    async def _truncate(self, inode: Inode, mirror: MirrorFile, size: int, seeds: bool) -> None:
-        await self.state.with_room(inode.device, truncate, mirror, size, self.state.account, seeds)
+    async def _truncate(
+        self, inode: Inode, mirror: MirrorFile, size: int, seeds: bool, is_open: bool
+    ) -> None:
+        account = self.state.account
+        await self.state.with_room(inode.device, truncate, mirror, size, account, seeds, is_open)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)

@@ -51,6 +51,9 @@ def privileged_attributes(folder: Path) -> Any:
         said(os.setxattr, folder / "link", "user.t", b"1", follow_symlinks=False),
         as_user(lambda: os.getxattr(path, "trusted.t")),
         put(path, b"written") and said(os.getxattr, path, "security.capability"),
+        said(os.setxattr, path, "security.capability", capability),
+        said(os.truncate, path, len(b"written")),
+        said(os.getxattr, path, "security.capability"),
     ]
 
 

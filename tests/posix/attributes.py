@@ -61,6 +61,10 @@ def what_moves_which_time(folder: Path) -> Any:
         with opened(path, os.O_RDWR) as fd:
             os.pwrite(fd, content, offset)
 
+    def cut_while_open(size: int) -> None:
+        with opened(path, os.O_RDWR) as fd:
+            os.ftruncate(fd, size)
+
     return [
         moved(lambda: write(b"0123456789", 0)),
         moved(lambda: write(b"changed", 0)),
@@ -68,6 +72,8 @@ def what_moves_which_time(folder: Path) -> Any:
         moved(lambda: write(bytes(4096), 1 << 20)),
         moved(lambda: write(b"", 0)),
         moved(lambda: os.truncate(path, 5)),
+        moved(lambda: os.truncate(path, 10_000)),  # its size already
+        moved(lambda: cut_while_open(10_000)),
         moved(lambda: os.chmod(path, 0o600)),
         moved(lambda: path.read_bytes()),
         moved(lambda: os.link(path, folder / "hard")),

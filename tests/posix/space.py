@@ -86,6 +86,17 @@ def wrong_ranges_are_refused(folder: Path) -> Any:
 
 
 @check
+def truncation_to_the_size_it_has_frees_what_lies_beyond(folder: Path) -> Any:
+    with opened(put(folder / "file", b"x" * 10 * BLOCK), os.O_RDWR) as fd:
+        done = said(fallocate, fd, KEEP_SIZE, 10 * BLOCK, 100 * BLOCK)
+        os.fsync(fd)
+        before = os.fstat(fd).st_blocks
+        os.ftruncate(fd, 10 * BLOCK)
+        os.fsync(fd)
+        return done, before - os.fstat(fd).st_blocks >= 100 * BLOCK // 512
+
+
+@check
 def data_and_holes_are_found(folder: Path) -> Any:
     with opened(folder / "file", os.O_CREAT | os.O_RDWR) as fd:
         os.pwrite(fd, b"x" * BLOCK, 4 * BLOCK)

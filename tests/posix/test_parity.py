@@ -23,6 +23,7 @@ NEEDS_EXTENSION = {
     "ranges_are_punched_and_zeroed",
     "space_is_preallocated",
     "data_and_holes_are_found",
+    "truncation_to_the_size_it_has_frees_what_lies_beyond",
 }
 
 
