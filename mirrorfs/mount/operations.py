@@ -281,12 +281,13 @@ class Operations(XattrOperations):
         if ControlFolder.owns(node_id):
             return self._set_control(node_id, fields)
         async with self._held(node_id) as (inode,):
+            caller = _caller(ctx)
             if fields.update_size:
-                await self._set_size(inode, fh, attr.st_size, _caller(ctx))
+                await self._set_size(inode, fh, attr.st_size, caller)
             if fields.update_atime or fields.update_mtime or fields.update_mode:
                 # What is set now must be the last change of it.
                 await self._settle(inode)
-            await inode.device.workers.brief(steps.set_attributes, inode.fd, fields, attr)
+            await inode.device.workers.brief(steps.set_attributes, inode.fd, fields, attr, caller)
             return self._entry(inode, await self._status(inode))
 
     def _set_control(self, node_id: int, fields: AnyFields) -> pyfuse3.EntryAttributes:

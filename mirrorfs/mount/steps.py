@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.plan import Rules
-    from mirrorfs.mirror.seed_search import OldFile
+    from mirrorfs.mirror.seed_search import Caller, OldFile
     from mirrorfs.mount.eager import AnyFields
 
 
@@ -218,16 +218,18 @@ def open_reader(path_fd: int) -> Reader:
         raise
 
 
-def set_attributes(fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes) -> None:
+def set_attributes(
+    fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes, caller: Caller
+) -> None:
     """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before."""
-    is_nothing_set = not (
+    uid = attr.st_uid if fields.update_uid else -1
+    gid = attr.st_gid if fields.update_gid else -1
+    is_something_else = (
         fields.update_mode or fields.update_size or fields.update_atime or fields.update_mtime
     )
     # A request that sets nothing is a chown(2) that leaves both, which takes setuid all the same.
-    if fields.update_uid or fields.update_gid or is_nothing_set:
-        syscalls.chown(
-            fd, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1
-        )
+    if fields.update_uid or fields.update_gid or not is_something_else:
+        _chown(fd, uid, gid, caller)
     if fields.update_mode:
         os.chmod(tree.fd_path(fd), stat.S_IMODE(attr.st_mode))
     if fields.update_atime or fields.update_mtime:
@@ -236,6 +238,23 @@ def set_attributes(fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes) ->
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
         )
+
+
+def _chown(fd: int, uid: int, gid: int, caller: Caller) -> None:
+    """Set owner and group for `caller`; -1 leaves one. That takes setuid and setgid, which the
+    kernel leaves to us (setattr_should_drop_sgid). Whether the caller may, it has asked only where
+    there is something to set.
+    """
+    status = statx(fd)
+    if caller.uid and not stat.S_ISDIR(status.mode):
+        is_foreign = not callers.in_group(caller.pid, caller.gid, status.gid)
+        takes_setgid = status.mode & stat.S_ISGID and (is_foreign or status.mode & stat.S_IXGRP)
+        takes_any = takes_setgid or status.mode & stat.S_ISUID
+        if uid == gid == -1 and takes_any and caller.uid != status.uid:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        if takes_setgid:
+            os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~stat.S_ISGID)
+    syscalls.chown(fd, uid, gid)
 
 
 def drop_setid(fd: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,25 @@ def an_owner_set_to_what_it_was_clears_setuid(folder: Path) -> Any:
         os.chown(folder / "file", -1, -1)
         found.append(seen(folder / "file")[0])
     return found
+
+
+@check
+def a_chown_takes_setuid_from_the_files_of_the_caller_alone(folder: Path) -> Any:
+    def chown(gid: int) -> None:
+        os.chown(folder / "file", -1, gid)
+
+    found = []
+    modes = (0o4755, 0o2755, 0o2644, 0o755)
+    for owner, mode, groups in itertools.product((0, USER), modes, ((), (GROUP,))):
+        for gid in (-1, USER):
+            put(folder / "file")
+            os.chown(folder / "file", owner, GROUP)
+            os.chmod(folder / "file", mode)
+            said_so = as_user(lambda gid=gid: chown(gid), groups=groups)
+            found.append((said_so, seen(folder / "file")))
+    (folder / "dir").mkdir()
+    os.chmod(folder / "dir", 0o2755)
+    return found, as_user(lambda: os.chown(folder / "dir", -1, -1)), seen(folder / "dir")[0]
 
 
 @check
