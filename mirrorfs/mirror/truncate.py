@@ -32,7 +32,7 @@ def truncate(
         if seeds and seeding.keep(file, size):
             return
         before = os.fstat(file.fd)
-        if 0 < size == before.st_size and _is_done(file, size, is_open):
+        if size == before.st_size and _is_done(file, size, is_open):
             return
         resize(file, before.st_size, size)
         count_freed(file, before, account)
@@ -49,6 +49,8 @@ def _is_done(file: MirrorFile, size: int, is_open: bool) -> bool:
         if not is_open:
             os.truncate(b"/proc/self/fd/%d" % file.fd, size)
             return True
+        if not size:  # which also ends all doubts of what the file shows
+            return False
         end = size + -size % file.abilities.unit_bytes
         if syscalls.count_extents(file.fd, end, _NO_END):
             return False

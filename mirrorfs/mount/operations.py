@@ -247,13 +247,12 @@ class Operations(XattrOperations):
                 raise
             return taken
 
-    async def _drop_setid(self, inode: Inode) -> None:
-        """Take setuid and setgid from a file that somebody without privileges changes.
-
+    async def _drop_setid(self, inode: Inode, caller: Caller | None = None) -> None:
+        """Take setuid and setgid from a file that `caller` changes; None is somebody unprivileged.
         The kernel leaves it to us, if it does, and does not look at the mode again by itself.
         """
         if (await self._status(inode)).mode & (stat.S_ISUID | stat.S_ISGID):
-            await inode.device.workers.brief(steps.drop_setid, inode.fd)
+            await inode.device.workers.brief(steps.drop_setid, inode.fd, caller)
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.node_id), attr_only=True)
 
     async def _append(
@@ -281,13 +280,17 @@ class Operations(XattrOperations):
         if ControlFolder.owns(node_id):
             return self._set_control(node_id, fields)
         async with self._held(node_id) as (inode,):
-            caller = _caller(ctx)
+            caller, brief = _caller(ctx), inode.device.workers.brief
             if fields.update_size:
                 await self._set_size(inode, fh, attr.st_size, caller)
             if fields.update_atime or fields.update_mtime or fields.update_mode:
                 # What is set now must be the last change of it.
                 await self._settle(inode)
-            await inode.device.workers.brief(steps.set_attributes, inode.fd, fields, attr, caller)
+            if steps.sets_nothing(fields) and self.mirrors.get(inode) is not None:
+                # The kernel is about to change a file that somebody writes (file_remove_privs).
+                await self._drop_setid(inode, caller)
+            else:
+                await brief(steps.set_attributes, inode.fd, fields, attr, caller)
             return self._entry(inode, await self._status(inode))
 
     def _set_control(self, node_id: int, fields: AnyFields) -> pyfuse3.EntryAttributes:
@@ -298,18 +301,17 @@ class Operations(XattrOperations):
 
     async def _set_size(self, inode: Inode, fh: int | None, size: int, caller: Caller) -> None:
         """Truncate or grow a file for `caller`, who is likely to write next if it is open."""
-        if caller.uid:
-            await self._drop_setid(inode)
         handle = self.handles.any(fh) if fh is not None else None
         if isinstance(handle, FileHandle) and handle.mirror is not None:
             seeds = handle.mirror.unsettled is not None and await self._may_read(inode, caller)
             await self._truncate(handle.inode, handle.mirror, size, seeds, is_open=True)
-            return
-        mirror = await self.mirrors.share(inode)
-        try:
-            await self._truncate(inode, mirror, size, seeds=False, is_open=False)
-        finally:
-            await self.mirrors.unshare(inode, mirror)
+        else:
+            mirror = await self.mirrors.share(inode)
+            try:
+                await self._truncate(inode, mirror, size, seeds=False, is_open=False)
+            finally:
+                await self.mirrors.unshare(inode, mirror)
+        await self._drop_setid(inode, caller)
 
     async def _may_read(self, inode: Inode, caller: Caller) -> bool:
         if caller.uid == 0:
@@ -320,8 +322,8 @@ class Operations(XattrOperations):
     async def _truncate(
         self, inode: Inode, mirror: MirrorFile, size: int, seeds: bool, is_open: bool
     ) -> None:
-        account = self.state.account
-        await self.state.with_room(inode.device, truncate, mirror, size, account, seeds, is_open)
+        how = (mirror, size, self.state.account, seeds, is_open)
+        await self.state.with_room(inode.device, truncate, *how)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)

@@ -218,18 +218,27 @@ def open_reader(path_fd: int) -> Reader:
         raise
 
 
+def sets_nothing(fields: AnyFields) -> bool:
+    return not (
+        fields.update_mode
+        or fields.update_uid
+        or fields.update_gid
+        or fields.update_size
+        or fields.update_atime
+        or fields.update_mtime
+    )
+
+
 def set_attributes(
     fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes, caller: Caller
 ) -> None:
-    """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before."""
-    uid = attr.st_uid if fields.update_uid else -1
-    gid = attr.st_gid if fields.update_gid else -1
-    is_something_else = (
-        fields.update_mode or fields.update_size or fields.update_atime or fields.update_mtime
-    )
-    # A request that sets nothing is a chown(2) that leaves both, which takes setuid all the same.
-    if fields.update_uid or fields.update_gid or not is_something_else:
-        _chown(fd, uid, gid, caller)
+    """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before.
+
+    A request that sets nothing is a chown(2) that leaves owner and group.
+    """
+    if fields.update_uid or fields.update_gid or sets_nothing(fields):
+        uid = attr.st_uid if fields.update_uid else -1
+        _set_owner(fd, uid, attr.st_gid if fields.update_gid else -1, caller)
     if fields.update_mode:
         os.chmod(tree.fd_path(fd), stat.S_IMODE(attr.st_mode))
     if fields.update_atime or fields.update_mtime:
@@ -240,46 +249,60 @@ def set_attributes(
         )
 
 
-def _chown(fd: int, uid: int, gid: int, caller: Caller) -> None:
-    """Set owner and group for `caller`; -1 leaves one. That takes setuid and setgid, which the
-    kernel leaves to us (setattr_should_drop_sgid). Whether the caller may, it has asked only where
-    there is something to set.
+def _set_owner(fd: int, uid: int, gid: int, caller: Caller) -> None:
+    """Set owner and group; -1 leaves one. That takes setuid and setgid, which only the owner may:
+    the kernel asks nobody where both are left.
     """
     status = statx(fd)
-    if caller.uid and not stat.S_ISDIR(status.mode):
-        is_foreign = not callers.in_group(caller.pid, caller.gid, status.gid)
-        takes_setgid = status.mode & stat.S_ISGID and (is_foreign or status.mode & stat.S_IXGRP)
-        takes_any = takes_setgid or status.mode & stat.S_ISUID
-        if uid == gid == -1 and takes_any and caller.uid != status.uid:
+    if not stat.S_ISDIR(status.mode):
+        is_owner = caller.uid in {0, status.uid}
+        if uid == gid == -1 and not is_owner and _taken_setid(status, caller):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        if takes_setgid:
-            os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~stat.S_ISGID)
+        drop_foreign_setgid(fd, caller)
     syscalls.chown(fd, uid, gid)
 
 
-def drop_setid(fd: int) -> None:
-    """Take setuid from the file of `fd`, and setgid if it is executable by its group, where it
-    means more than mandatory locking (inode(7)).
-    """
-    mode = stat.S_IMODE(statx(fd).mode)
-    wanted = mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
-        wanted &= ~stat.S_ISGID
-    if wanted != mode:
-        try:
-            os.chmod(tree.fd_path(fd), wanted)
-        except PermissionError:
-            # An ordinary user's daemon may not, and the kernel does it when it writes below.
-            if os.geteuid() == 0:
-                raise
-
-
-def drop_foreign_setgid(fd: int, pid: int, gid: int) -> None:
-    """Take setgid from the file of `fd` if the process that set its ACL is not in its group, as
-    posix_acl_update_mode() in the kernel does for a plain folder.
+def drop_setid(fd: int, caller: Caller | None) -> None:
+    """Take setuid and setgid from the file of `fd`, whose content is changed by `caller`, or by
+    somebody without privileges.
     """
     status = statx(fd)
-    if status.mode & stat.S_ISGID and not callers.in_group(pid, gid, status.gid):
+    taken = _taken_setid(status, caller)
+    if not taken or (caller and callers.is_capable(caller.pid, caller.uid, callers.CAP_FSETID)):
+        return
+    try:
+        os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~taken)
+    except PermissionError:
+        # An ordinary user's daemon may not, and the kernel does it when it writes below.
+        if os.geteuid() == 0:
+            raise
+
+
+def _taken_setid(status: Status, caller: Caller | None) -> int:
+    """What a change by `caller` takes: setuid, and setgid if the group may execute the file or the
+    caller is not in it (setattr_should_drop_suidgid in the kernel; inode(7)).
+    """
+    taken = status.mode & stat.S_ISUID
+    is_foreign = caller is not None and _is_foreign(caller, status.gid)
+    if status.mode & stat.S_IXGRP or is_foreign:
+        taken |= status.mode & stat.S_ISGID
+    return taken
+
+
+def _is_foreign(caller: Caller, gid: int) -> bool:
+    """Whether a process is neither in a group nor may do as if it were (in_group_or_capable)."""
+    return not (
+        callers.in_group(caller.pid, caller.gid, gid)
+        or callers.is_capable(caller.pid, caller.uid, callers.CAP_FSETID)
+    )
+
+
+def drop_foreign_setgid(fd: int, caller: Caller) -> None:
+    """Take setgid from the file of `fd` if the process that changes its owner or its ACL is not in
+    its group, as the kernel does for a plain folder (posix_acl_update_mode).
+    """
+    status = statx(fd)
+    if status.mode & stat.S_ISGID and _is_foreign(caller, status.gid):
         os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~stat.S_ISGID)
 
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import mark, tree
+from mirrorfs.mirror.seed_search import Caller
 from mirrorfs.mount import reports, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
@@ -74,7 +75,8 @@ class XattrOperations(NameOperations):
             if name == tree.CAPABILITY_ATTRIBUTE and mirror is not None:
                 mirror.has_capability = True
             if name == ACL_ATTRIBUTE and ctx.uid:
-                await run(steps.drop_foreign_setgid, inode.fd, ctx.pid, ctx.gid)
+                caller = Caller(ctx.uid, ctx.gid, ctx.pid)
+                await run(steps.drop_foreign_setgid, inode.fd, caller)
 
     async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
         if name in _OURS:

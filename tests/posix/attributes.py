@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-from tests.posix.checks import GROUP, USER, as_user, check, libc, opened, put, seen
+from tests.posix.checks import GROUP, USER, as_user, check, libc, opened, put, said, seen
+
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 
 @check
@@ -117,6 +119,46 @@ def writing_clears_setuid(folder: Path) -> Any:
 
         found.append((as_user(write), seen(folder / "file")[0]))
     return found
+
+
+@check
+def whoever_changes_a_file_takes_its_setuid_and_capability(folder: Path) -> Any:
+    path = folder / "file"
+
+    def write(flags: int) -> None:
+        with opened(path, flags) as fd:
+            os.write(fd, b"same")
+
+    def cut_while_open() -> None:
+        with opened(path, os.O_RDWR) as fd:
+            os.ftruncate(fd, 2)
+
+    changes: list[Callable[[], Any]] = [
+        lambda: write(os.O_RDWR),
+        lambda: write(os.O_WRONLY),
+        lambda: write(os.O_WRONLY | os.O_APPEND),
+        lambda: write(os.O_WRONLY | os.O_TRUNC),
+        lambda: os.truncate(path, 2),
+        cut_while_open,
+    ]
+    found = []
+    for change, mode, has_capability in itertools.product(
+        changes, (0o6777, 0o2777, 0o777), (False, True)
+    ):
+        for act in (as_user, said):
+            put(path, b"same")
+            os.chmod(path, mode)
+            if has_capability:
+                os.setxattr(path, "security.capability", CAPABILITY)
+            found.append((act(change), seen(path)[0], os.listxattr(path)))
+    return found
+
+
+@check
+def a_truncation_that_fails_leaves_setuid(folder: Path) -> Any:
+    put(folder / "file")
+    os.chmod(folder / "file", 0o6777)
+    return as_user(lambda: os.truncate(folder / "file", 1 << 62)), seen(folder / "file")[0]
 
 
 @check
