@@ -186,10 +186,15 @@ def set_times_now(fd: int) -> None:
 _TOUCH = _TIMESPECS.pack(0, UTIME_OMIT, 0, UTIME_NOW)
 
 
+def move_mtime(fd: int) -> None:
+    """Move mtime and ctime to now; PermissionError for a file of another's or one that is fixed."""
+    _check(_libc.futimens(fd, _TOUCH))
+
+
 def touch(fd: int) -> None:
     """Move mtime and ctime to now, as a write does, without writing. `fd` is open for writing."""
     try:
-        _check(_libc.futimens(fd, _TOUCH))
+        move_mtime(fd)
     except PermissionError:
         # OMIT with NOW needs ownership; NULL is granted to a mere writer and moves atime, too.
         _check(_libc.futimens(fd, None))

@@ -32,9 +32,8 @@ def truncate(
         if seeds and seeding.keep(file, size):
             return
         before = os.fstat(file.fd)
-        if size == before.st_size and _is_done(file, size, is_open):
-            return
-        resize(file, before.st_size, size)
+        if size != before.st_size or not _is_done(file, size, is_open):
+            resize(file, before.st_size, size)
         count_freed(file, before, account)
 
 
@@ -49,12 +48,12 @@ def _is_done(file: MirrorFile, size: int, is_open: bool) -> bool:
         if not is_open:
             os.truncate(b"/proc/self/fd/%d" % file.fd, size)
             return True
-        if not size:  # which also ends all doubts of what the file shows
-            return False
         end = size + -size % file.abilities.unit_bytes
-        if syscalls.count_extents(file.fd, end, _NO_END):
+        # No size ends all doubts of what the file shows.
+        if not size or file.has_capability or syscalls.count_extents(file.fd, end, _NO_END):
             return False
-    except OSError:
+        syscalls.move_mtime(file.fd)
+    except OSError:  # ftruncate(2) says what is to be said
         return False
-    file.touch()
+    file.was_seen = False
     return True

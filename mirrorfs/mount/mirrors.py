@@ -21,6 +21,7 @@ from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mirror import seeding, sync
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.file import FAILED_SYNC
+from mirrorfs.mount import steps
 
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
@@ -51,10 +52,12 @@ class Mirrors:
     def get(self, inode: Inode) -> MirrorFile | None:
         return self._by_id.get(inode.node_id)
 
-    async def share(self, inode: Inode) -> MirrorFile:
+    async def share(self, inode: Inode, flags: int) -> MirrorFile:
         """The one mirror file of an inode that is held, opened if need be; counted as used once
-        more.
+        more, by somebody who opens it with `flags`, or cuts it.
         """
+        if self.get(inode) is not None:
+            await inode.device.workers.run(steps.ask_to_write, inode.fd, flags)
         mirror = self.get(inode)
         if mirror is None:
             abilities = self._state.inodes.abilities(inode)

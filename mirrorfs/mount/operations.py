@@ -64,7 +64,7 @@ class Operations(XattrOperations):
             if mode != os.O_WRONLY:
                 handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd)
             if mode != os.O_RDONLY:
-                handle.mirror = await self.mirrors.share(inode)
+                handle.mirror = await self.mirrors.share(inode, flags)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
                     raise refuse(errno.EPERM)
             if handle.is_direct and mode == os.O_WRONLY:
@@ -306,7 +306,7 @@ class Operations(XattrOperations):
             seeds = handle.mirror.unsettled is not None and await self._may_read(inode, caller)
             await self._truncate(handle.inode, handle.mirror, size, seeds, is_open=True)
         else:
-            mirror = await self.mirrors.share(inode)
+            mirror = await self.mirrors.share(inode, os.O_WRONLY)
             try:
                 await self._truncate(inode, mirror, size, seeds=False, is_open=False)
             finally:

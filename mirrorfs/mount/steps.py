@@ -208,6 +208,18 @@ def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | i
     return found
 
 
+def ask_to_write(fd: int, flags: int) -> None:
+    """Let the file system below refuse one more open for writing, with `flags`, of a file that is
+    written already: it may have become immutable or append-only meanwhile (chattr(1)).
+    """
+    wanted = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | (flags & os.O_APPEND)
+    try:
+        os.close(os.open(tree.fd_path(fd), wanted))
+    except OSError as exc:
+        if exc.errno != errno.EACCES:  # by mode, which the kernel has asked the caller about
+            raise
+
+
 def open_reader(path_fd: int) -> Reader:
     """For a client's reads of the inode of the O_PATH descriptor `path_fd`."""
     fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -6,15 +6,17 @@ import fcntl
 import os
 import stat
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import run
+from tests.posix import checks
 from tests.posix.checks import USER, as_user, let_others_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Mirror
@@ -61,6 +63,55 @@ def test_times_of_a_file_that_can_only_be_appended_to_are_not_set(mirror: Mirror
         assert path.stat().st_mtime_ns > before.st_mtime_ns
     finally:
         run("chattr", "-a", mirror.backing / "log")
+
+
+@pytest.fixture(params=["i", "a"])
+def flag(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextmanager
+def flagged(path: Path, flag: str) -> Iterator[None]:
+    run("chattr", f"+{flag}", path)
+    try:
+        yield
+    finally:
+        run("chattr", f"-{flag}", path)
+
+
+def what_is_refused(path: Path) -> list[object]:
+    """What several ways to change a file say, and what it holds afterwards."""
+
+    def opened(flags: int) -> None:
+        os.close(os.open(path, flags))
+
+    said = [
+        checks.said(opened, flags)
+        for flags in (
+            os.O_WRONLY,
+            os.O_RDWR,
+            os.O_WRONLY | os.O_TRUNC,
+            os.O_WRONLY | os.O_APPEND,
+            os.O_WRONLY | os.O_APPEND | os.O_TRUNC,
+        )
+    ]
+    size = path.stat().st_size
+    return [*said, *(checks.said(os.truncate, path, cut) for cut in (2, size, size + 9)), size]
+
+
+def test_a_file_that_is_open_can_be_protected_from_others(mirror: Mirror, flag: str) -> None:
+    plain = mirror.backing.parent / "plain"
+    found = []
+    for view, below in ((mirror.path / "file", mirror.backing / "file"), (plain, plain)):
+        with view.open("ab", buffering=0) as writer:
+            writer.write(b"0123456789")
+            with flagged(below, flag):
+                refused = what_is_refused(view)
+                same = checks.said(os.ftruncate, writer.fileno(), 10)
+                found.append((refused, same, below.read_bytes()))
+    plain.unlink()
+    assert found[0] == found[1]
+    assert found[0][2] == b"0123456789"
 
 
 def test_a_handle_that_stopped_appending_writes_where_it_is_told(mirror: Mirror) -> None:
