@@ -231,6 +231,7 @@ def open_reader(path_fd: int) -> Reader:
 
 
 def sets_nothing(fields: AnyFields) -> bool:
+    """Whether a request to set attributes leaves all of them."""
     return not (
         fields.update_mode
         or fields.update_uid
