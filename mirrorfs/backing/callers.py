@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 CAP_FSETID = 4  # linux/capability.h
 
 
-def in_group(pid: int, gid: int, wanted_gid: int) -> bool:
-    """Whether the process `pid`, whose group is `gid`, is in `wanted_gid`; FUSE does not pass on
-    its supplementary groups. False for a process that is gone or lives in another pid namespace.
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks; `pid` leads to what FUSE does not pass on."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+def in_group(caller: Caller, gid: int) -> bool:
+    """Whether a process is in the group `gid`, if only by its supplementary groups. Of these,
+    nothing is known of a process that is gone or lives in another pid namespace.
     """
-    if gid == wanted_gid:
-        return True
-    return str(wanted_gid) in _words(pid, "Groups:")
+    return caller.gid == gid or str(gid) in _words(caller.pid, "Groups:")
 
 
-def is_capable(pid: int, uid: int, capability: int) -> bool:
-    """Whether the process `pid` of user `uid` has a capability (capabilities(7)), and has it in our
-    user namespace, where alone it counts. Of a process that cannot be asked, root's has it.
+def is_capable(caller: Caller, capability: int) -> bool:
+    """Whether a process has a capability (capabilities(7)), and has it in our user namespace, where
+    alone it counts. Of processes that cannot be asked, root's have it.
     """
     try:
-        is_ours = os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user")
+        is_ours = os.readlink(f"/proc/{caller.pid}/ns/user") == os.readlink("/proc/self/ns/user")
     except OSError:
-        return uid == 0
-    words = _words(pid, "CapEff:")
+        return caller.uid == 0
+    words = _words(caller.pid, "CapEff:")
     return is_ours and bool(words) and bool(int(words[0], 16) >> capability & 1)
 
 

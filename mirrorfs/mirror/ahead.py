@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from mirrorfs.backing import holes
+from mirrorfs.backing import holes, tree
 
 # What is asked for ahead of the writer, and asked again when half of it is left. A disk of 150 MB/s
 # reads that in a tenth of a second, for which others have to wait.
@@ -74,7 +74,7 @@ class Ahead:
         try:
             if not self._reach:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            own_fd = os.open(b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            own_fd = os.open(tree.fd_path(fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             os.posix_fadvise(own_fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             self._read(own_fd, is_seek_trusted)
         except OSError:

@@ -186,7 +186,7 @@ def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities, rules: Ru
     For reading and writing where permitted, since comparing needs reading; without moving atime
     where permitted. Raises OSError if it cannot be opened for writing at all.
     """
-    path = b"/proc/self/fd/%d" % path_fd
+    path = tree.fd_path(path_fd)
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     attempts = (
         (os.O_RDWR | os.O_NOATIME, True),

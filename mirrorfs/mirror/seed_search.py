@@ -16,16 +16,8 @@ from mirrorfs.mirror import seed_rules
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mirrorfs.backing.callers import Caller
     from mirrorfs.backing.statx import Status
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who writes; `pid` leads to the groups that FUSE does not pass on."""
-
-    uid: int
-    gid: int
-    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +73,6 @@ def may_read(fd: int, status: Status, caller: Caller) -> bool:
     """Whether `caller` may read the file `fd`, which may be O_PATH."""
     if caller.uid == 0:
         return True
-    in_group = callers.in_group(caller.pid, caller.gid, status.gid)
+    in_group = callers.in_group(caller, status.gid)
     has_acl = tree.find_xattr(fd, acl.ACCESS) is not None
     return seed_rules.may_read(status.mode, status.uid, has_acl, caller.uid, in_group)

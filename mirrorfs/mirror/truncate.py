@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import syscalls
+from mirrorfs.backing import syscalls, tree
 from mirrorfs.mirror import seeding
 from mirrorfs.mirror.file import count_freed, resize
 
@@ -46,7 +46,7 @@ def _is_done(file: MirrorFile, size: int, is_open: bool) -> bool:
     """
     try:
         if not is_open:
-            os.truncate(b"/proc/self/fd/%d" % file.fd, size)
+            os.truncate(tree.fd_path(file.fd), size)
             return True
         end = size + -size % file.abilities.unit_bytes
         # No size ends all doubts of what the file shows.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from mirrorfs.backing import tree
+from mirrorfs.backing.callers import Caller
 from mirrorfs.mirror import basis, reader, seed_rules, seed_search, writer
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.counters import Counters
-from mirrorfs.mirror.seed_search import Caller
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mount import at_once, direct_writes, extension, steps
 from mirrorfs.mount.control import ControlFolder, refuse

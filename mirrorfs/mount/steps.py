@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
     import pyfuse3
 
+    from mirrorfs.backing.callers import Caller
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.plan import Rules
-    from mirrorfs.mirror.seed_search import Caller, OldFile
+    from mirrorfs.mirror.seed_search import OldFile
     from mirrorfs.mount.eager import AnyFields
+
+
+_SETID = stat.S_ISUID | stat.S_ISGID
 
 
 def look_up(parent_fd: int, name: bytes, asks: int) -> tuple[int, Status]:
@@ -267,7 +271,7 @@ def _set_owner(fd: int, uid: int, gid: int, caller: Caller) -> None:
     the kernel asks nobody where both are left.
     """
     status = statx(fd)
-    if not stat.S_ISDIR(status.mode):
+    if status.mode & _SETID and not stat.S_ISDIR(status.mode):
         is_owner = caller.uid in {0, status.uid}
         if uid == gid == -1 and not is_owner and _taken_setid(status, caller):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -281,7 +285,7 @@ def drop_setid(fd: int, caller: Caller | None) -> None:
     """
     status = statx(fd)
     taken = _taken_setid(status, caller)
-    if not taken or (caller and callers.is_capable(caller.pid, caller.uid, callers.CAP_FSETID)):
+    if not taken or (caller and callers.is_capable(caller, callers.CAP_FSETID)):
         return
     try:
         os.chmod(tree.fd_path(fd), stat.S_IMODE(status.mode) & ~taken)
@@ -304,10 +308,7 @@ def _taken_setid(status: Status, caller: Caller | None) -> int:
 
 def _is_foreign(caller: Caller, gid: int) -> bool:
     """Whether a process is neither in a group nor may do as if it were (in_group_or_capable)."""
-    return not (
-        callers.in_group(caller.pid, caller.gid, gid)
-        or callers.is_capable(caller.pid, caller.uid, callers.CAP_FSETID)
-    )
+    return not (callers.in_group(caller, gid) or callers.is_capable(caller, callers.CAP_FSETID))
 
 
 def drop_foreign_setgid(fd: int, caller: Caller) -> None:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import mark, tree
-from mirrorfs.mirror.seed_search import Caller
+from mirrorfs.backing.callers import Caller
 from mirrorfs.mount import reports, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded

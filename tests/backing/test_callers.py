@@ -7,7 +7,7 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing.callers import CAP_FSETID, in_group, is_capable
+from mirrorfs.backing.callers import CAP_FSETID, Caller, in_group, is_capable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,32 +30,32 @@ def running(*command: str) -> Iterator[int]:
 
 
 def test_root_has_a_capability_unless_it_was_given_up() -> None:
-    assert is_capable(os.getpid(), 0, CAP_FSETID)
+    assert is_capable(Caller(0, 0, os.getpid()), CAP_FSETID)
     with running("setpriv", "--bounding-set", "-fsetid", "--inh-caps", "-fsetid") as pid:
-        assert not is_capable(pid, 0, CAP_FSETID)
+        assert not is_capable(Caller(0, 0, pid), CAP_FSETID)
 
 
 def test_a_user_has_none_unless_it_was_given_to_them() -> None:
     user = ("setpriv", "--reuid", str(NOBODY), "--clear-groups")
     with running(*user) as pid:
-        assert not is_capable(pid, NOBODY, CAP_FSETID)
+        assert not is_capable(Caller(NOBODY, NOBODY, pid), CAP_FSETID)
     with running(*user, "--inh-caps", "+fsetid", "--ambient-caps", "+fsetid") as pid:
-        assert is_capable(pid, NOBODY, CAP_FSETID)
+        assert is_capable(Caller(NOBODY, NOBODY, pid), CAP_FSETID)
 
 
 def test_root_of_another_user_namespace_has_none_here() -> None:
     with running("unshare", "--user", "--map-root-user") as pid:
-        assert not is_capable(pid, 0, CAP_FSETID)
+        assert not is_capable(Caller(0, 0, pid), CAP_FSETID)
 
 
 def test_of_a_process_that_is_gone_only_root_has_any() -> None:
-    assert is_capable(NO_PROCESS, 0, CAP_FSETID)
-    assert not is_capable(NO_PROCESS, NOBODY, CAP_FSETID)
+    assert is_capable(Caller(0, 0, NO_PROCESS), CAP_FSETID)
+    assert not is_capable(Caller(NOBODY, NOBODY, NO_PROCESS), CAP_FSETID)
 
 
 def test_groups_beside_the_first_count() -> None:
     with running("setpriv", "--reuid", str(NOBODY), "--regid", "7", "--groups", "8,9") as pid:
-        assert in_group(pid, 7, 7)
-        assert in_group(pid, 7, 9)
-        assert not in_group(pid, 7, 10)
-    assert not in_group(NO_PROCESS, 7, 8)
+        assert in_group(Caller(NOBODY, 7, pid), 7)
+        assert in_group(Caller(NOBODY, 7, pid), 9)
+        assert not in_group(Caller(NOBODY, 7, pid), 10)
+    assert not in_group(Caller(NOBODY, 7, NO_PROCESS), 8)

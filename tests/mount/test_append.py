@@ -50,26 +50,6 @@ def test_two_appenders_do_not_overwrite_each_other(mirror: Mirror) -> None:
     assert mirror.read("log") == b"".join(b"%03d\n" % number for number in range(200))
 
 
-def test_times_of_a_file_that_can_only_be_appended_to_are_not_set(mirror: Mirror) -> None:
-    path = mirror.path / "log"
-    path.write_bytes(b"one\n")
-    run("chattr", "+a", mirror.backing / "log")
-    try:
-        before = path.stat()
-        with pytest.raises(PermissionError):
-            os.utime(path, ns=(10**18, 10**18))
-        assert path.stat().st_mtime_ns == before.st_mtime_ns
-        os.utime(path)
-        assert path.stat().st_mtime_ns > before.st_mtime_ns
-    finally:
-        run("chattr", "-a", mirror.backing / "log")
-
-
-@pytest.fixture(params=["i", "a"])
-def flag(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @contextmanager
 def flagged(path: Path, flag: str) -> Iterator[None]:
     run("chattr", f"+{flag}", path)
@@ -77,6 +57,23 @@ def flagged(path: Path, flag: str) -> Iterator[None]:
         yield
     finally:
         run("chattr", f"-{flag}", path)
+
+
+def test_times_of_a_file_that_can_only_be_appended_to_are_not_set(mirror: Mirror) -> None:
+    path = mirror.path / "log"
+    path.write_bytes(b"one\n")
+    with flagged(mirror.backing / "log", "a"):
+        before = path.stat()
+        with pytest.raises(PermissionError):
+            os.utime(path, ns=(10**18, 10**18))
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        os.utime(path)
+        assert path.stat().st_mtime_ns > before.st_mtime_ns
+
+
+@pytest.fixture(params=["i", "a"])
+def flag(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def what_is_refused(path: Path) -> list[object]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.mount import direct_writes
+from tests.posix.checks import CAPABILITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,7 +179,7 @@ def test_a_mount_that_syncs_has_every_write_on_the_disk(
 def test_a_write_of_equal_data_takes_the_capability_of_a_program(mirror: Mirror) -> None:
     path = mirror.path / "program"
     path.write_bytes(b"same" * BLOCK)
-    os.setxattr(path, "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0))
+    os.setxattr(path, "security.capability", CAPABILITY)
     fd = os.open(path, os.O_WRONLY)
     os.write(fd, b"same" * BLOCK)
     os.write(fd, b"same" * BLOCK)

@@ -6,7 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
-from tests.posix.checks import GROUP, USER, as_user, check, put, said, seen, umask
+from tests.posix.checks import CAPABILITY, GROUP, USER, as_user, check, put, said, seen, umask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,17 +41,16 @@ def extended_attributes(folder: Path) -> Any:
 def privileged_attributes(folder: Path) -> Any:
     path = put(folder / "file")
     os.symlink("nowhere", folder / "link")
-    capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
     return [
         said(os.setxattr, path, "trusted.t", b"1"),
         said(os.getxattr, path, "trusted.t"),
-        said(os.setxattr, path, "security.capability", capability),
+        said(os.setxattr, path, "security.capability", CAPABILITY),
         said(os.getxattr, path, "security.capability"),
         said(os.setxattr, folder / "link", "trusted.t", b"1", follow_symlinks=False),
         said(os.setxattr, folder / "link", "user.t", b"1", follow_symlinks=False),
         as_user(lambda: os.getxattr(path, "trusted.t")),
         put(path, b"written") and said(os.getxattr, path, "security.capability"),
-        said(os.setxattr, path, "security.capability", capability),
+        said(os.setxattr, path, "security.capability", CAPABILITY),
         said(os.truncate, path, len(b"written")),
         said(os.getxattr, path, "security.capability"),
     ]

@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-from tests.posix.checks import GROUP, USER, as_user, check, libc, opened, put, said, seen
-
-CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+from tests.posix.checks import (
+    CAPABILITY,
+    GROUP,
+    USER,
+    as_user,
+    check,
+    libc,
+    opened,
+    put,
+    said,
+    seen,
+)
 
 
 @check

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Check = Callable[[Path], Any]
 CHECKS: dict[str, Check] = {}
 USER, GROUP = 12345, 23456
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # of security.capability
 
 libc = ctypes.CDLL(None, use_errno=True)
 
