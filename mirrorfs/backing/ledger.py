@@ -5,6 +5,9 @@ Noting a frontier there costs nothing and waits for nobody, where keeping a mark
 takes a change of the file's inode. So the mark only says which table and which place in it to look
 at, and what is sure on the disk.
 
+Beside the frontier stands how the file below was left, so that what somebody does to it after a
+crash is told from what the daemon did.
+
 Guarantees: what `set` has noted is there as long as this machine runs, whatever becomes of the
 process; each number is stored whole. The table is a file of its own in a file system in memory
 (tmpfs(5)), readable and writable by its user alone. A crash leaves it there: the next mount with
@@ -21,24 +24,37 @@ import secrets
 import stat
 import struct
 import threading
+import time
 from dataclasses import dataclass
 
 from mirrorfs.backing.mounts import mount_of
 
 FOLDER = b"/dev/shm"
-ID_BYTES = 8
+ID_BYTES = 4
 NONE = bytes(ID_BYTES)
+_PREFIX = b"mirrorfs-"
+NO_PLACE = -1
 _PLACES = 1024
-_PLACE = struct.Struct("=QQQ")  # number on the list of unsettled files, frontier, size
+# Number on the list of unsettled files, frontier, size, mtime, size below, begin of a change.
+_PLACE = struct.Struct("=QQQQQQ")
 _WORDS = _PLACE.size // 8
+_OLD_PLACE = struct.Struct("=QQQ")  # of older versions, whose tables have longer ids
+_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """How much clients had written, and the file's size for them, in bytes."""
+    """How much clients had written, and the file's size for them, in bytes; and how the file below
+    was left: its mtime in ns, modulo 2^64, and its size. None where an older version has not noted
+    that. `busy_ns` is when the change began that was under way then (clock_gettime(2),
+    CLOCK_REALTIME), 0 if there was none.
+    """
 
     frontier: int
     size: int
+    mtime_ns: int | None = None
+    stored_size: int = 0
+    busy_ns: int = 0
 
 
 class Ledger:
@@ -66,12 +82,22 @@ class Ledger:
             self._words[place * _WORDS] = entry
             return place
 
-    def set(self, place: int, frontier: int, size: int) -> None:
-        """Note how far a file has come, in bytes."""
+    def begin(self, place: int) -> None:
+        """Note that a file is about to be changed below."""
         words = self._words
         if words is not None:
-            words[place * _WORDS + 1] = frontier
-            words[place * _WORDS + 2] = size
+            words[place * _WORDS + 5] = time.time_ns()
+
+    def set(self, place: int, frontier: int, size: int, below: os.stat_result) -> None:
+        """Note how far a file has come, in bytes, and its status below: the end of the change."""
+        words = self._words
+        if words is not None:
+            first = place * _WORDS
+            words[first + 1] = frontier
+            words[first + 2] = size
+            words[first + 3] = below.st_mtime_ns & _WORD
+            words[first + 4] = below.st_size
+            words[first + 5] = 0
 
     def give_back(self, place: int) -> None:
         """The file is settled."""
@@ -84,7 +110,16 @@ class Ledger:
         """Remove the table, if no place in it is in use: nobody will look for it."""
         with self._lock:
             if self._words is not None and len(self._free) == _PLACES:
-                remove_all(self._owner, self._folder)
+                self._remove()
+
+    def remove_others(self) -> None:
+        """Remove the tables that daemons before this one have left: nobody will look for them."""
+        with self._lock:
+            remove_all(self._owner, self._folder, keep=self.id)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(_path(self._owner, self.id, self._folder))
 
     def _make(self) -> None:
         """Where that is not possible, there is no place for anybody."""
@@ -95,19 +130,20 @@ class Ledger:
             fd = os.open(_path(self._owner, made, self._folder), flags, 0o600)
         except OSError:
             return
+        self.id = made
         try:
             if mount_of(fd).fs_type == "tmpfs":
                 # Not ftruncate: memory that is missing must be missed here, not at a store.
                 os.posix_fallocate(fd, 0, _PLACES * _PLACE.size)
                 self._words = memoryview(mmap.mmap(fd, _PLACES * _PLACE.size)).cast("Q")
                 self._free = list(range(_PLACES))[::-1]
-                self.id = made
         except OSError:
             pass
         finally:
             os.close(fd)
             if self._words is None:
-                remove_all(self._owner, self._folder)
+                self._remove()
+                self.id = NONE
 
 
 def owner_of(state_folder: bytes) -> str:
@@ -115,43 +151,60 @@ def owner_of(state_folder: bytes) -> str:
     parent, name = os.path.split(state_folder)
     status = os.stat(parent)
     text = b"%d %d %s" % (status.st_dev, status.st_ino, name)
-    return hashlib.blake2b(text, digest_size=ID_BYTES).hexdigest()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
-def read(owner: str, table: bytes, place: int, entry: int, folder: bytes = FOLDER) -> Noted | None:
+def read(table: bytes, place: int, entry: int, folder: bytes = FOLDER) -> Noted | None:
     """What a daemon that has died noted of the file with the number `entry` on its list; None if
     that is not known any more.
     """
+    form = _PLACE if len(table) == ID_BYTES else _OLD_PLACE
+    for name in _names(folder):
+        if name.startswith(_PREFIX) and name.endswith(b"-" + table.hex().encode()):
+            found = _read(os.path.join(folder, name), form, place)
+            if found and found[0] == entry:
+                _, frontier, size, *below = found
+                return Noted(frontier, max(size, frontier), *below)
+    return None
+
+
+def _read(path: bytes, form: struct.Struct, place: int) -> tuple[int, ...]:
+    """The words of a place in a table of ours; none if there is no such table, or no such place."""
     try:
-        fd = os.open(_path(owner, table, folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return None
+        return ()
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
-            return None
-        found = os.pread(fd, _PLACE.size, place * _PLACE.size)
+            return ()
+        found = os.pread(fd, form.size, place * form.size)
+    except OSError:
+        return ()
     finally:
         os.close(fd)
-    if len(found) < _PLACE.size:
-        return None
-    number, frontier, size = _PLACE.unpack(found)
-    return Noted(frontier, max(size, frontier)) if number == entry else None
+    return form.unpack(found) if len(found) == form.size else ()
 
 
-def remove_all(owner: str, folder: bytes = FOLDER) -> None:
-    """Remove the tables of a state folder."""
-    names: list[bytes] = []
-    with contextlib.suppress(OSError):
-        names = os.listdir(folder)
-    for name in names:
-        if name.startswith(_prefix(owner)):
+def _names(folder: bytes) -> list[bytes]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def remove_all(owner: str, folder: bytes = FOLDER, keep: bytes = NONE) -> None:
+    """Remove the tables of a state folder, but for the one with the id `keep`."""
+    kept = _path(owner, keep, folder)
+    for name in _names(folder):
+        path = os.path.join(folder, name)
+        if name.startswith(_prefix(owner)) and path != kept:
             with contextlib.suppress(OSError):  # somebody else may have made one, too
-                os.unlink(os.path.join(folder, name))
+                os.unlink(path)
 
 
 def _prefix(owner: str) -> bytes:
-    return f"mirrorfs-{owner}-".encode()
+    return _PREFIX + f"{owner}-".encode()
 
 
 def _path(owner: str, table: bytes, folder: bytes) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mirrorfs.backing import asking, health, mounts, overlap, processes, syscalls
 from mirrorfs.backing.paths import show
+from mirrorfs.backing.state_folder import FORMAT_FILE
 from mirrorfs.errors import (
     BackingError,
     FuseError,
@@ -28,7 +29,6 @@ from mirrorfs.errors import (
     UsageError,
 )
 
-FORMAT_FILE = b"format.json"
 _ENDING_SECONDS = 3.0
 
 

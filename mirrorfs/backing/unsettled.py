@@ -3,7 +3,8 @@ crash has left without walking the tree.
 
 Guarantees: a file that `add` has returned for is on the list as long as this machine runs, and for
 good once `make_durable` has returned. What a crash leaves beyond that are entries of files that are
-settled already, which carry no mark, and perhaps a last line that is cut off and says nothing.
+settled already, which carry no mark, and perhaps a last line that is cut off and says nothing. A
+list that was forged or damaged names files without a mark, which are left alone.
 
 The state folder is made at the first use. Lock order: the lock here is below the files' locks.
 """
@@ -12,24 +13,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import logging
 import os
+import secrets
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from mirrorfs.backing import ledger, syscalls
+from mirrorfs.backing import ledger, state_folder, syscalls
 from mirrorfs.backing.paths import show
-from mirrorfs.backing.places import FORMAT_FILE
-from mirrorfs.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-FOLDER = b".mirrorfs"
+log = logging.getLogger(__name__)
+
 LIST = b"unsettled"
-_FORMAT = 1
+_MAX_LIST_BYTES = 64 << 20
+_MAX_NUMBER = (1 << 32) - 1
+# The list is written anew when it is twice as long as it need be, and longer than this.
+_FEW_LINES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +54,41 @@ class Entry:
 
 class Unsettled:
     """The list of one mount, in the folder `folder`, a path whose parent exists. Every method may
-    be called from any thread. `ledger` is where the frontiers of its files are noted.
+    be called from any thread. `ledger` is where the frontiers of its files are noted; `id` names
+    the state folder, and is empty as long as there is none. `left` are the entries that a crash has
+    left on the list.
+
+    `refusal` says why the folder cannot be used, and is empty if it can, as far as is known.
 
     The parent is opened at once: later its path may lead through the mount itself.
     """
 
-    def __init__(self, folder: bytes) -> None:
+    def __init__(self, folder: bytes, left: Sequence[Entry] = ()) -> None:
         self.folder = folder
         self.ledger = ledger.Ledger(ledger.owner_of(folder))
+        self.refusal = ""
         parent, self._name = os.path.split(folder)
         self._parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.id = state_folder.id_of(self._parent_fd, self._name)
         self._lock = threading.Lock()
-        self._fd = -1
-        self._listed: set[int] = set()
-        self._next = 1
+        self._folder_fd = self._fd = -1
+        self._left = {entry.number: entry for entry in left}
+        self._live: dict[int, Entry] = {}
+        self._next = max(self._left, default=0) + 1
+        self._lines = len(self._left)
         self._is_durable = True
 
     def add(self, fd: int, path: bytes) -> int:
         """Put the file `fd` on the list; returns its number there. Raises OSError."""
         handle = syscalls.file_handle(fd) or b""
         with self._lock:
-            if self._fd < 0:
-                self._fd = _open(self._parent_fd, self._name)
+            self._open()
             entry = Entry(self._next, os.fstat(fd).st_ino, handle, path)
+            if self._lines >= max(_FEW_LINES, 2 * len(self._left) + 2 * len(self._live)):
+                self._write_anew()
             self._append(_line(entry, os.fstat(self._fd).st_ino))
-            self._next += 1
-            self._listed.add(entry.number)
+            self._next = self._next % _MAX_NUMBER + 1
+            self._live[entry.number] = entry
             self._is_durable = False
             return entry.number
 
@@ -84,22 +97,72 @@ class Unsettled:
         with self._lock:
             if not self._is_durable:
                 os.fsync(self._fd)
+                os.fsync(self._folder_fd)  # where it was written anew
                 self._is_durable = True
 
     def remove(self, number: int) -> None:
         """Take a file, which is settled now, from the list."""
         with self._lock:
-            self._listed.discard(number)
+            self._live.pop(number, None)
+            self._left.pop(number, None)
             # A settled file may stay on the list: it has no mark.
             with contextlib.suppress(OSError):
-                if self._listed:
+                self._open()
+                if self._live or self._left:
                     self._append(b"- %d\n" % number)
                 else:
                     os.ftruncate(self._fd, 0)
+                    self._lines = 0
+
+    def end_recovery(self) -> None:
+        """All that a crash has left was looked at; if all of it is settled, what else is known of
+        it can go.
+        """
+        if not self._left:
+            self.ledger.remove_others()
 
     def is_beside(self, status: os.stat_result) -> bool:
         """Whether the list is in the file system of the file with this status."""
         return os.fstat(self._fd).st_dev == status.st_dev
+
+    def is_live(self, number: int, ino: int) -> bool:
+        """Whether the file with the inode number `ino` was given this number by this mount, and is
+        not settled yet.
+        """
+        entry = self._live.get(number)
+        return entry is not None and entry.ino == ino
+
+    def number_of(self, ino: int) -> int:
+        """The number that a crash has left for the file with this inode number; 0 if none."""
+        numbers = (entry.number for entry in self._left.values() if entry.ino == ino)
+        return next(numbers, 0)
+
+    def is_left(self, number: int) -> bool:
+        """Whether a crash has left this number on the list, and it is still there."""
+        return number in self._left
+
+    def _open(self) -> None:
+        """Open the list; makes the state folder where there is none. A folder or a list that is not
+        ours is told once, in the log.
+        """
+        if self._fd >= 0:
+            return
+        folder_fd = -1
+        try:
+            folder_fd, self.id = state_folder.open_or_make(self._parent_fd, self._name)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            fd = state_folder.open_file(folder_fd, LIST, flags)
+            os.fsync(folder_fd)
+            os.fsync(self._parent_fd)
+        except OSError as exc:
+            if folder_fd >= 0:
+                os.close(folder_fd)
+            refusal = f"the state folder {show(self.folder)} cannot be used: {exc.strerror}"
+            if exc.errno not in syscalls.NO_SPACE and refusal != self.refusal:
+                self.refusal = refusal
+                log.warning("files get no seeds: %s", refusal)
+            raise
+        self._folder_fd, self._fd, self.refusal = folder_fd, fd, ""
 
     def _append(self, line: bytes) -> None:
         """All of `line`, or nothing: a part of it, as a full disk leaves, would spoil the next."""
@@ -107,109 +170,51 @@ class Unsettled:
         if taken < len(line):
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - taken)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._lines += 1
+
+    def _write_anew(self) -> None:
+        """Replace the list by one without the files that are settled; where that fails, it grows
+        on.
+        """
+        temporary = LIST + b"." + secrets.token_hex(8).encode()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        fd = -1
+        try:
+            fd = state_folder.open_file(self._folder_fd, temporary, flags)
+            entries = [*self._left.values(), *self._live.values()]
+            text = b"".join(_line(entry, os.fstat(fd).st_ino) for entry in entries)
+            if os.write(fd, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(fd)
+            os.rename(temporary, LIST, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=self._folder_fd)
+            self._lines //= 2  # not to be tried again at once
+            return
+        os.close(self._fd)
+        self._fd, self._lines = fd, len(entries)
 
 
-def _open(parent_fd: int, name: bytes) -> int:
-    """The list for writing; makes the state folder, and its marker file, where there is none."""
-    if not _exists(parent_fd, name):
-        _make_folder(parent_fd, name)
-    folder_fd = _open_folder(parent_fd, name)
-    try:
-        if not _exists(folder_fd, FORMAT_FILE):
-            _write_marker(folder_fd)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(LIST, flags, 0o600, dir_fd=folder_fd)
-        os.fsync(folder_fd)
-        os.fsync(parent_fd)
-        return fd
-    finally:
-        os.close(folder_fd)
-
-
-def _make_folder(parent_fd: int, name: bytes) -> None:
-    """Atomically, with its marker: without it the next mount would take it for somebody else's."""
-    temporary = name + b".new"
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(temporary, 0o700, dir_fd=parent_fd)
-    folder_fd = _open_folder(parent_fd, temporary)
-    try:
-        _write_marker(folder_fd)
-        os.fsync(folder_fd)
-        os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-    except OSError:
-        for left in (FORMAT_FILE, FORMAT_FILE + b".new"):
-            with contextlib.suppress(OSError):
-                os.unlink(left, dir_fd=folder_fd)
-        with contextlib.suppress(OSError):
-            os.rmdir(temporary, dir_fd=parent_fd)
-        raise
-    finally:
-        os.close(folder_fd)
-
-
-def _open_folder(parent_fd: int, name: bytes) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(name, flags, dir_fd=parent_fd)
-
-
-def _exists(folder_fd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _write_marker(folder_fd: int) -> None:
-    """Atomically: by another name first."""
-    text = json.dumps({"program": "mirrorfs", "format": _FORMAT}).encode() + b"\n"
-    temporary = FORMAT_FILE + b".new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600, dir_fd=folder_fd)
-    try:
-        os.write(fd, text)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, FORMAT_FILE, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-
-
-def check_format(folder: bytes) -> None:
-    """Refuse a state folder that a newer mirrorfs has made. One that does not exist is fine.
-
-    Raises StateError.
+def read_list(folder_fd: int) -> list[Entry]:
+    """The files that are on the list in a state folder; none where there is no list. Raises
+    OSError.
     """
-    path = os.path.join(folder, FORMAT_FILE)
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read())["format"]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise StateError(
-            f"{show(path)}: cannot be read ({exc}); the state folder is damaged. It may be "
-            "removed: what is remembered there is lost, the files in the backing folder are not"
-        ) from None
-    if not isinstance(found, int) or found > _FORMAT:
-        raise StateError(
-            f"{show(folder)}: was made by a newer mirrorfs (format {found}, this one knows "
-            f"{_FORMAT}); use that one, or pass -o state=DIR with another folder"
-        )
-
-
-def read_list(folder: bytes) -> list[Entry]:
-    """The files that are on the list; none where there is no list. Raises OSError."""
-    try:
-        with open(os.path.join(folder, LIST), "rb") as file:
-            return _parse(file.read().split(b"\n")[:-1], os.fstat(file.fileno()).st_ino)
+        fd = state_folder.open_file(folder_fd, LIST, os.O_RDONLY)
     except FileNotFoundError:
         return []
+    with open(fd, "rb") as file:
+        lines = file.read(_MAX_LIST_BYTES).split(b"\n")[:-1]
+        return _parse(lines, os.fstat(fd).st_ino)
 
 
-def clear(folder: bytes) -> None:
-    """Empty the list, if there is one, durably."""
+def clear(folder_fd: int) -> None:
+    """Empty the list, if there is one, durably. Raises OSError."""
     try:
-        fd = os.open(os.path.join(folder, LIST), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = state_folder.open_file(folder_fd, LIST, os.O_WRONLY)
     except FileNotFoundError:
         return
     try:
@@ -222,7 +227,8 @@ def clear(folder: bytes) -> None:
 
 def _line(entry: Entry, list_ino: int) -> bytes:
     words = (str(entry.number), str(entry.ino), entry.handle.hex() or "-")
-    return f"+ {' '.join(words)} {quote_from_bytes(entry.path)} {list_ino}\n".encode()
+    made_in = 0 if entry.is_copied else list_ino
+    return f"+ {' '.join(words)} {quote_from_bytes(entry.path)} {made_in}\n".encode()
 
 
 def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
@@ -236,7 +242,7 @@ def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
             number = int(words[1])
             if words[0] == b"-":
                 entries.pop(number, None)
-            elif words[0] == b"+":
+            elif words[0] == b"+" and 0 < number <= _MAX_NUMBER:
                 handle = b"" if words[3] == b"-" else bytes.fromhex(words[3].decode())
                 path = unquote_to_bytes(words[4])
                 is_copied = len(words) > 5 and int(words[5]) != list_ino

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise BackingError(f"{show(backing)}: cannot be written: {exc.strerror}") from None
     _check_abilities(show(backing), options, abilities)
     kept = state_folder.prepare(backing, backing_fd, options)
-    job = Job(backing, backing_fd, mount_point, options, abilities, kept)
+    job = Job(backing, backing_fd, mount_point, options, abilities, kept, kept.told)
     _check_libraries()
     if arguments.foreground:
         daemon.run_foreground(job, lambda: None)

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import unsettled
+from mirrorfs.backing import ledger, state_folder, unsettled
 from mirrorfs.backing.paths import show
-from mirrorfs.backing.places import FORMAT_FILE
 from mirrorfs.cli.output import note
 from mirrorfs.errors import BackingError, InUseError, UsageError
 from mirrorfs.mount.job import StateFolder
 
 if TYPE_CHECKING:
+    from mirrorfs.backing.unsettled import Entry
     from mirrorfs.options import MountOptions
 
 _NAMED = 3
+# What a crash has left is finalised before the mount answers, if that takes no longer; what is left
+# then is seen to beside the mount, and before its first use.
+_PATIENCE_SECONDS = 0.5
 
 
 def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> StateFolder:
-    """Find the state folder, and settle the files that a crash has left unsettled.
+    """Find the state folder, and finalise the files that a crash has left unsettled.
 
     Raises UsageError, StateError, BackingError or InUseError.
     """
     lock_fd = -1
-    default = os.path.join(backing, unsettled.FOLDER)
+    default = os.path.join(backing, state_folder.FOLDER)
     folder = default
     if options.state is not None:
         folder = os.path.realpath(os.fsencode(options.state))
@@ -40,31 +46,35 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> StateFold
                 f"option state: {show(os.path.dirname(folder))} is no folder; make it first"
             )
         lock_fd = _lock(folder) if folder != default else -1
-    elif not _is_ours(folder):
-        return StateFolder(
-            None, "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
-        )
+    kept = StateFolder(folder, lock_fd=lock_fd)
     # An earlier mount may have had the default.
-    for place in sorted({folder, default} if _is_ours(default) else {folder}):
-        unsettled.check_format(place)
-        _repair(backing, backing_fd, place, options.ro)
+    for place in sorted({folder, default}):
+        found = _look_into(backing, backing_fd, place, options.ro)
+        if place == folder:
+            kept = replace(kept, no_seeds=found.no_seeds, left=found.left)
+        kept = replace(kept, told=(*kept.told, *found.told))
     if options.ro:
-        return StateFolder(None, "mounted read-only")
+        return replace(kept, path=None, no_seeds="mounted read-only")
     if options.basis == "off":
-        return StateFolder(None, "turned off by basis=off")
+        return replace(kept, path=None, no_seeds="turned off by basis=off")
     if options.unchanged == "write":
-        return StateFolder(None, "turned off by unchanged=write")
-    return StateFolder(folder, lock_fd=lock_fd)
+        return replace(kept, path=None, no_seeds="turned off by unchanged=write")
+    return replace(kept, path=None) if kept.no_seeds else kept
 
 
 def _lock(folder: bytes) -> int:
     """Make the folder that the user has named, and lock it (flock(2)) against another mount: the
     list in it belongs to one backing folder.
     """
+    parent, name = os.path.split(folder)
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=parent_fd)
+            fd = state_folder.open_folder(parent_fd, name)
+        finally:
+            os.close(parent_fd)
     except OSError as exc:
         raise UsageError(f"option state: {show(folder)}: {exc.strerror}") from None
     try:
@@ -76,28 +86,79 @@ def _lock(folder: bytes) -> int:
     return fd
 
 
-def _is_ours(folder: bytes) -> bool:
-    """Whether there is no such folder yet, or one with our marker file."""
-    return not os.path.lexists(folder) or os.path.lexists(os.path.join(folder, FORMAT_FILE))
-
-
-def _repair(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> None:
-    from mirrorfs.mirror.repair import repair
-
+def _look_into(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> StateFolder:
+    """See what a state folder holds, if there is one; why it cannot be used, and what a crash has
+    left there that is not finalised yet.
+    """
+    taken = "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
+    parent, name = os.path.split(folder)
+    parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        left = unsettled.read_list(folder)
+        folder_fd = state_folder.open_folder(parent_fd, name)
+    except FileNotFoundError:
+        return StateFolder(None)
+    except NotADirectoryError:
+        return StateFolder(None, taken)
+    except OSError as exc:
+        return _refused(folder, exc)
+    finally:
+        os.close(parent_fd)
+    try:
+        is_default = folder == os.path.join(backing, state_folder.FOLDER)
+        if is_default and not state_folder.has_marker(folder_fd):
+            return StateFolder(None, taken)
+        state_folder.check_format(folder_fd, folder)
+        left = unsettled.read_list(folder_fd)
         if left and read_only:
             raise BackingError(
                 f"{show(backing)}: a crash has left unsettled ends of files ({len(left)}, the "
                 f"first is {show(left[0].path)}); mount it once without 'ro'"
             )
-        settled = [] if read_only else repair(backing_fd, folder)
+        return StateFolder(None) if read_only else _recover(backing_fd, folder, folder_fd, left)
     except OSError as exc:
-        raise BackingError(
-            f"{show(backing)}: a file that a crash has left cannot be settled: {exc.strerror}; "
-            f"see the list {show(os.path.join(folder, unsettled.LIST))}"
-        ) from None
-    if settled:
-        names = ", ".join(show(path) for path in settled[:_NAMED])
-        more = f" and {len(settled) - _NAMED} more" if len(settled) > _NAMED else ""
-        note(f"settled what a crash had left unfinished: {names}{more}")
+        return _refused(folder, exc)
+    finally:
+        os.close(folder_fd)
+
+
+def _refused(folder: bytes, exc: OSError) -> StateFolder:
+    reason = f"the state folder {show(folder)} cannot be used: {exc.strerror}"
+    note(f"files get no seeds: {reason}")
+    return StateFolder(None, reason, told=(reason,))
+
+
+def _recover(backing_fd: int, folder: bytes, folder_fd: int, entries: list[Entry]) -> StateFolder:
+    """Finalise what is on a list, as long as that takes no time to speak of."""
+    from mirrorfs.mirror.recovery import Outcome, Recovery
+
+    told: list[str] = []
+
+    def tell(level: int, text: str) -> None:
+        if level > logging.INFO:  # all that was finalised is told in one line
+            told.append(text)
+
+    known = unsettled.Unsettled(folder, entries)
+    recovery = Recovery(backing_fd, known, is_writable=True, tell=tell)
+    end = time.monotonic() + _PATIENCE_SECONDS
+    left: list[Entry] = []
+    done: list[bytes] = []
+    for entry in entries:
+        if time.monotonic() > end:
+            left.append(entry)
+            continue
+        try:
+            if recovery.finish(entry) is Outcome.FINALISED:
+                done.append(entry.path)
+        except OSError:
+            left.append(entry)
+    if not left:
+        # Also of a last line that is cut off, to which the next one would be added.
+        unsettled.clear(folder_fd)
+        ledger.remove_all(ledger.owner_of(folder))
+    if done:
+        names = ", ".join(show(path) for path in done[:_NAMED])
+        more = f" and {len(done) - _NAMED} more" if len(done) > _NAMED else ""
+        told.append(f"settled what a crash had left unfinished: {names}{more}")
+    for line in told:
+        note(line)
+    return StateFolder(None, left=tuple(left), told=tuple(told))

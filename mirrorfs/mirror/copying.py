@@ -200,6 +200,6 @@ def _copy_data(work: _Copy, stop: int) -> int:
         size = min(size, work.unit - work.position % work.unit)
     data = os.pread(work.source.fd, size, work.position)
     offset = work.position + work.shift
-    done = writer.write(work.target, work.pending, offset, data, work.account, requests=0)
+    done = writer.write(work.target, work.pending, offset, data, work.account, requests=0).size
     work.left_bytes -= done
     return done

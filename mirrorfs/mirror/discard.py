@@ -58,7 +58,7 @@ def _discard_unseen(
     if not keep_size and end > tail.size:
         seeding.resize_visible(file, tail, end)
     else:
-        syscalls.touch(file.fd)
+        file.touch()
     discarded = max(0, min(end, tail.size) - start)
     account.add(file.key, Counters(discarded_bytes=discarded))
 

@@ -72,7 +72,7 @@ def elide(
             is_stamped = True
         count.write_requests, count.received_bytes = 1, len(data)
         if tail is not None:
-            _advance(file, tail, offset, end, count, account)
+            _advance(file, tail, offset, end, count)
         account.add(file.key, count)
     finally:
         file.lock.release()
@@ -102,14 +102,15 @@ def _is_blank(file: MirrorFile, start: int, end: int) -> bool:
     return old is not None and is_zero(bytes(old))
 
 
-def _advance(
-    file: MirrorFile, tail: Tail, offset: int, end: int, count: Counters, account: Account
-) -> None:
-    """Move the frontier over `[offset, end)`, of which nothing had to be changed."""
+def _advance(file: MirrorFile, tail: Tail, offset: int, end: int, count: Counters) -> None:
+    """Move the frontier over `[offset, end)`, of which nothing had to be changed. It is noted in
+    memory alone (`_follows`): nothing here waits.
+    """
     if tail.shared and end > tail.frontier:
         count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
     seeding.uncover(file, tail, tail.frontier, end)
-    seeding.advance(file, tail, end, count.hole_bytes == end - offset, account)
+    if seeding.move_frontier(tail, end, count.hole_bytes == end - offset):
+        tail.end_change(file.fd)
 
 
 def _is_stamped(status: os.stat_result) -> bool:

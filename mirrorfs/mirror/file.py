@@ -111,10 +111,22 @@ class MirrorFile:
     def touch(self) -> None:
         """What a write does to a file besides its content; the caller holds the lock."""
         self.was_seen = False
+        self.begin_change()
         syscalls.touch(self.fd)
         if self.has_capability:
             tree.remove_capability(self.fd)
             self.has_capability = False
+        self.end_change()
+
+    def begin_change(self) -> None:
+        """Note that the file below is about to be changed, if it is unsettled (`Tail`)."""
+        if self.tail is not None:
+            self.tail.begin_change()
+
+    def end_change(self) -> None:
+        """Note how the file below was left, if it is unsettled."""
+        if self.tail is not None:
+            self.tail.end_change(self.fd)
 
     def store_zeros(self, start: int, end: int) -> None:
         """Write zeros to `[start, end)`; the caller holds the lock."""
@@ -180,11 +192,18 @@ class PendingError:
             raise OSError(self.code, os.strerror(self.code))
 
 
-def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities, rules: Rules) -> MirrorFile:
+def open_mirror_file(
+    path_fd: int,
+    key: FileKey,
+    abilities: Abilities,
+    rules: Rules,
+    check: Callable[[int], None] = lambda _fd: None,
+) -> MirrorFile:
     """Open the inode of the O_PATH descriptor `path_fd` for the mirror.
 
     For reading and writing where permitted, since comparing needs reading; without moving atime
-    where permitted. Raises OSError if it cannot be opened for writing at all.
+    where permitted. Raises OSError if it cannot be opened for writing at all, and what `check`
+    raises, which is called with the new descriptor.
     """
     path = tree.fd_path(path_fd)
     flags = os.O_CLOEXEC | os.O_NONBLOCK
@@ -201,9 +220,18 @@ def open_mirror_file(path_fd: int, key: FileKey, abilities: Abilities, rules: Ru
         except PermissionError as exc:
             refused = exc
         else:
+            _check(fd, check)
             append_only = bool(mode & os.O_APPEND)
             return MirrorFile(fd, key, abilities, rules, readable, append_only=append_only)
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _check(fd: int, check: Callable[[int], None]) -> None:
+    try:
+        check(fd)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def resize(file: MirrorFile, old_size: int, size: int) -> None:

@@ -19,11 +19,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import commits, holes, mark, syscalls, tree
+from mirrorfs.backing import commits, holes, ledger, mark, syscalls
+from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import seed_rules
+from mirrorfs.mirror.cutting import cut
 from mirrorfs.mirror.file import count_freed, resize
 from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
 from mirrorfs.mirror.tail import Tail
@@ -88,10 +89,13 @@ def plant(file: MirrorFile) -> None:
             if file.abilities.file_system == "xfs":
                 syscalls.copy_single_blocks(file.fd)
             syscalls.clone(file.fd, source_fd)
+            tail.end_change(file.fd)
             tail.hidden_bytes = os.fstat(file.fd).st_blocks * 512
             tail.changed = False
         except OSError:
-            settle(file, None)
+            # Where it cannot be settled now, that is tried again when it is closed.
+            with contextlib.suppress(OSError):
+                settle(file, None)
     finally:
         os.close(source_fd)
 
@@ -113,16 +117,30 @@ def _begin(
         entry = unsettled.add(file.fd, file.path())
     except OSError:
         return None
-    place = unsettled.ledger.take(entry)
+    progress, now = unsettled.ledger, time.monotonic()
+    place = progress.take(entry)
     try:
-        instance, now = mark.instance_of(file.fd), time.monotonic()
-        tail = Tail(frontier, size, shared, 0, entry, place, instance, frontier, now)
-        _write_mark(file, tail)
+        status = statx(file.fd)
+        tail = Tail(
+            frontier=frontier,
+            size=size,
+            shared=shared,
+            hidden_bytes=0,
+            entry=entry,
+            place=place,
+            progress=progress,
+            instance=mark.instance_of(status),
+            file=mark.file_of(status),
+            durable=frontier,
+            durable_since=now,
+        )
+        tail.begin_change()
         syscalls.touch(file.fd)
+        _write_mark(file, tail)
     except OSError:
         mark.remove(file.fd)
         unsettled.remove(entry)
-        unsettled.ledger.give_back(place)
+        progress.give_back(place)
         return None
     file.seeded = True
     file.tail = tail
@@ -131,6 +149,7 @@ def _begin(
 
 def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
     """Truncate or grow a file that has a tail to `size` bytes."""
+    tail.begin_change()
     below = os.fstat(file.fd).st_size
     if size > below:
         resize(file, below, size)
@@ -176,13 +195,20 @@ def _wipe(file: MirrorFile, tail: Tail, stop: int) -> None:
 
 def about_to_change(file: MirrorFile, tail: Tail) -> None:
     """Before anything below is changed, the list and the mark have to be on the disk: the old
-    blocks could else be taken for new ones after a power cut.
+    blocks could else be taken for new ones after a power cut. And the mark must not be much older
+    than the change: what was changed later has not been changed by us (`recovery`).
     """
     tail.changed = True
+    tail.begin_change()
+    if not 0 <= time.time() - tail.mtime <= mark.FRESH_SECONDS:
+        syscalls.touch(file.fd)
+        _write_mark(file, tail)
+        tail.begin_change()
     if not tail.marked and file.unsettled is not None:
         file.unsettled.make_durable()
         os.fsync(file.fd)
         tail.marked = True
+        tail.begin_change()
 
 
 def advance(
@@ -192,12 +218,9 @@ def advance(
 
     Returns the error if that cannot be recorded, nor the file be settled without one.
     """
-    tail.written = True
-    tail.has_data |= not is_zero
-    if done <= tail.frontier and done <= tail.size:
+    if not move_frontier(tail, done, is_zero):
+        tail.end_change(file.fd)
         return None
-    tail.frontier = max(tail.frontier, done)
-    tail.size = max(tail.size, done)
     if is_behind(tail):
         try:
             refresh(file, tail)
@@ -215,6 +238,19 @@ def advance(
         except OSError as exc:
             return exc
     return None
+
+
+def move_frontier(tail: Tail, done: int, is_zero: bool) -> bool:
+    """Let the frontier be where a client has written to, which has yet to be noted; returns whether
+    it, or the size, has moved.
+    """
+    tail.written = True
+    tail.has_data |= not is_zero
+    if done <= tail.frontier and done <= tail.size:
+        return False
+    tail.frontier = max(tail.frontier, done)
+    tail.size = max(tail.size, done)
+    return True
 
 
 def is_behind(tail: Tail) -> bool:
@@ -236,18 +272,29 @@ def refresh(file: MirrorFile, tail: Tail) -> None:
 
 def _note(file: MirrorFile, tail: Tail) -> None:
     """Let a crash of the daemon, as opposed to the machine's, find the frontier where it is now."""
-    if file.unsettled is not None and tail.place >= 0:
-        file.unsettled.ledger.set(tail.place, tail.frontier, tail.size)
+    if tail.place >= 0:
+        tail.end_change(file.fd)
     else:
         _write_mark(file, tail)
 
 
 def _write_mark(file: MirrorFile, tail: Tail) -> None:
-    made = mark.Mark(tail.instance, tail.durable, tail.frontier, tail.size)
-    if file.unsettled is not None and tail.place >= 0:
-        table = file.unsettled.ledger
-        table.set(tail.place, tail.frontier, tail.size)
-        made = replace(made, table=table.id, place=tail.place)
+    below, unsettled = os.fstat(file.fd), file.unsettled
+    tail.mtime = below.st_mtime_ns // 1_000_000_000
+    made = mark.Mark(
+        instance=tail.instance,
+        durable=tail.durable,
+        frontier=tail.frontier,
+        size=tail.size,
+        table=tail.progress.id if tail.place >= 0 else ledger.NONE,
+        place=tail.place,
+        file=tail.file,
+        entry=tail.entry,
+        mtime=tail.mtime,
+        state=unsettled.id if unsettled is not None else b"",
+    )
+    if tail.place >= 0:
+        tail.progress.set(tail.place, tail.frontier, tail.size, below)
     mark.write(file.fd, made)
 
 
@@ -323,38 +370,3 @@ def _is_old_left(file: MirrorFile, tail: Tail) -> bool:
     except OSError:  # what cannot be read can be cut
         return True
     return first is not None and first < tail.size
-
-
-def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
-    """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
-    client that set it, or wrote last, is done.
-
-    Returns the error if there is no space for the last piece before `frontier`, which is then
-    zeros.
-    """
-    failure: OSError | None = None
-    try:
-        resize(file, before.st_size, frontier)
-    except OSError as exc:
-        if exc.errno not in syscalls.NO_SPACE:
-            raise
-        failure = _cut_in_shared_block(file, before.st_size, frontier)
-    resize(file, os.fstat(file.fd).st_size, size)
-    with contextlib.suppress(OSError):  # only root and the owner may
-        tree.set_times(file.fd, None, before.st_mtime_ns)
-    return failure
-
-
-def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSError | None:
-    """Cut a file whose last block has to be copied for that, since another file shares it: whole
-    blocks first, which needs no space; returns the error if there is none for the rest even then.
-    """
-    start = frontier - frontier % file.rules.block_bytes
-    rest = os.pread(file.fd, frontier - start, start)
-    resize(file, old_size, start)
-    try:
-        file.store(start, rest)
-        os.fdatasync(file.fd)
-    except OSError as exc:
-        return exc
-    return None

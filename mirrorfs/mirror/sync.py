@@ -39,6 +39,21 @@ def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
     return False
 
 
+def sync_unwritten(fd: int, data_only: bool) -> None:
+    """The same by a descriptor of a file that nobody has open for writing. After a failure, what is
+    cached of it is dropped: it may never have reached the disk.
+    """
+    try:
+        if data_only:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+    except OSError as exc:
+        if exc.errno != errno.EINTR:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        raise
+
+
 def refresh(file: MirrorFile) -> None:
     """Let the mark of an unsettled file count what was written a while ago as durable, which it is
     then. Raises OSError as fsync does.

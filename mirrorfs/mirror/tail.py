@@ -16,6 +16,7 @@ from mirrorfs.backing import holes
 from mirrorfs.mirror import reader
 
 if TYPE_CHECKING:
+    from mirrorfs.backing.ledger import Ledger
     from mirrorfs.backing.statx import Status
 
 
@@ -25,10 +26,11 @@ class Tail:
 
     `shared` says that the old blocks are another file's, too. `hidden_bytes` is what they occupy
     beyond the frontier. `entry` is the number on the list of unsettled files, `place` that in the
-    ledger, or -1. `instance` goes with the mark, in which `durable` is the part that is surely on
-    the disk, known since `durable_since` on the monotonic clock. `marked` says that mark and list
-    are on the disk, `changed` that something below was changed since, `written` that a client has
-    written something, `has_data` that this was not zeros alone.
+    table `progress`, or -1. `instance` and `file` go with the mark, in which `durable` is the part
+    that is surely on the disk, known since `durable_since` on the monotonic clock, and `mtime` the
+    time of the file when it was marked, in seconds. `marked` says that mark and list are on the
+    disk, `changed` that something below was changed since, `written` that a client has written
+    something, `has_data` that this was not zeros alone.
     """
 
     frontier: int
@@ -37,13 +39,28 @@ class Tail:
     hidden_bytes: int
     entry: int
     place: int
+    progress: Ledger
     instance: bytes
+    file: bytes
     durable: int
     durable_since: float
+    mtime: int = 0
     marked: bool = False
     changed: bool = False
     written: bool = False
     has_data: bool = False
+
+    def begin_change(self) -> None:
+        """Note that the file is about to be changed below, so that a crash in the middle of it is
+        told from what somebody does to the file afterwards.
+        """
+        if self.place >= 0:
+            self.progress.begin(self.place)
+
+    def end_change(self, fd: int) -> None:
+        """Note where the frontier is now, and how the file `fd` was left."""
+        if self.place >= 0:
+            self.progress.set(self.place, self.frontier, self.size, os.fstat(fd))
 
     @property
     def only_grown(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import basis, seeding
@@ -21,6 +21,13 @@ from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile, PendingError
+
+
+class Taken(NamedTuple):
+    """How many bytes of a write were taken, and the errno that stopped it, 0 if none did."""
+
+    size: int
+    code: int = 0
 
 
 @dataclass(slots=True)
@@ -64,11 +71,11 @@ def write(
     data: bytes,
     account: Account,
     requests: int = 1,
-) -> int:
+) -> Taken:
     """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
 
-    Returns the number of bytes taken; raises the OSError of the failing step if that number is
-    zero. `requests` is what this adds to the count of write requests.
+    Raises the OSError of the failing step if no byte was taken. `requests` is what this adds to the
+    count of write requests.
     """
     with file.lock:
         return _put(file, pending, offset, data, account, requests)
@@ -82,19 +89,19 @@ def append(
     """
     with file.lock:
         offset = file.size
-        return offset, _put(file, pending, offset, data, account, 1)
+        return offset, _put(file, pending, offset, data, account, 1).size
 
 
-def stamp(file: MirrorFile, pending: PendingError, offset: int, size: int) -> int:
+def stamp(file: MirrorFile, pending: PendingError, offset: int, size: int) -> Taken:
     """Move the times of a file as a write of `size` bytes at `offset` does, which has changed
-    nothing else. Returns `size`.
+    nothing else. All of it was taken before.
     """
     with file.lock:
         try:
             file.touch()
         except OSError as exc:
             pending.note(exc, offset + size)
-    return size
+    return Taken(size)
 
 
 def _put(
@@ -104,44 +111,69 @@ def _put(
     data: bytes,
     account: Account,
     requests: int,
-) -> int:
+) -> Taken:
     """`write`, by a caller who holds the lock."""
     count = Counters(write_requests=requests)
-    failure: OSError | None = None
     file.was_seen = False
+    done, failure, unrecorded = offset, None, None
+    is_changed = True
+    try:
+        request = _begin(file, offset, data, count)
+        failure = _carry_out(request)
+        done, is_changed = request.done, request.changed
+        unrecorded = _record(request, account)
+    except OSError as exc:  # before anything was done
+        failure = exc
+    count.received_bytes = done - offset
+    count.failed_bytes = len(data) - count.received_bytes if failure else 0
+    account.add(file.key, count)
+    file.calm = not is_changed
+    file.note_rewritten(offset, done)
+    pending.settle(offset, done)
+    if unrecorded is not None:
+        pending.note(unrecorded, FAILED_SYNC)
+    elif failure is not None:
+        pending.note(failure, done)
+    if failure is not None and done == offset:
+        raise failure
+    return Taken(done - offset, (failure.errno or errno.EIO) if failure else 0)
+
+
+def _begin(file: MirrorFile, offset: int, data: bytes, count: Counters) -> _Request:
+    """The request, as the file is now: with its seed, if it is to have one."""
     if file.seed_fd >= 0 and data:
         seeding.plant(file)
-    tail = file.tail
+    file.begin_change()
     before = os.fstat(file.fd)
     size, rules = before.st_size, file.rules
     grows = offset + len(data) > size and rules.punch and file.leaves_blocks
     old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
-    request = _Request(file, offset, data, before, count, offset, size, old_end)
+    return _Request(file, offset, data, before, count, offset, size, old_end)
+
+
+def _carry_out(request: _Request) -> OSError | None:
+    """Do what the request needs, as far as that goes; returns the error that stopped it."""
+    file, failure = request.file, None
     try:
-        if tail is not None:
-            seeding.reach(file, tail, offset, request.end)
+        if file.tail is not None:
+            seeding.reach(file, file.tail, request.offset, request.end)
         for step in _decide(request):
             _act(request, step)
     except OSError as exc:
         failure = exc
-    failure = _finish(request) or failure
-    unrecorded: OSError | None = None
-    if tail is not None and request.done > offset:
-        is_zero = count.hole_bytes + count.punched_bytes == request.done - offset
-        unrecorded = seeding.advance(file, tail, request.done, is_zero, account)
-    count.received_bytes = request.done - offset
-    count.failed_bytes = request.end - request.done if failure else 0
-    account.add(file.key, count)
-    file.calm = not request.changed
-    file.note_rewritten(offset, request.done)
-    pending.settle(offset, request.done)
-    if unrecorded is not None:
-        pending.note(unrecorded, FAILED_SYNC)
-    elif failure is not None:
-        pending.note(failure, request.done)
-    if failure is not None and request.done == offset:
-        raise failure
-    return request.done - offset
+    return _finish(request) or failure
+
+
+def _record(request: _Request, account: Account) -> OSError | None:
+    """Note what was done of a file that is unsettled; returns the error if that is not possible."""
+    file, count, tail = request.file, request.count, request.file.tail
+    if tail is None:
+        return None
+    if request.done == request.offset:
+        tail.end_change(file.fd)
+        return None
+    is_zero = count.hole_bytes + count.punched_bytes == request.done - request.offset
+    return seeding.advance(file, tail, request.done, is_zero, account)
 
 
 def _decide(request: _Request) -> list[Step]:
@@ -288,6 +320,7 @@ def _finish(request: _Request) -> OSError | None:
     fd, count = request.file.fd, request.count
     failure: OSError | None = None
     if request.done > max(request.offset, request.stored_end):
+        request.file.begin_change()
         try:
             os.ftruncate(fd, request.done)
             request.changed = True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.plan import Data
+    from mirrorfs.mirror.writer import Taken
     from mirrorfs.mount.sparse import SparseOperations
     from mirrorfs.mount.workers import Call, Workers
 
@@ -154,11 +155,14 @@ class AtOnce:
         handle.sync_flags = flags
         return True
 
-    def _is_whole(self, handle: FileHandle, call: Call[int], size: int) -> bool:
+    def _is_whole(self, handle: FileHandle, call: Call[Taken], size: int) -> bool:
         """Whether a call has taken all of its `size` bytes by now. If not, it is to be finished."""
         if not call.is_done or not isinstance(call.result, outcome.Value):
             return False
-        return call.result.value == size and handle.inode.device.workers.result(call) == size
+        if call.result.value.size != size:
+            return False
+        handle.inode.device.workers.result(call)
+        return True
 
     def read(self, _node_id: int, message: memoryview) -> Answer:
         fh, offset, size = protocol.READ_IN.unpack_from(message)

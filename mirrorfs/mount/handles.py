@@ -12,6 +12,7 @@ from mirrorfs.mirror.file import MirrorFile, PendingError
 from mirrorfs.mount.steps import NO_READER, Reader
 
 if TYPE_CHECKING:
+    from mirrorfs.mirror.writer import Taken
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.workers import Call
 
@@ -25,7 +26,7 @@ class BegunWrite:
     """
 
     taken: int
-    call: Call[int] | None
+    call: Call[Taken] | None
 
 
 @dataclass(slots=True)

@@ -100,6 +100,14 @@ def stale() -> OSError:
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
+def _is_deleted(fd: int) -> bool:
+    """Whether the inode of `fd` has no name any more; not, as far as a dead disk can tell."""
+    try:
+        return os.fstat(fd).st_nlink == 0
+    except OSError:
+        return False
+
+
 class InodeTable:
     """All inodes of one mount.
 
@@ -252,7 +260,7 @@ class InodeTable:
         while self._visiting and next(iter(self._visiting.values())) < latest:
             self._give_up(self._visiting.popitem(last=False)[0])
         for inode in self._next_kept():
-            if os.fstat(inode.fd).st_nlink == 0:
+            if _is_deleted(inode.fd):
                 self._unkeep(inode)
                 self._give_up(inode)
         self.devices.sweep()

@@ -7,24 +7,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
+    from mirrorfs.backing.unsettled import Entry
     from mirrorfs.options import MountOptions
 
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
     """Where the list of files with seeds is kept; None, and the reason, if there will be no seeds.
-    `lock_fd` keeps others out of a folder that the user has named, -1 otherwise.
+    `lock_fd` keeps others out of a folder that the user has named, -1 otherwise. `left` is what a
+    crash has left on the list and was not finalised yet, `told` what the user was told.
     """
 
     path: bytes | None
     no_seeds: str = ""
     lock_fd: int = -1
+    left: tuple[Entry, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
-    symbolic links.
+    symbolic links. `notes` is what the user was told already, for the log.
     """
 
     backing: bytes
@@ -33,3 +37,4 @@ class Job:
     options: MountOptions
     abilities: Abilities
     state_folder: StateFolder
+    notes: tuple[str, ...] = ()

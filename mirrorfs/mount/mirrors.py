@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import time
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import file as mirror_file
 from mirrorfs.mirror import seeding, sync
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
+
+log = logging.getLogger(__name__)
 
 _LINGER_SECONDS = 2.0
 # Longer than a status can be under way from a thread to its answer.
@@ -67,6 +71,7 @@ class Mirrors:
                 inode.key,
                 abilities,
                 self._state.rules(abilities),
+                self._state.leftovers.checked(inode),
             )
             # Another open may have come first while this one was with the worker.
             mirror = self._by_id.setdefault(inode.node_id, mine)
@@ -171,7 +176,7 @@ class Mirrors:
             await inode.device.workers.run(sync.settle, mirror, self._state.account)
             failed = False
         except OSError as exc:
-            self._failed(inode, mirror, exc)
+            self._failed(inode, exc)
             raise
         finally:
             await self.unshare(inode, mirror, failed)
@@ -208,23 +213,61 @@ class Mirrors:
         with contextlib.suppress(OSError):
             await self.settle(inode, mirror)
 
-    async def sync(self, inode: Inode, mirror: MirrorFile, data_only: bool) -> None:
-        """Make a file durable. A failure is kept for every handle that is open for writing now."""
-        state = self._state
+    async def sync(
+        self, inode: Inode, mirror: MirrorFile | None, data_only: bool, reading: int = -1
+    ) -> None:
+        """Make a file durable, by its mirror file, or, if nobody has it open for writing, by the
+        descriptor `reading`. A failure is kept for every handle that is open now, and for those who
+        write it later.
+
+        Counted as used meanwhile: whoever has it open may close it.
+        """
+        mirror = mirror or self.get(inode)
+        if mirror is None:
+            await self._sync_unwritten(inode, reading, data_only and not self.was_seeded(inode))
+            return
+        mirror.handles += 1
+        failed, believed = True, False
         try:
-            believed = await inode.device.workers.run(sync.sync, mirror, data_only, state.account)
+            how = (mirror, data_only, self._state.account)
+            believed = await inode.device.workers.run(sync.sync, *how)
+            failed = False
         except OSError as exc:
-            self._failed(inode, mirror, exc)
+            self._failed(inode, exc)
             raise
+        finally:
+            await self.unshare(inode, mirror, failed)
         if believed:
             self._believe_again(mirror)
 
-    def _failed(self, inode: Inode, mirror: MirrorFile, error: OSError) -> None:
+    async def _sync_unwritten(self, inode: Inode, fd: int, data_only: bool) -> None:
+        try:
+            await inode.device.workers.run(sync.sync_unwritten, fd, data_only)
+        except OSError as exc:
+            if exc.errno != errno.EINTR:
+                self._failed(inode, exc)
+            raise
+
+    async def flush(self, inode: Inode, mirror: MirrorFile) -> None:
+        """Let the file system below report what it holds back until close (network file systems
+        do), and remember it.
+        """
+        try:
+            await inode.device.workers.run(steps.flush, mirror.fd)
+        except OSError as exc:
+            self._failed(inode, exc)
+            raise
+
+    def _failed(self, inode: Inode, error: OSError) -> None:
+        """Remember that data of a file did not reach the disk, whoever has met that."""
         code = error.errno or errno.EIO
-        self._state.distrusted.add(mirror.key)
+        self._state.distrusted.add(inode.key)
         self._state.note_failure(inode, code)
+        mirror = self.get(inode)
+        if mirror is not None:
+            mirror.distrusted = True
         for handle in self._state.handles.files():
-            if handle.mirror is mirror:
+            if handle.inode is inode:
                 handle.pending.code = code
                 handle.pending.offset = FAILED_SYNC
 
@@ -232,7 +275,8 @@ class Mirrors:
         """The end of what a failed fsync began."""
         self._state.distrusted.discard(mirror.key)
         for handle in self._state.handles.files():
-            if handle.mirror is mirror and handle.pending.offset == FAILED_SYNC:
+            is_of_it = handle.inode.key == mirror.key
+            if is_of_it and handle.pending.offset == FAILED_SYNC:
                 handle.pending.code = 0
 
     async def sweep(self) -> None:
@@ -263,21 +307,23 @@ class Mirrors:
         try:
             await inode.device.workers.run(sync.refresh, mirror)
         except OSError as exc:
-            self._failed(inode, mirror, exc)
+            self._failed(inode, exc)
         finally:
             await self.unshare(inode, mirror)
 
     def close(self) -> None:
         """Let threads settle and close what clients left open, at the end of the mount."""
         for node_id, mirror in self._by_id.items():
-            workers = self._state.inodes.get(node_id).device.workers
-            workers.start(_settle_and_close, mirror, self._state.account)
+            inode = self._state.inodes.get(node_id)
+            inode.device.workers.start(_settle_and_close, mirror, self._state.account)
         self._by_id.clear()
 
 
 def _settle_and_close(mirror: MirrorFile, account: Account) -> None:
     try:
         sync.settle(mirror, account)
+    except OSError as exc:  # which nobody is left to be told
+        log.error("%s: could not be written at the end: %s", show(mirror.path()), exc.strerror)
     finally:
         for fd in _fds(mirror):
             os.close(fd)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from mirrorfs.backing import atime, syscalls, tree
+from mirrorfs.backing import atime, tree
 from mirrorfs.backing.statx import statx
 from mirrorfs.mount import attributes, steps
 from mirrorfs.mount.control import ControlFolder, refuse
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 _LISTED_AT_ONCE = 104
 # In a listing the kernel asks for nothing but the number of these two.
 _NOT_LOOKED_UP = frozenset({b".", b".."})
+
+
+def _number(status: Status | int) -> int:
+    """The inode number of what was looked at, if that was possible."""
+    return -1 if isinstance(status, int) else status.ino
 
 
 @guarded
@@ -126,15 +131,26 @@ class NameOperations(pyfuse3.Operations):
             return self.state.control.entry()
         async with self._held(parent_id) as (parent,):
             fd, status = await self._find(parent, name)
+            if self.state.leftovers.has(status.ino):
+                fd, status = await self._find_finished(parent, name, fd, status)
             return self._adopt(parent, name, fd, status)
+
+    async def _find_finished(
+        self, parent: Inode, name: bytes, fd: int, status: Status
+    ) -> tuple[int, Status]:
+        """The same of a file that a crash has left unfinished, when it has its true size."""
+        try:
+            await self.state.leftovers.finish(status.ino, parent.device)
+        finally:
+            parent.device.workers.close_fd(fd)
+        return await self._find(parent, name)
 
     async def _find(self, parent: Inode, name: bytes) -> tuple[int, Status]:
         """An O_PATH descriptor of `name`, and what is known of its status without asking others."""
         device = parent.device
         if device.is_local:
             try:
-                fd = syscalls.open_cached(parent.fd, name, os.O_PATH | os.O_NOFOLLOW)
-                return fd, statx(fd, ask=False)
+                return steps.look_up_cached(parent.fd, name)
             except OSError as exc:
                 if exc.errno == errno.ENOENT:
                     raise
@@ -179,6 +195,11 @@ class NameOperations(pyfuse3.Operations):
         while index < len(handle.names):
             names = handle.names[index : index + _LISTED_AT_ONCE]
             found = await device.workers.brief(steps.stat_names, inode.fd, names, device.asks)
+            left = [ino for ino in map(_number, found) if self.state.leftovers.has(ino)]
+            if left:
+                for ino in left:
+                    await self.state.leftovers.finish(ino, device)
+                continue
             for name, status in zip(names, found, strict=True):
                 index += 1
                 is_gone = status == errno.ENOENT

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mirror.writer import Taken
     from mirrorfs.mount.eager import AnyFields, Context
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.workers import Call
@@ -62,7 +63,8 @@ class Operations(XattrOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd)
+                check = self.state.leftovers.checked(inode)
+                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd, check)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode, flags)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
@@ -219,20 +221,21 @@ class Operations(XattrOperations):
             return taken
 
     async def _finish(
-        self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes, call: Call[int]
+        self, handle: FileHandle, mirror: MirrorFile, offset: int, data: bytes, call: Call[Taken]
     ) -> int:
         """Wait for the thread that writes `data`; where the disk is full, write once more what is
         left, when what seeds hold has been given up.
         """
         account, device = self.state.account, handle.inode.device
         workers, since = device.workers, self.state.rooms_made
-        taken = 0
+        taken, code = 0, 0
         failure: OSError | None = None
         try:
-            taken = await workers.finish(call)
+            result = await workers.finish(call)
+            taken, code = result.size, result.code
         except OSError as exc:
-            failure = exc
-        if taken == len(data) or not await self.state.make_room(device, handle.pending.code, since):
+            failure, code = exc, exc.errno or errno.EIO
+        if taken == len(data) or not await self.state.make_room(device, code, since):
             if failure is not None:
                 raise failure
             return taken
@@ -241,7 +244,7 @@ class Operations(XattrOperations):
         where, rest = offset + taken, data[taken:]
         again = (writer.write, mirror, handle.pending, where, rest, account, 0)
         try:
-            return taken + await workers.run(*again)
+            return taken + (await workers.run(*again)).size
         except OSError:
             if not taken:
                 raise
@@ -335,7 +338,7 @@ class Operations(XattrOperations):
         if isinstance(handle, FileHandle) and handle.mirror is not None:
             if not handle.mirror.abilities.trusted_seek:
                 # Only a file system that is not local holds errors back until close.
-                await handle.inode.device.workers.run(steps.flush, handle.mirror.fd)
+                await self.mirrors.flush(handle.inode, handle.mirror)
             tail = handle.mirror.tail
             if tail is not None and tail.written and not tail.only_grown:
                 # A shell closes one of its descriptors before anything is written; anything later
@@ -347,15 +350,8 @@ class Operations(XattrOperations):
         handle = self.handles.any(fh)
         if not isinstance(handle, FileHandle):
             return
-        if handle.mirror is None:
-            # Somebody else may be writing it; what has a mark is not durable.
-            mirror = self.mirrors.get(handle.inode)
-            if mirror is not None:
-                await self.mirrors.settle(handle.inode, mirror)
-            data_only = datasync and not self.mirrors.was_seeded(handle.inode)
-            await handle.inode.device.workers.run(steps.sync_reader, handle.fd, data_only)
-        else:
-            await self.mirrors.sync(handle.inode, handle.mirror, datasync)
+        # Whoever asks, what others have written is to be durable, and what fails is remembered.
+        await self.mirrors.sync(handle.inode, handle.mirror, datasync, handle.fd)
         handle.pending.check()
 
     async def release(self, fh: int) -> None:

@@ -28,11 +28,14 @@ from mirrorfs.backing import mounts, places, syscalls
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.errors import FuseError
+from mirrorfs.mirror.recovery import Recovery
 from mirrorfs.mount.at_once import AtOnce
+from mirrorfs.mount.background import Background
 from mirrorfs.mount.devices import Devices
 from mirrorfs.mount.dispatch import Dispatcher
 from mirrorfs.mount.extras import Extras
 from mirrorfs.mount.inodes import InodeTable
+from mirrorfs.mount.leftovers import Leftovers
 from mirrorfs.mount.sparse import SparseOperations
 from mirrorfs.mount.state import State
 from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
@@ -48,7 +51,6 @@ log = logging.getLogger(__name__)
 # while it waits, a write of 1 MiB twice its size: 5 MiB, 1 GiB at the very worst. That is enough
 # for ten stalled devices with all their threads, and twice what the kernel reads ahead (`extras`).
 _TASKS = 512
-_SWEEP_SECONDS = 1.0
 _QUIET_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
 _LOG_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
@@ -88,7 +90,9 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     state = State(job.backing, job.mount_point, job.options, inodes, limit)
     state.no_seeds = job.state_folder.no_seeds
     if job.state_folder.path is not None:
-        state.keep_list(job.state_folder.path)
+        state.keep_list(job.state_folder.path, job.state_folder.left)
+    recovery = Recovery(job.backing_fd, state.unsettled, is_writable=not job.options.ro)
+    state.leftovers = Leftovers(recovery, state.unsettled, job.state_folder.left)
     _start_log_thread(state)
     operations = SparseOperations(state)
     dispatcher = Dispatcher(operations)
@@ -108,8 +112,7 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
             dispatcher.nursery = nursery
             await nursery.start(_watch_signals, state)
             nursery.start_soon(_announce, state, extras, ready)
-            nursery.start_soon(_sweep, state)
-            nursery.start_soon(_trim, state)
+            nursery.start_soon(Background(state).run)
             try:
                 await pyfuse3.main(max_tasks=_TASKS)
             except* ConnectionAbortedError:  # without the extension, which then ends the loop
@@ -150,25 +153,6 @@ async def _announce(state: State, extras: Extras, ready: Callable[[], None]) -> 
     state.writes_directly = extras.writes_directly
     extras.raise_readahead(state.mount_point)
     ready()
-
-
-async def _sweep(state: State) -> None:
-    while True:
-        await trio.sleep(_SWEEP_SECONDS)
-        state.old_files.sweep()
-        state.inodes.sweep()
-        await state.mirrors.sweep()
-
-
-async def _trim(state: State) -> None:
-    """Give memory back when clients have moved data and have then been quiet for a moment."""
-    given_back_at = seen = state.account.moved_bytes()
-    while True:
-        await trio.sleep(_SWEEP_SECONDS)
-        before, seen = seen, state.account.moved_bytes()
-        if given_back_at != seen == before:
-            syscalls.give_back_request_buffers()
-            given_back_at = seen
 
 
 async def _watch_signals(
@@ -258,10 +242,13 @@ def _start_log_thread(state: State) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             number = signal.sigwait(_LOG_SIGNALS)
-            if number == signal.SIGUSR1:
-                log.info("%s", state.status_line())
-            else:
-                _log_stacks()
+            try:
+                if number == signal.SIGUSR1:
+                    log.info("%s", state.status_line())
+                else:
+                    _log_stacks()
+            except Exception:  # the tables are the main loop's, which goes on changing them
+                log.exception("the status could not be told; ask again")
 
     threading.Thread(target=answer, name="signals", daemon=True).start()
 

@@ -24,11 +24,13 @@ from mirrorfs.mount.old_files import OldFiles
 from mirrorfs.options import MountOptions, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mirrorfs.backing.probe import Abilities
+    from mirrorfs.backing.unsettled import Entry
     from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode, InodeTable
+    from mirrorfs.mount.leftovers import Leftovers
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -42,7 +44,8 @@ _WRITERS_OWN = frozenset({errno.EFBIG, errno.EPERM, errno.EINVAL, errno.EINTR, e
 class State:
     """One mount. Only the account and the mirror files are touched by worker threads.
 
-    `no_seeds` is why files get no seeds, `unsettled` the list for those that do; `own_names` are
+    `no_seeds` is why files get no seeds, `unsettled` the list for those that do, `leftovers` what a
+    crash has left; `own_names` are
     those in the root that are not what lies below. `descriptors` is how many are kept for known
     files. `rooms_made` counts how often seeds were given up for want of space. `distrusted` and
     `reserved` remember that of files that are not open; `describe_extras` gives what config.json
@@ -59,6 +62,7 @@ class State:
     no_seeds: str = ""
     own_names: frozenset[bytes] = frozenset()
     unsettled: Unsettled | None = None
+    leftovers: Leftovers = field(init=False)
     old_files: OldFiles = field(default_factory=OldFiles)
     rooms_made: int = 0
     distrusted: set[FileKey] = field(default_factory=set)
@@ -92,9 +96,11 @@ class State:
         block = max(self.options.block_bytes or 0, abilities.unit_bytes)
         return Rules(self.options.zeros == "punch", self.options.unchanged == "skip", block)
 
-    def keep_list(self, folder: bytes) -> None:
-        """Let files have seeds, with their list in the state folder `folder`."""
-        self.unsettled = Unsettled(folder)
+    def keep_list(self, folder: bytes, left: Sequence[Entry]) -> None:
+        """Let files have seeds, with their list in the state folder `folder`, on which a crash has
+        left some.
+        """
+        self.unsettled = Unsettled(folder, left)
         parent, name = os.path.split(folder)
         if parent == self.backing:
             self.own_names |= {name}
@@ -236,6 +242,7 @@ class State:
             "log": journal.destination(),
             "state": path_text(self.unsettled.folder) if self.unsettled else "",
         }
-        seeds = {"on": False, "reason": self.no_seeds} if self.no_seeds else {"on": True}
+        reason = self.no_seeds or (self.unsettled.refusal if self.unsettled else "")
+        seeds = {"on": False, "reason": reason} if reason else {"on": True}
         extras = {**self.describe_extras(), "seeds": seeds}
         return reports.config_json(describe(options, effective), self._file_system(), extras)

@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 _SETID = stat.S_ISUID | stat.S_ISGID
 
 
+def look_up_cached(parent_fd: int, name: bytes) -> tuple[int, Status]:
+    """The same of a name that the kernel has in its cache, without waiting; else an OSError."""
+    fd = syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        return fd, statx(fd, ask=False)
+    except OSError:
+        os.close(fd)
+        raise
+
+
 def look_up(parent_fd: int, name: bytes, asks: int) -> tuple[int, Status]:
     """An O_PATH descriptor of `name` and its status, see `status_of`."""
     fd = tree.open_path(parent_fd, name)
@@ -224,10 +234,13 @@ def ask_to_write(fd: int, flags: int) -> None:
             raise
 
 
-def open_reader(path_fd: int) -> Reader:
-    """For a client's reads of the inode of the O_PATH descriptor `path_fd`."""
+def open_reader(path_fd: int, check: Callable[[int], None] = lambda _fd: None) -> Reader:
+    """For a client's reads of the inode of the O_PATH descriptor `path_fd`; `check` is called with
+    the new descriptor, and may refuse.
+    """
     fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        check(fd)
         return Reader(fd, atime.mount_flags(fd))
     except OSError:
         os.close(fd)
@@ -323,10 +336,3 @@ def drop_foreign_setgid(fd: int, caller: Caller) -> None:
 def flush(fd: int) -> None:
     """Let the file system below report what it holds back until close (network file systems do)."""
     os.close(os.dup(fd))
-
-
-def sync_reader(fd: int, data_only: bool) -> None:
-    if data_only:
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +33,42 @@ def folder() -> Iterator[bytes]:
 def test_what_was_noted_is_found_by_table_place_and_file(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
     places = [made.take(entry) for entry in (7, 8)]
-    made.set(places[0], 100, 200)
-    made.set(places[1], 2**63, 1)
-    assert ledger.read(OWNER, made.id, places[0], 7, folder) == Noted(100, 200)
-    assert ledger.read(OWNER, made.id, places[1], 8, folder) == Noted(2**63, 2**63)
-    assert ledger.read(OWNER, made.id, places[0], 8, folder) is None
+    below = os.stat(SHM)
+    left = (below.st_mtime_ns, below.st_size)
+    made.set(places[0], 100, 200, below)
+    made.set(places[1], 2**63, 1, below)
+    assert ledger.read(made.id, places[0], 7, folder) == Noted(100, 200, *left)
+    assert ledger.read(made.id, places[1], 8, folder) == Noted(2**63, 2**63, *left)
+    assert ledger.read(made.id, places[0], 8, folder) is None
     made.give_back(places[0])
-    assert ledger.read(OWNER, made.id, places[0], 7, folder) is None
-    assert ledger.read(OWNER, bytes(7) + b"x", places[0], 7, folder) is None
-    assert ledger.read(OWNER, made.id, 1 << 20, 7, folder) is None
+    assert ledger.read(made.id, places[0], 7, folder) is None
+    assert ledger.read(bytes(3) + b"x", places[0], 7, folder) is None
+    assert ledger.read(made.id, 1 << 20, 7, folder) is None
+
+
+def test_a_change_under_way_is_known_until_it_ends(folder: bytes) -> None:
+    made = Ledger(OWNER, folder)
+    place = made.take(7)
+    made.set(place, 100, 200, os.stat(SHM))
+    before = time.time_ns()
+    made.begin(place)
+    found = ledger.read(made.id, place, 7, folder)
+    assert found is not None
+    assert found.frontier == 100
+    assert before <= found.busy_ns <= time.time_ns()
+    made.set(place, 150, 200, os.stat(SHM))
+    found = ledger.read(made.id, place, 7, folder)
+    assert found is not None
+    assert found.busy_ns == 0
+
+
+def test_the_table_of_an_older_version_is_read(folder: bytes) -> None:
+    table = bytes(range(8))
+    path = os.path.join(folder, b"mirrorfs-" + OWNER.encode() + b"-" + table.hex().encode())
+    with open(path, "wb") as file:
+        file.write(struct.pack("=QQQQQQ", 6, 1, 2, 7, 100, 200))
+    assert ledger.read(table, 1, 7, folder) == Noted(100, 200)
+    assert ledger.read(table, 0, 7, folder) is None
 
 
 def test_it_outlives_the_process_that_is_killed(folder: bytes) -> None:
@@ -48,13 +77,15 @@ import os, signal
 from mirrorfs.backing.ledger import Ledger
 made = Ledger({OWNER!r}, {folder!r})
 place = made.take(3)
-made.set(place, 12345, 23456)
+made.set(place, 12345, 23456, os.stat("/"))
 print(made.id.hex(), place, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     told = run(sys.executable, "-c", code, check=False)
     table, place = told.stdout.split()
-    assert ledger.read(OWNER, bytes.fromhex(table), int(place), 3, folder) == Noted(12345, 23456)
+    found = ledger.read(bytes.fromhex(table), int(place), 3, folder)
+    assert found is not None
+    assert (found.frontier, found.size) == (12345, 23456)
     ledger.remove_all(OWNER, folder)
     assert not os.listdir(folder)
 
@@ -66,6 +97,14 @@ def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: 
     ledger.remove_all(owners[0], folder)
     (left,) = os.listdir(folder)
     assert owners[1].encode() in left
+
+
+def test_the_table_in_use_may_be_kept(folder: bytes) -> None:
+    old, new = Ledger(OWNER, folder), Ledger(OWNER, folder)
+    old.take(1), new.take(1)
+    ledger.remove_all(OWNER, folder, keep=new.id)
+    (left,) = os.listdir(folder)
+    assert left.decode().endswith(new.id.hex())
 
 
 def test_what_cannot_be_removed_keeps_nothing_else(folder: bytes) -> None:
@@ -112,4 +151,4 @@ def test_a_table_of_somebody_else_is_not_believed(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
     place = made.take(5)
     os.chown(os.path.join(folder, os.listdir(folder)[0]), 1234, -1)
-    assert ledger.read(OWNER, made.id, place, 5, folder) is None
+    assert ledger.read(made.id, place, 5, folder) is None

@@ -19,6 +19,7 @@ from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.elision import Elided
 from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.writer import Taken
 from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def test_times_that_have_to_move_are_left_to_a_thread(
     assert elided is Elided.BUT_TIMES
     assert target.counted["unchanged_bytes"] == target.counted["received_bytes"] == BLOCK
     assert os.fstat(target.file.fd).st_mtime_ns == times[1]
-    assert writer.stamp(target.file, target.pending, 0, BLOCK) == BLOCK
+    assert writer.stamp(target.file, target.pending, 0, BLOCK) == Taken(BLOCK)
     assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
 
 
@@ -163,7 +164,7 @@ def test_times_that_have_to_move_are_left_to_a_thread(
 def test_the_writer_moves_the_times_too(target: Target, times: tuple[int, int]) -> None:
     os.utime(target.file.fd, ns=times)
     written = writer.write(target.file, target.pending, 0, DATA, target.account)
-    assert written == BLOCK
+    assert written == Taken(BLOCK)
     assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
 
 
@@ -182,7 +183,7 @@ def test_times_that_cannot_be_moved_are_reported_by_fsync(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(syscalls, "touch", fail)
-    assert writer.stamp(target.file, target.pending, 0, BLOCK) == BLOCK
+    assert writer.stamp(target.file, target.pending, 0, BLOCK) == Taken(BLOCK)
     with pytest.raises(OSError, match="Read-only"):
         target.pending.check()
 

@@ -50,7 +50,7 @@ class Target:
         self.asked: list[int] = []
 
     def write(self, offset: int, data: bytes) -> None:
-        assert writer.write(self.file, self.pending, offset, data, self.account) == len(data)
+        assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
 
     @property
     def counted(self) -> dict[str, int]:

@@ -36,6 +36,8 @@ class Target:
         path.write_bytes(OLD * 2 * MIB)
         self.state = os.fsencode(folder / "state")
         self.owner = ledger.owner_of(self.state)
+        os.mkdir(self.state, 0o700)
+        self.state_fd = os.open(self.state, os.O_RDONLY)
         self.file = open_mirrored(path)
         self.file.unsettled, self.file.path = Unsettled(self.state), lambda: b"file"
         self.account, self.pending = Account(), PendingError()
@@ -44,12 +46,12 @@ class Target:
         truncate(self.file, size, self.account, seeds=True)
 
     def write(self, offset: int, data: bytes) -> None:
-        assert writer.write(self.file, self.pending, offset, data, self.account) == len(data)
+        assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
 
     def settle(self) -> bytes:
         sync.settle(self.file, self.account)
         assert mark.read(self.file.fd) is None
-        assert not read_list(self.state)
+        assert not read_list(self.state_fd)
         return os.pread(self.file.fd, 4 * MIB, 0)
 
     @property
@@ -57,8 +59,8 @@ class Target:
         """With what the ledger says, where that is newer."""
         found = mark.read(self.file.fd)
         assert found is not None
-        (entry,) = read_list(self.state)
-        noted = ledger.read(self.owner, found.table, found.place, entry.number)
+        (entry,) = read_list(self.state_fd)
+        noted = ledger.read(found.table, found.place, entry.number)
         assert noted is not None
         return replace(found, frontier=noted.frontier, size=noted.size)
 
@@ -68,12 +70,13 @@ def target(loop_fs: Path) -> Iterator[Target]:
     made = Target(loop_fs)
     yield made
     os.close(made.file.fd)
+    os.close(made.state_fd)
     ledger.remove_all(made.owner)
 
 
 def test_the_mark_follows_what_clients_see(target: Target) -> None:
     target.truncate(5000)
-    (entry,) = read_list(target.state)
+    (entry,) = read_list(target.state_fd)
     assert entry.ino == os.fstat(target.file.fd).st_ino
     seen = [(5000, 5000, 5000)]
     target.write(5000, OLD * 3000)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing.ledger import Ledger
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.tail import Tail
@@ -29,7 +30,9 @@ lengths = st.integers(0, 8).map(lambda n: n * BLOCK) | st.integers(0, BIG * 2)
 
 
 def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> Tail:
-    return Tail(frontier, size, False, hidden_bytes, 1, -1, b"instance", 0, 0.0)
+    return Tail(
+        frontier, size, False, hidden_bytes, 1, -1, Ledger("nobody"), b"inst", b"file", 0, 0.0
+    )
 
 
 def seek(tail: Tail, fd: int, offset: int, whence: int, trusted: bool) -> int | None:

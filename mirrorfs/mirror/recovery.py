@@ -1,0 +1,266 @@
+"""Finalise the files that a crash has left unsettled (`seeding`), each before it is used.
+
+Where the daemon alone has died, all that clients had written is still there, and a file ends where
+it did for them. After a power cut, or on another mount of the file system below, only what is known
+to be on the disk is kept. A file that was changed since, as by somebody who has restored it, is
+left as it is.
+
+Guarantees: nobody is shown an old block as new by way of this mount, whether the file is on a list
+that we know or not: a file that cannot be finalised cannot be opened. A crash in here leaves files
+that are finalised, or still marked and listed.
+
+A backing folder may be a copy or a snapshot of one that is being written at this moment: nothing in
+here may touch the files of that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import ledger, mark, syscalls, tree
+from mirrorfs.backing.paths import show
+from mirrorfs.backing.statx import statx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mirrorfs.backing.ledger import Noted
+    from mirrorfs.backing.mark import Mark
+    from mirrorfs.backing.statx import Status
+    from mirrorfs.backing.unsettled import Entry, Unsettled
+
+log = logging.getLogger(__name__)
+
+_SECOND_NS = 1_000_000_000
+_WORD = (1 << 64) - 1
+_MAX_SIZE = (1 << 63) - 1
+# A change that was under way has moved the time of the file when it began, or not at all. The clock
+# that stamps files runs behind the other by one tick at most; a thread may have been held up.
+_TICK_NS = 20_000_000
+_BEGUN_NS = 100_000_000
+# A mark is at most so old when the file is changed; see `seeding.about_to_change`.
+_FRESH_SECONDS = mark.FRESH_SECONDS + 2
+
+
+def is_as_left(found: Mark, noted: Noted | None, size: int, mtime_ns: int, booted: float) -> bool:
+    """Whether a file that has this size, in bytes, and this time is what a crash has left, as far
+    as its mark tells, and what was `noted` of it in memory. `booted` is when this machine was
+    started, in seconds since the epoch.
+
+    Its ctime does not count: who renames an unfinished file, or gives it away, has not made it
+    whole.
+    """
+    if found.mtime is None or (noted is not None and noted.mtime_ns is None):
+        return True  # an older version did not note it
+    if noted is not None and noted.mtime_ns is not None:
+        if not noted.busy_ns:
+            return (mtime_ns & _WORD, size) == (noted.mtime_ns, noted.stored_size)
+        since = mtime_ns - noted.busy_ns
+        return mtime_ns & _WORD == noted.mtime_ns or -_TICK_NS <= since <= _BEGUN_NS
+    second = mtime_ns // _SECOND_NS
+    is_of_this_boot = found.mtime < booted - 1 and second >= booted
+    return found.mtime <= second <= found.mtime + _FRESH_SECONDS and not is_of_this_boot
+
+
+class Outcome(Enum):
+    """What became of a file that a crash may have left: it needed nothing; it was finalised; or it
+    was left as it is, since it was changed after the crash.
+    """
+
+    NOTHING = "nothing"
+    FINALISED = "finalised"
+    LEFT_AS_IT_IS = "left as it is"
+
+
+def _log(level: int, text: str) -> None:
+    log.log(level, "%s", text)
+
+
+class Recovery:
+    """What a crash has left in the backing folder `root_fd`; `unsettled` is the list of this mount,
+    None if it has none. `is_writable` says that files may be changed; `tell` is given what the
+    administrator should know, with its level (logging).
+
+    `check` may be called from any thread, for any file; it costs one call below for those that have
+    no mark.
+    """
+
+    def __init__(
+        self,
+        root_fd: int,
+        unsettled: Unsettled | None,
+        is_writable: bool,
+        tell: Callable[[int, str], None] = _log,
+    ) -> None:
+        self._root_fd = root_fd
+        self._unsettled = unsettled
+        self._is_writable = is_writable
+        self._say = tell
+        self._lock = threading.Lock()
+        self._told: set[tuple[int, int]] = set()
+
+    def check(self, fd: int, path: Callable[[], bytes]) -> Outcome:
+        """Finalise the regular file `fd`, open in any way but O_PATH, if a crash has left it with a
+        mark. `path` gives its path, for people.
+
+        Raises OSError, EIO, if that is not possible: what is read from the file may then be old.
+        """
+        if mark.read(fd) is None:
+            return Outcome.NOTHING
+        return self._check_marked(fd, path, is_copied=False)
+
+    def finish(self, entry: Entry) -> Outcome:
+        """Finalise the file of an entry on a list. Raises OSError."""
+        for path_fd in _places(self._root_fd, entry):
+            try:
+                status = os.fstat(path_fd)
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                if status.st_ino != entry.ino and not entry.is_copied:
+                    continue
+                fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            finally:
+                os.close(path_fd)
+            try:
+                if mark.read(fd) is not None:
+                    return self._check_marked(fd, lambda: entry.path, entry.is_copied)
+            finally:
+                os.close(fd)
+        return Outcome.NOTHING
+
+    def _check_marked(self, reading: int, path: Callable[[], bytes], is_copied: bool) -> Outcome:
+        with self._lock:
+            found, status = mark.read(reading), statx(reading)
+            if found is None or self._is_live(found, status):
+                return Outcome.NOTHING
+            try:
+                if not self._is_writable:
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+                fd = os.open(tree.fd_path(reading), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    outcome = self._finalise(fd, found, status, is_copied)
+                finally:
+                    os.close(fd)
+            except OSError as exc:
+                self._tell_refused(status, path(), exc)
+                raise OSError(errno.EIO, os.strerror(errno.EIO)) from exc
+        if outcome is Outcome.FINALISED:
+            self._say(logging.INFO, f"{show(path())}: finalised, since a crash left it unfinished")
+        elif outcome is Outcome.LEFT_AS_IT_IS:
+            self._say(
+                logging.WARNING,
+                f"{show(path())}: was changed after a crash had left it unfinished; "
+                "it is left as it is",
+            )
+        return outcome
+
+    def _finalise(self, fd: int, found: Mark, status: Status, is_copied: bool) -> Outcome:
+        if self._is_settled(found, status):
+            _take_mark(fd)
+            return Outcome.NOTHING
+        is_here = mark.is_of_this_mount(found, status) and not is_copied
+        noted = None
+        if is_here and found.table.strip(b"\0"):
+            number = found.entry or self._number_of(status)
+            noted = ledger.read(found.table, found.place, number)
+        if not is_as_left(found, noted, status.size, status.mtime_ns, _booted()):
+            _take_mark(fd)
+            return Outcome.LEFT_AS_IT_IS
+        _cut(fd, status, *_end(found, noted, is_here))
+        return Outcome.FINALISED
+
+    def _is_live(self, found: Mark, status: Status) -> bool:
+        """Whether this mount is writing the file itself."""
+        unsettled = self._list_of(found, status)
+        return unsettled is not None and unsettled.is_live(found.entry, status.ino)
+
+    def _is_settled(self, found: Mark, status: Status) -> bool:
+        """Whether the list, which forgets a file only when it is settled, has forgotten this one,
+        and a power cut has brought its mark back.
+        """
+        unsettled = self._list_of(found, status)
+        return unsettled is not None and not unsettled.is_left(found.entry)
+
+    def _list_of(self, found: Mark, status: Status) -> Unsettled | None:
+        """Our list, if it is the one on which the file was noted when it was marked."""
+        unsettled = self._unsettled
+        if unsettled is None or not unsettled.id or unsettled.id != found.state:
+            return None
+        return unsettled if mark.is_of_this_file(found, status) else None
+
+    def _number_of(self, status: Status) -> int:
+        """The file's number on the list, which older versions did not write into the mark."""
+        return self._unsettled.number_of(status.ino) if self._unsettled is not None else 0
+
+    def _tell_refused(self, status: Status, path: bytes, exc: OSError) -> None:
+        """Once for each file."""
+        if (status.dev, status.ino) not in self._told:
+            self._told.add((status.dev, status.ino))
+            self._say(
+                logging.WARNING,
+                f"{show(path)}: what a crash has left of it cannot be finalised: {exc.strerror}; "
+                "it cannot be opened before that is mended",
+            )
+
+
+def _end(found: Mark, noted: Noted | None, is_here: bool) -> tuple[int, int]:
+    """The frontier and the size, in bytes, that the file is to have."""
+    if noted is not None:
+        return noted.frontier, noted.size
+    if is_here and not found.table.strip(b"\0"):
+        return found.frontier, found.size
+    size = found.durable if found.size == found.frontier else found.size
+    return found.durable, size
+
+
+def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
+    if max(frontier, size) > _MAX_SIZE:  # no mark of ours
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    os.ftruncate(fd, min(frontier, before.size))
+    os.ftruncate(fd, size)
+    with contextlib.suppress(OSError):  # only root and the owner may
+        tree.set_times(fd, None, before.mtime_ns)
+    os.fsync(fd)
+    _take_mark(fd)
+
+
+def _take_mark(fd: int) -> None:
+    os.removexattr(fd, mark.NAME)
+    os.fsync(fd)
+
+
+def _booted() -> float:
+    """When this machine was started, in seconds since the epoch."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _places(root_fd: int, entry: Entry) -> Iterator[int]:
+    """O_PATH descriptors, which become the caller's, of where the file may be: by its handle,
+    wherever it was moved to; by its path; and for a user who may not use handles, anywhere.
+    """
+    by_handle = False
+    if entry.handle and not entry.is_copied:
+        with contextlib.suppress(OSError):
+            found = syscalls.open_by_handle(root_fd, entry.handle)
+            by_handle = True
+            # On btrfs a handle in a snapshot leads to the subvolume it was made of.
+            if os.fstat(found).st_dev == os.fstat(root_fd).st_dev:
+                yield found
+            else:
+                os.close(found)
+    with contextlib.suppress(OSError):
+        yield syscalls.open_beneath(root_fd, entry.path, os.O_PATH | os.O_NOFOLLOW)
+    if not (by_handle or entry.is_copied) and os.geteuid():
+        for _, _, names, folder_fd in os.fwalk(".", dir_fd=root_fd):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    if os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_ino == entry.ino:
+                        yield tree.open_path(folder_fd, os.fsencode(name))

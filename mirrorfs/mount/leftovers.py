@@ -1,0 +1,79 @@
+"""What a crash has left unfinished (`mirror.recovery`), finalised beside the mount, and each file
+before it is used for the first time.
+
+Runs in the main loop's thread; the work is done by threads of the file's device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from mirrorfs.mirror.recovery import Outcome, Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mirrorfs.backing.unsettled import Entry, Unsettled
+    from mirrorfs.mount.devices import Device
+    from mirrorfs.mount.inodes import Inode
+
+
+class Leftovers:
+    """`entries` are those on the list `unsettled` that were not finalised before the mount."""
+
+    def __init__(
+        self, recovery: Recovery, unsettled: Unsettled | None, entries: Iterable[Entry]
+    ) -> None:
+        self._recovery = recovery
+        self._unsettled = unsettled
+        self._untried = {entry.ino: entry for entry in entries}
+        self._lock = trio.Lock()
+
+    def has(self, ino: int) -> bool:
+        """Whether the file with this inode number has yet to be looked at."""
+        return ino in self._untried
+
+    async def finish(self, ino: int, device: Device) -> None:
+        """Finalise the file with this inode number, if it has yet to be looked at. One that cannot
+        be finalised stays on the list; who opens it meets the error.
+        """
+        async with self._lock:
+            entry = self._untried.get(ino)
+            if entry is None:
+                return
+            try:
+                with contextlib.suppress(OSError):
+                    await device.workers.run(self._finish, entry)
+            finally:
+                self._untried.pop(ino, None)
+
+    async def finish_all(self, device: Device) -> None:
+        """Finalise all that are left, one after the other."""
+        if not self._untried:
+            return
+        while self._untried:
+            await self.finish(next(iter(self._untried)), device)
+        if self._unsettled is not None:
+            await device.workers.run(self._unsettled.end_recovery)
+
+    def _finish(self, entry: Entry) -> None:
+        self._recovery.finish(entry)
+        if self._unsettled is not None:
+            self._unsettled.remove(entry.number)
+
+    def checked(self, inode: Inode) -> Callable[[int], None]:
+        """For a thread that opens the file: what it is to call with the new descriptor. Raises EIO
+        where reading the file may show old content.
+        """
+
+        def check(fd: int) -> None:
+            if self._recovery.check(fd, inode.path) is not Outcome.NOTHING:
+                # The kernel may know its old size.
+                with contextlib.suppress(OSError):
+                    pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.node_id), attr_only=True)
+
+        return check
