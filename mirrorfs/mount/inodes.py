@@ -129,6 +129,7 @@ class InodeTable:
         self._root_mount = root.mount_id
         self.devices = devices
         self.root = Inode(ROOT_ID, root, devices.root, None, b"")
+        self.root_status = root
         self.root.fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=root_fd)
         self.root.pins = 1
         self.root.lookups = 1

@@ -117,10 +117,21 @@ class NameOperations(pyfuse3.Operations):
         return entry
 
     async def _status(self, inode: Inode) -> Status:
-        """The status of an inode that is held."""
-        if inode.device.is_local:
-            return statx(inode.fd, ask=False)
-        return await inode.device.workers.run(statx, inode.fd)
+        """The status of an inode that is held; of the root as it was, where the disk is dead, so
+        that a mount is still seen to be one: a job would else fill the folder below it.
+        """
+        try:
+            if inode.device.is_local:
+                status = statx(inode.fd, ask=False)
+            else:
+                status = await inode.device.workers.run(statx, inode.fd)
+        except OSError:
+            if inode is not self.inodes.root:
+                raise
+            return self.inodes.root_status
+        if inode is self.inodes.root:
+            self.inodes.root_status = status
+        return status
 
     async def lookup(self, parent_id: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(parent_id):
