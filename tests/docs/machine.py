@@ -40,6 +40,7 @@ for place in {_OVERLAID}; do
         overlay /$place
 done
 mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /dev/shm  # where a daemon that is killed leaves a file
 rm -f /usr/local/bin/mirrorfs /usr/local/sbin/mirror-night
 mkdir -p /var/lib/libvirt/images
 disk=$(losetup --find --show disk.img)
