@@ -24,7 +24,7 @@ _BLOCKS = {
     "restore": "cp -a --sparse=always",
     "upgrade": "mirrorfs umount /mnt/mirror && cd",
     "disable": "systemctl disable",
-    "remove": "mirrorfs umount /mnt/mirror\n",
+    "remove": "mirrorfs umount /mnt/mirror &&\n",
 }
 
 
