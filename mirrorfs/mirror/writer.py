@@ -115,7 +115,7 @@ def _put(
     before = os.fstat(file.fd)
     size, rules = before.st_size, file.rules
     grows = offset + len(data) > size and rules.punch and file.leaves_blocks
-    old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
+    old_end = hole_at_end(file, size) if grows else size
     request = _Request(file, offset, data, before, count, offset, size, old_end)
     try:
         if tail is not None:
