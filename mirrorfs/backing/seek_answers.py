@@ -25,29 +25,36 @@ TRIED = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 _UNIT = 65536  # a multiple of every allocation unit
 _PROOF_BYTES = 32 * _UNIT
 _DATA = b"\x55"
+_FLAGS = {
+    "ext4": syscalls.inode_flags,
+    "btrfs": syscalls.inode_flags,
+    "xfs": syscalls.extended_flags,
+}
 
 
 def is_right_for(fd: int, file_system: str) -> bool:
     """Whether the answers for the open file `fd` can be believed, on a file system of this type
     that was proven. Does not wait for the disk.
     """
+    if file_system not in _FLAGS:
+        return file_system in TRIED
     try:
-        if file_system == "xfs":
-            return not syscalls.extended_flags(fd) & syscalls.FS_XFLAG_REALTIME
-        if file_system == "tmpfs":
-            return True
-        return file_system in TRIED and is_right_with(syscalls.inode_flags(fd), file_system)
+        return is_right_with(_FLAGS[file_system](fd), file_system)
     except OSError:
         return False
 
 
 def is_right_with(flags: int, file_system: str) -> bool:
-    """The same for a file with these flags (ioctl_iflags(2)) on ext4 or btrfs.
+    """The same for a file with these flags: on ext4 and btrfs those of ioctl_iflags(2), on xfs
+    those of ioctl_xfs_fsgetxattr(2).
 
     Without extents, ext4 skips from one allocated block to the next (ext4_ind_map_blocks), over
     data that was given no block yet. Files that lie in their inode have none either. A hole in a
-    file with fs-verity is checked when it is read (Documentation/filesystems/fsverity.rst).
+    file with fs-verity is checked when it is read (Documentation/filesystems/fsverity.rst). What
+    lies on a realtime device of xfs is not what `prove` has tried.
     """
+    if file_system == "xfs":
+        return not flags & syscalls.FS_XFLAG_REALTIME
     if flags & syscalls.FS_VERITY_FL:
         return False
     return file_system != "ext4" or bool(flags & syscalls.FS_EXTENT_FL)
