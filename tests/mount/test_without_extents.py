@@ -97,12 +97,14 @@ def test_zeros_are_not_taken_for_there_after_writes_that_changed_nothing(mirror:
 def test_an_older_copy_becomes_equal(mirror: Mirror, tmp_path: Path) -> None:
     source, path, below = tmp_path / "copied", mirror.path / "copied", mirror.backing / "copied"
     old = bytearray(4 * MIB)
-    for start in range(0, len(old), 256 * KIB):
+    # Away from where requests begin.
+    places = range(AT, len(old), 256 * KIB)
+    for start in places:
         old[start : start + BLOCK] = os.urandom(BLOCK)
     # It is not on the disk yet.
     with opened(below) as fd:
         os.ftruncate(fd, len(old))
-        for start in range(0, len(old), 256 * KIB):
+        for start in places:
             os.pwrite(fd, old[start : start + BLOCK], start)
     new = old.copy()
     new[MIB : 2 * MIB] = bytes(MIB)
@@ -128,7 +130,7 @@ def test_a_truncated_file_is_compared_and_never_seems_a_hole(mirror: Mirror) -> 
     below, size = mirror.backing / "basis", 4 * MIB
     with opened(below) as fd:
         os.ftruncate(fd, size)
-        os.pwrite(fd, b"old!" * (MIB // 2), MIB)
+        os.pwrite(fd, b"old!" * (MIB // 2), MIB + AT)
     with opened(mirror.path / "basis") as fd:
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"new!" * (MIB // 4), 0)
