@@ -86,10 +86,12 @@ def loop_mounted(kind: str, folder: Path, size_mib: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def image_mounted(image: Path, point: Path) -> Iterator[Path]:
-    """The file system in `image` on a loop device, mounted at `point`, which is made."""
+def image_mounted(image: Path, point: Path, *words: str) -> Iterator[Path]:
+    """The file system in `image` on a loop device, mounted at `point`, which is made; `words` are
+    more for mount(8).
+    """
     point.mkdir()
-    run("mount", "-o", "loop", image, point)
+    run("mount", "-o", "loop", *words, image, point)
     try:
         yield point
     finally:

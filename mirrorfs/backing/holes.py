@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SURE_BYTES = (1 << 63) - (1 << 20)
+# ext4's answer where a file that lay in its inode has grown, and was not written back yet
+# (ext4_iomap_begin_report): it cannot tell.
+_CANNOT_TELL = errno.ENOENT
 
 
 class Run:
@@ -58,6 +61,8 @@ def next_data(fd: int, start: int) -> int | None:
     try:
         return os.lseek(fd, start, os.SEEK_DATA)
     except OSError as exc:
+        if exc.errno == _CANNOT_TELL:
+            return start if start < os.fstat(fd).st_size else None
         if exc.errno != errno.ENXIO:
             raise
     return start if _is_unsure(fd, start) else None
@@ -105,7 +110,12 @@ def _next_hole(fd: int, offset: int) -> int:
     if size > _SURE_BYTES:
         # tmpfs answers with the end of the last block, which os.lseek cannot tell from an error.
         return min(syscalls.seek_hole(fd, offset), size)
-    return os.lseek(fd, offset, os.SEEK_HOLE)
+    try:
+        return os.lseek(fd, offset, os.SEEK_HOLE)
+    except OSError as exc:
+        if exc.errno != _CANNOT_TELL:
+            raise
+    return _as_all_data(fd, offset, os.SEEK_HOLE)
 
 
 def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
@@ -114,8 +124,20 @@ def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
     Where the file system's own answer is not `trusted`, all of the file is data: a hole that is
     none would make a copy lose what was written.
     """
-    if trusted:
-        return os.lseek(fd, offset, whence) if whence == os.SEEK_DATA else _next_hole(fd, offset)
+    if not trusted:
+        return _as_all_data(fd, offset, whence)
+    if whence == os.SEEK_HOLE:
+        return _next_hole(fd, offset)
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError as exc:
+        if exc.errno != _CANNOT_TELL:
+            raise
+    return _as_all_data(fd, offset, whence)
+
+
+def _as_all_data(fd: int, offset: int, whence: int) -> int:
+    """What a file without any holes answers."""
     size = os.fstat(fd).st_size
     if not 0 <= offset < size:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))

@@ -12,15 +12,14 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from mirrorfs.backing import holes, syscalls
+from mirrorfs.backing import holes, seek_answers, syscalls
 from mirrorfs.backing.mounts import mount_of
 
-# SEEK_DATA is right for data not yet written back on these; elsewhere (OpenZFS before 2.2.2,
-# network file systems) it is not taken as proof that there is nothing to read.
-TRUSTED_SEEK = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 # These answer from memory what statx(2) asks of an inode in use; elsewhere a server may be asked,
 # which may be stopped, or be ourselves.
-LOCAL = TRUSTED_SEEK | {"ext2", "ext3"}
+LOCAL = seek_answers.TRIED | {"ext2", "ext3"}
+# These can punch, where that cannot be tried.
+HAS_HOLES = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 IN_MEMORY = frozenset({"tmpfs"})
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 65536
@@ -33,13 +32,14 @@ _NO_TMPFILE = frozenset(
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """What one file system can do. `unit_bytes` is its allocation unit, held to 4 KiB … 64 KiB;
-    `clone` says that two files can share blocks.
+    `clone` says that two files can share blocks, `seek_proven` that SEEK_DATA was seen to find what
+    is not on the disk yet.
     """
 
     file_system: str
     unit_bytes: int
     punch: bool
-    trusted_seek: bool
+    seek_proven: bool
     reason: str = ""
     clone: bool = False
 
@@ -51,6 +51,10 @@ class Abilities:
         between an odd end and the end of its block, even if that block was a hole.
         """
         return self.punch and self.file_system in {"xfs", "btrfs"}
+
+    def tells_holes(self, fd: int) -> bool:
+        """Whether a hole that SEEK_DATA reports in the open file `fd` may be taken for one."""
+        return self.seek_proven and seek_answers.is_right_for(fd, self.file_system)
 
     @property
     def is_memory(self) -> bool:
@@ -68,24 +72,26 @@ class Abilities:
 
 def probe(folder_fd: int, writable: bool) -> Abilities:
     """Ask the file system of the folder `folder_fd`; `writable` allows a short-lived file in it."""
-    mount = mount_of(folder_fd)
     frsize = os.fstatvfs(folder_fd).f_frsize or MIN_BLOCK_BYTES
     unit = min(max(1 << (frsize - 1).bit_length(), MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
-    trusted = mount.fs_type in TRUSTED_SEEK
+    kind = mount_of(folder_fd).fs_type
+    can_punch = kind in HAS_HOLES
     if not writable:
-        return Abilities(mount.fs_type, unit, trusted, trusted, "not tried on a read-only mount")
+        return Abilities(kind, unit, can_punch, False, "not tried on a read-only mount")
     try:
         fd = _temporary_file(folder_fd)
     except OSError as exc:
         if exc.errno not in syscalls.NO_SPACE:
             raise
-        return Abilities(mount.fs_type, unit, trusted, trusted, "there is no space to try it")
+        return Abilities(kind, unit, can_punch, False, "there is no space to try it")
     try:
         clone = _try_clone(fd)
         punch, reason = _try_punch(fd)
+        is_tried = punch and seek_answers.is_right_for(fd, kind)
+        proven = is_tried and seek_answers.prove(fd)
     finally:
         os.close(fd)
-    return Abilities(mount.fs_type, unit, punch, trusted and punch, reason, clone)
+    return Abilities(kind, unit, punch, proven, reason, clone)
 
 
 def probe_at(path_fd: int, writable: bool) -> Abilities:
@@ -98,7 +104,7 @@ def probe_at(path_fd: int, writable: bool) -> Abilities:
             f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NONBLOCK
         )
     except (NotADirectoryError, PermissionError):
-        return Abilities(mount_of(path_fd).fs_type, MIN_BLOCK_BYTES, punch=True, trusted_seek=False)
+        return Abilities(mount_of(path_fd).fs_type, MIN_BLOCK_BYTES, punch=True, seek_proven=False)
     try:
         return probe(fd, writable)
     except OSError:

@@ -22,6 +22,10 @@ FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
 FS_IOC_FSSETXATTR = 0x401C5820
 FS_XFLAG_COWEXTSIZE = 0x10000
+FS_XFLAG_REALTIME = 0x01
+FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h: _IOR('f', 1, long), which stores an int
+FS_EXTENT_FL = 0x00080000
+FS_VERITY_FL = 0x00100000
 FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h
 FIEMAP_FLAG_SYNC = 1
 FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
@@ -39,6 +43,7 @@ _KEPT_BYTES = 16 << 20
 _SYS_OPENAT2 = 437  # the same number on every architecture since Linux 5.6
 _TIMESPECS = struct.Struct("qqqq")
 _FSXATTR = struct.Struct("=IIIII8x")
+_INODE_FLAGS = struct.Struct("=I4x")
 _FIEMAP = struct.Struct("=QQIIII")
 _CLONE_RANGE = struct.Struct("qQQQ")
 _NS = 1_000_000_000
@@ -149,12 +154,33 @@ def copy_single_blocks(fd: int) -> None:
     """Let xfs copy no more than the block that is written where that is shared; else it reserves
     128 KiB for each until minutes later (ioctl_xfs_fsgetxattr(2), fsx_cowextsize).
     """
-    attributes = bytearray(_FSXATTR.size)
-    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, attributes)
+    attributes = _extended_attributes(fd)
     flags, extent, extents, project, _ = _FSXATTR.unpack(attributes)
     block = os.fstatvfs(fd).f_frsize
     _FSXATTR.pack_into(attributes, 0, flags | FS_XFLAG_COWEXTSIZE, extent, extents, project, block)
     fcntl.ioctl(fd, FS_IOC_FSSETXATTR, attributes)
+
+
+def _extended_attributes(fd: int) -> bytearray:
+    attributes = bytearray(_FSXATTR.size)
+    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, attributes)
+    return attributes
+
+
+def extended_flags(fd: int) -> int:
+    """FS_XFLAG_… of a file (ioctl_xfs_fsgetxattr(2)); raises ENOTTY where there are none."""
+    flags: int = _FSXATTR.unpack(_extended_attributes(fd))[0]
+    return flags
+
+
+def inode_flags(fd: int) -> int:
+    """The flags of a file that lsattr(1) shows (ioctl_iflags(2)); raises ENOTTY where there are
+    none.
+    """
+    told = bytearray(_INODE_FLAGS.size)
+    fcntl.ioctl(fd, FS_IOC_GETFLAGS, told)
+    flags: int = _INODE_FLAGS.unpack(told)[0]
+    return flags
 
 
 def count_extents(fd: int, start: int, end: int, flags: int = 0) -> int:

@@ -45,6 +45,9 @@ class MirrorFile:
     `reserved` that a client has preallocated blocks, which then stay with the file, `append_only`
     that it can only be appended to (chattr(1)).
 
+    `seek_proven` says that SEEK_DATA is right for this file (`backing.seek_answers`). Whoever takes
+    a hole that it reports for one asks `is_seek_trusted` first.
+
     `run` is the last run of data that was found; whatever makes a hole or cuts the file cuts it.
 
     `path` tells where it is below the backing folder. `unsettled` is the list for files with a
@@ -60,6 +63,7 @@ class MirrorFile:
     abilities: Abilities
     rules: Rules
     readable: bool
+    seek_proven: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     distrusted: bool = False
     calm: bool = False
@@ -95,11 +99,13 @@ class MirrorFile:
         self.rewritten = sorted([*apart, (start, end)])[:_MAX_RANGES]
 
     def data_bytes(self, start: int, end: int) -> int:
-        """How many bytes of `[start, end)` are data below, for counting; the caller holds the
-        lock.
+        """How many bytes of `[start, end)` are data below, for counting: all, where that cannot be
+        told. The caller holds the lock.
         """
         if start >= end:
             return 0
+        if not self.is_seek_trusted:
+            return end - start
         ranges = holes.data_ranges(self.fd, start, end, self.run)
         return sum(stop - begin for begin, stop in ranges)
 
@@ -144,7 +150,7 @@ class MirrorFile:
     @property
     def is_seek_trusted(self) -> bool:
         """Whether a hole that SEEK_DATA reports may be taken for one."""
-        return self.abilities.trusted_seek and not self.distrusted
+        return self.seek_proven and not self.distrusted
 
     @property
     def compares(self) -> bool:
@@ -222,7 +228,8 @@ def open_mirror_file(
         else:
             _check(fd, check)
             append_only = bool(mode & os.O_APPEND)
-            return MirrorFile(fd, key, abilities, rules, readable, append_only=append_only)
+            proven = abilities.tells_holes(fd)
+            return MirrorFile(fd, key, abilities, rules, readable, proven, append_only=append_only)
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -240,7 +247,7 @@ def resize(file: MirrorFile, old_size: int, size: int) -> None:
     """
     rules = file.rules
     grows = rules.punch and file.leaves_blocks and size > old_size
-    hole = hole_at_end(file.fd, old_size, rules.block_bytes) if grows else 0
+    hole = hole_at_end(file, old_size) if grows else 0
     os.ftruncate(file.fd, size)
     file.run.cut(size, _NO_END)
     if size == 0:
@@ -272,13 +279,15 @@ def count_freed(file: MirrorFile, before: os.stat_result, account: Account) -> N
         account.add(file.key, Counters(freed_bytes=freed))
 
 
-def hole_at_end(fd: int, size: int, block_bytes: int) -> int:
-    """Where the hole begins in which a file of `size` bytes ends; `size` if its last block is data.
+def hole_at_end(file: MirrorFile, size: int) -> int:
+    """Where the hole begins in which a file of `size` bytes ends; `size` if its last block is data,
+    or may be.
 
     No further back than the beginning of the last block.
     """
-    start = size - size % block_bytes
-    return start if start < size and holes.next_data(fd, start) is None else size
+    start = size - size % file.rules.block_bytes
+    is_hole = start < size and file.is_seek_trusted and holes.next_data(file.fd, start) is None
+    return start if is_hole else size
 
 
 def free_blocks(file: MirrorFile, start: int, end: int, block_bytes: int) -> None:
@@ -301,6 +310,5 @@ def _punch_zero_tail(file: MirrorFile, size: int, block_bytes: int) -> None:
     if not (ragged and file.readable and file.abilities.punch):
         return
     start = size - ragged
-    first = holes.next_data(file.fd, start)
-    if first is not None and first < size and is_zero(os.pread(file.fd, ragged, start)):
+    if file.data_bytes(start, size) and is_zero(os.pread(file.fd, ragged, start)):
         file.punch(start, start + block_bytes)

@@ -64,8 +64,10 @@ def keep(file: MirrorFile, size: int) -> bool:
     tail = _begin(file, file.unsettled, size, size, shared=False)
     if tail is None:
         return False
-    whole = status.st_blocks * 512
-    tail.hidden_bytes = file.data_bytes(size, status.st_size) if size else whole
+    if size:
+        _cover(file, tail, size, status.st_size)
+    else:
+        tail.hidden_bytes = status.st_blocks * 512
     return True
 
 
@@ -154,7 +156,7 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
     if size > below:
         resize(file, below, size)
     if size < tail.frontier:
-        tail.hidden_bytes += file.data_bytes(size, tail.frontier)
+        _cover(file, tail, size, tail.frontier)
         tail.frontier = size
         tail.durable = min(tail.durable, size)
         tail.marked = False  # the mark on the disk says too much
@@ -173,8 +175,16 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     stop = min(start, os.fstat(file.fd).st_size)
     if stop <= tail.frontier:
         return
-    if not file.is_seek_trusted or file.data_bytes(tail.frontier, stop):
+    if file.data_bytes(tail.frontier, stop):
         _wipe(file, tail, stop)
+
+
+def _cover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
+    """Count what lies in `[start, end)` as hidden. Where that cannot be told it counts as nothing:
+    a file that seems to occupy too little is taken for a hole by copy tools.
+    """
+    if file.is_seek_trusted:
+        tail.hidden_bytes += file.data_bytes(start, end)
 
 
 def uncover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
@@ -187,7 +197,7 @@ def _wipe(file: MirrorFile, tail: Tail, stop: int) -> None:
     some tools skip zeros by the kilobyte.
     """
     for first, last in not_zero(file, tail.frontier, stop, os.fstat(file.fd).st_size):
-        if not file.is_seek_trusted or file.data_bytes(first, last):
+        if file.data_bytes(first, last):
             about_to_change(file, tail)
             uncover(file, tail, stop, last)
             make_zero(file, first, last)

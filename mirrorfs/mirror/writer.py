@@ -147,7 +147,7 @@ def _begin(file: MirrorFile, offset: int, data: bytes, count: Counters) -> _Requ
     before = os.fstat(file.fd)
     size, rules = before.st_size, file.rules
     grows = offset + len(data) > size and rules.punch and file.leaves_blocks
-    old_end = hole_at_end(file.fd, size, rules.block_bytes) if grows else size
+    old_end = hole_at_end(file, size) if grows else size
     return _Request(file, offset, data, before, count, offset, size, old_end)
 
 

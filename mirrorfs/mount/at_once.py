@@ -96,7 +96,7 @@ def _extend(
 
 def may_read(handle: FileHandle) -> bool:
     """Whether what is in memory of an open file can be read without waiting."""
-    fd, flags = handle.reader
+    fd, flags, _ = handle.reader
     return handle.inode.device.is_local and not atime.is_due(fd, flags)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.file import MirrorFile
     from mirrorfs.mirror.tail import Tail
     from mirrorfs.mount.devices import Device
+    from mirrorfs.mount.handles import FileHandle
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
 
@@ -141,6 +142,19 @@ class Mirrors:
     def tail_of(self, inode: Inode) -> Tail | None:
         mirror = self.get(inode)
         return None if mirror is None else mirror.tail
+
+    def is_distrusted(self, inode: Inode) -> bool:
+        """Whether a failed fsync makes it doubtful that the disk holds what reading it shows."""
+        mirror = self.get(inode)
+        return inode.key in self._state.distrusted or (mirror is not None and mirror.distrusted)
+
+    def is_seek_trusted(self, handle: FileHandle) -> bool:
+        """Whether a hole that SEEK_DATA reports in an open file may be taken for one."""
+        if self.is_distrusted(handle.inode):
+            return False
+        if handle.fd < 0 and handle.mirror is not None:
+            return handle.mirror.seek_proven
+        return handle.reader.seek_proven
 
     def visible(self, inode: Inode, status: Status) -> Status:
         """What a client is told of an inode. `status` may have been taken before a tail began or

@@ -64,7 +64,8 @@ class Operations(XattrOperations):
         try:
             if mode != os.O_WRONLY:
                 check = self.state.leftovers.checked(inode)
-                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd, check)
+                reading = (steps.open_reader, inode.fd, self.inodes.abilities(inode), check)
+                handle.reader = await inode.device.workers.run(*reading)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode, flags)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
@@ -149,17 +150,17 @@ class Operations(XattrOperations):
             return self.state.control.read(handle, off, size)
         handle = self.handles.get(fh, FileHandle)
         fd = handle.fd if handle.fd >= 0 or handle.mirror is None else handle.mirror.fd
-        abilities = self.inodes.abilities(handle.inode)
         tail = self.mirrors.tail_of(handle.inode)
         if tail is not None:
             return await self._read_seeded(handle, tail, fd, off, size)
         found: bytearray | None = None
         if handle.fd >= 0 and at_once.may_read(handle):
-            found = basis.read_cached(fd, off, off + size, abilities.no_wait_flags)
+            flags = self.inodes.abilities(handle.inode).no_wait_flags
+            found = basis.read_cached(fd, off, off + size, flags)
         if found is not None:
             data = bytes(found)
         else:
-            trusted = abilities.trusted_seek
+            trusted = self.mirrors.is_seek_trusted(handle)
             data = await handle.inode.device.workers.run(reader.read, fd, off, size, trusted)
         tail = self.mirrors.tail_of(handle.inode)
         if tail is not None:  # it began meanwhile, and what was read may be old
@@ -170,8 +171,7 @@ class Operations(XattrOperations):
     async def _read_seeded(
         self, handle: FileHandle, tail: Tail, fd: int, offset: int, size: int
     ) -> bytes:
-        inode = handle.inode
-        trusted = self.inodes.abilities(inode).trusted_seek
+        inode, trusted = handle.inode, self.mirrors.is_seek_trusted(handle)
         data = await inode.device.workers.run(tails.read, tail, fd, offset, size, trusted)
         self.state.account.add_read(inode.key, len(data))
         return data
@@ -336,7 +336,7 @@ class Operations(XattrOperations):
     async def flush(self, fh: int) -> None:
         handle = self.handles.any(fh)
         if isinstance(handle, FileHandle) and handle.mirror is not None:
-            if not handle.mirror.abilities.trusted_seek:
+            if not handle.inode.device.is_local:
                 # Only a file system that is not local holds errors back until close.
                 await self.mirrors.flush(handle.inode, handle.mirror)
             tail = handle.mirror.tail

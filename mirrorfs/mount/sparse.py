@@ -87,8 +87,8 @@ class SparseOperations(Operations):
         source = copying.Source(
             reading.fd,
             inode.key,
-            self.inodes.abilities(inode).trusted_seek,
-            inode.key in self.state.distrusted,
+            self.mirrors.is_seek_trusted(reading),
+            self.mirrors.is_distrusted(inode),
             written.lock if written is not None else None,
         )
         return await self.state.with_room(
@@ -136,9 +136,7 @@ class SparseOperations(Operations):
             raise refuse(errno.EINVAL)
         inode = handle.inode
         fd = handle.fd if handle.mirror is None else handle.mirror.fd
-        trusted = (
-            self.inodes.abilities(inode).trusted_seek and inode.key not in self.state.distrusted
-        )
+        trusted = self.mirrors.is_seek_trusted(handle)
         tail = self.mirrors.tail_of(inode)
         if tail is not None:
             return partial(tails.seek, tail, fd, offset, whence, trusted)

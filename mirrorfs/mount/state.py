@@ -208,7 +208,7 @@ class State:
             "block_bytes": self.rules(abilities).block_bytes,
             "can_punch": abilities.punch,
             "can_share_blocks": abilities.clone,
-            "seek_data_trusted": abilities.trusted_seek,
+            "seek_data_trusted": abilities.seek_proven,
         }
 
     def stats_json(self) -> bytes:

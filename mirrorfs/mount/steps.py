@@ -103,13 +103,16 @@ def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
 
 
 class Reader(NamedTuple):
-    """A descriptor for a client's reads, -1 for none, and the flags of its mount (`atime`)."""
+    """A descriptor for a client's reads, -1 for none, the flags of its mount (`atime`), and whether
+    SEEK_DATA is right for the file (`backing.seek_answers`).
+    """
 
     fd: int
     mount_flags: int
+    seek_proven: bool
 
 
-NO_READER = Reader(-1, 0)
+NO_READER = Reader(-1, 0, seek_proven=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def create(
         def open_it(fd: int) -> None:
             nonlocal reader
             if access != os.O_WRONLY:
-                reader = open_reader(fd)
+                reader = open_reader(fd, abilities)
                 opened.callback(os.close, reader.fd)
 
         fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
@@ -150,7 +153,8 @@ def create(
     if access == os.O_RDONLY:
         os.close(file_fd)
         return Created(fd, status, reader, None)
-    mirror = MirrorFile(file_fd, status.key, abilities, rules, readable=True)
+    proven = abilities.tells_holes(file_fd)
+    mirror = MirrorFile(file_fd, status.key, abilities, rules, readable=True, seek_proven=proven)
     return Created(fd, status, reader, mirror)
 
 
@@ -234,14 +238,16 @@ def ask_to_write(fd: int, flags: int) -> None:
             raise
 
 
-def open_reader(path_fd: int, check: Callable[[int], None] = lambda _fd: None) -> Reader:
+def open_reader(
+    path_fd: int, abilities: Abilities, check: Callable[[int], None] = lambda _fd: None
+) -> Reader:
     """For a client's reads of the inode of the O_PATH descriptor `path_fd`; `check` is called with
     the new descriptor, and may refuse.
     """
     fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         check(fd)
-        return Reader(fd, atime.mount_flags(fd))
+        return Reader(fd, atime.mount_flags(fd), abilities.tells_holes(fd))
     except OSError:
         os.close(fd)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -107,6 +108,29 @@ def test_after_a_failed_fsync_nothing_is_called_unchanged(faulty: FaultyMirror) 
     os.close(fd)
     account = faulty.account("file")
     assert (account.written_bytes, account.unchanged_bytes) == (2 * BLOCK, 0)
+
+
+def test_after_a_failed_fsync_holes_are_not_believed(faulty: FaultyMirror) -> None:
+    """Whoever asks: the writer, a reader, and a copy tool when all have closed it."""
+    path = faulty.path / "file"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 4 * BLOCK)
+    os.pwrite(fd, b"x" * BLOCK, 2 * BLOCK)
+    reading = os.open(path, os.O_RDONLY)
+    for asked in (fd, reading):
+        assert os.lseek(asked, 0, os.SEEK_DATA) == 2 * BLOCK
+    faulty.order(f"fsync {errno.EIO}")
+    with pytest.raises(OSError, match="Input"):
+        os.fsync(fd)
+    faulty.order()
+    for asked in (fd, reading):
+        assert os.lseek(asked, 0, os.SEEK_DATA) == 0
+        assert os.lseek(asked, 0, os.SEEK_HOLE) == 4 * BLOCK
+    for asked in (fd, reading):
+        with contextlib.suppress(OSError):
+            os.close(asked)
+    with path.open("rb") as file:
+        assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
 
 
 def test_after_a_failed_fsync_a_file_written_anew_is_believed(faulty: FaultyMirror) -> None:

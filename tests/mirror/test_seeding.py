@@ -182,7 +182,7 @@ def test_a_gap_is_zeros_also_where_seek_data_errs(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As OpenZFS before 2.2.2 did with data that was not written back yet."""
-    target.file.abilities = replace(target.file.abilities, trusted_seek=False)
+    target.file.seek_proven = False
     monkeypatch.setattr(holes, "data_ranges", lambda *_: iter(()))
     target.truncate(0)
     target.write(10 * BLOCK, NEW * BLOCK)
@@ -190,8 +190,8 @@ def test_a_gap_is_zeros_also_where_seek_data_errs(
 
 
 def test_where_nothing_can_be_punched_a_file_is_cut_at_once(target: Target) -> None:
-    abilities = replace(target.file.abilities, punch=False, trusted_seek=False)
-    target.file.abilities = abilities
+    target.file.abilities = replace(target.file.abilities, punch=False)
+    target.file.seek_proven = False
     target.truncate(0)
     assert target.file.tail is None
     assert os.fstat(target.file.fd).st_size == 0
