@@ -137,9 +137,12 @@ class Unsettled:
         numbers = (entry.number for entry in self._left.values() if entry.ino == ino)
         return next(numbers, 0)
 
-    def is_left(self, number: int) -> bool:
-        """Whether a crash has left this number on the list, and it is still there."""
-        return number in self._left
+    def is_left(self, number: int, ino: int) -> bool:
+        """Whether a crash has left the file with the inode number `ino` on the list by this number,
+        and it is still there.
+        """
+        entry = self._left.get(number)
+        return entry is not None and entry.ino == ino
 
     def _open(self) -> None:
         """Open the list; makes the state folder where there is none. A folder or a list that is not

@@ -164,7 +164,7 @@ class Recovery:
 
     def _finalise(self, fd: int, found: Mark, status: Status, is_copied: bool) -> Outcome:
         if self._is_settled(found, status):
-            _take_mark(fd)
+            mark.remove(fd)  # where a full disk does not even allow that, it does no harm
             return Outcome.NOTHING
         is_here = mark.is_of_this_mount(found, status) and not is_copied
         noted = None
@@ -183,11 +183,11 @@ class Recovery:
         return unsettled is not None and unsettled.is_live(found.entry, status.ino)
 
     def _is_settled(self, found: Mark, status: Status) -> bool:
-        """Whether the list, which forgets a file only when it is settled, has forgotten this one,
-        and a power cut has brought its mark back.
+        """Whether the list, which forgets a file only when it is settled, has forgotten this one: a
+        power cut has brought its mark back, or it could not be taken away.
         """
         unsettled = self._list_of(found, status)
-        return unsettled is not None and not unsettled.is_left(found.entry)
+        return unsettled is not None and not unsettled.is_left(found.entry, status.ino)
 
     def _list_of(self, found: Mark, status: Status) -> Unsettled | None:
         """Our list, if it is the one on which the file was noted when it was marked."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 
 from mirrorfs.mount import guard
-from mirrorfs.mount.handles import FileHandle
+from mirrorfs.mount.handles import ControlHandle, FileHandle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,7 +77,9 @@ class Dispatcher:
         *arguments: object,
     ) -> None:
         handle = self._operations.handles.any(fh)
-        if not isinstance(handle, FileHandle):
+        if isinstance(handle, ControlHandle):
+            request.error(errno.EOPNOTSUPP)
+        elif not isinstance(handle, FileHandle):
             request.error(errno.EBADF)
         elif self.nursery is not None:
             limiter = handle.inode.device.long_calls

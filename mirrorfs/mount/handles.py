@@ -67,10 +67,13 @@ class FolderHandle:
 
 @dataclass(slots=True)
 class ControlHandle:
-    """One open of a control file, with its text as it was at the read at offset 0."""
+    """One open of a control file, with its text as it was at the read at offset 0; without a name,
+    of something else that lies on no disk.
+    """
 
-    name: str
-    writing: bool
+    node_id: int
+    name: str = ""
+    writing: bool = False
     text: bytes = b""
 
 

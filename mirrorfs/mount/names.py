@@ -122,23 +122,19 @@ class NameOperations(pyfuse3.Operations):
         """
         try:
             if inode.device.is_local:
-                status = statx(inode.fd, ask=False)
-            else:
-                status = await inode.device.workers.run(statx, inode.fd)
+                return statx(inode.fd, ask=False)
+            return await inode.device.workers.run(statx, inode.fd)
         except OSError:
             if inode is not self.inodes.root:
                 raise
             return self.inodes.root_status
-        if inode is self.inodes.root:
-            self.inodes.root_status = status
-        return status
 
     async def lookup(self, parent_id: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(parent_id):
             return self.state.control.lookup(parent_id, name)
         if self._is_ours(parent_id, name):
             if name != self.state.control.name:
-                raise refuse(errno.ENOENT)
+                return self.state.control.lookup(parent_id, name)
             return self.state.control.entry()
         async with self._held(parent_id) as (parent,):
             fd, status = await self._find(parent, name)
@@ -185,14 +181,15 @@ class NameOperations(pyfuse3.Operations):
 
     async def opendir(self, node_id: int, _ctx: object) -> int:
         if ControlFolder.owns(node_id):
-            return self.handles.add(ControlHandle("", writing=False))
+            return self.handles.add(ControlHandle(node_id))
         inode = self.inodes.get(node_id)
         await self.inodes.hold(inode)
         return self.handles.add(FolderHandle(inode))
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        if isinstance(self.handles.any(fh), ControlHandle):
-            self.state.control.list(start_id, token)
+        control = self.handles.any(fh)
+        if isinstance(control, ControlHandle):
+            self.state.control.list(control.node_id, start_id, token)
             return
         handle = self.handles.get(fh, FolderHandle)
         inode = handle.inode
@@ -271,6 +268,8 @@ class NameOperations(pyfuse3.Operations):
     async def mknod(
         self, parent_id: int, name: bytes, mode: int, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        if ControlFolder.owns(parent_id):
+            return self.state.control.make(parent_id, name, mode, ctx)
         return await self._make(
             parent_id, name, tree.make_node, mode, rdev, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
@@ -278,6 +277,9 @@ class NameOperations(pyfuse3.Operations):
     async def mkdir(
         self, parent_id: int, name: bytes, mode: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        is_state = self._is_ours(parent_id, name) and name != self.state.control.name
+        if ControlFolder.owns(parent_id) or is_state:
+            return self.state.control.make(parent_id, name, mode | stat.S_IFDIR, ctx)
         return await self._make(
             parent_id, name, tree.make_folder, mode, tree.Caller(ctx.uid, ctx.gid, ctx.umask)
         )
@@ -310,6 +312,9 @@ class NameOperations(pyfuse3.Operations):
         await self._remove(parent_id, name, folder=True)
 
     async def _remove(self, parent_id: int, name: bytes, folder: bool) -> None:
+        if ControlFolder.owns(parent_id):
+            self.state.control.remove(parent_id, name)
+            return
         if self._is_ours(parent_id, name):
             raise refuse(errno.EPERM)
         async with self._held(parent_id) as (parent,):
@@ -346,6 +351,9 @@ class NameOperations(pyfuse3.Operations):
         flags: int,
         ctx: Context,
     ) -> None:
+        if ControlFolder.owns(parent_id) or ControlFolder.owns(new_parent_id):
+            self.state.control.rename(parent_id, name, new_parent_id, new_name)
+            return
         if self._is_ours(parent_id, name):
             raise refuse(errno.EPERM)
         if self._is_ours(new_parent_id, new_name):

@@ -85,6 +85,9 @@ class Operations(XattrOperations):
     async def create(
         self, parent_id: int, name: bytes, mode: int, flags: int, ctx: Context
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        if ControlFolder.owns(parent_id):
+            entry = self.state.control.make(parent_id, name, mode | stat.S_IFREG, ctx)
+            return await self.open(entry.st_ino, flags, ctx), entry
         if self._is_ours(parent_id, name):
             raise refuse(errno.EEXIST)
         async with self._held(parent_id) as (parent,):
@@ -180,7 +183,7 @@ class Operations(XattrOperations):
         tags = fh & extension.TAGS
         handle = self.handles.any(fh ^ tags)
         if isinstance(handle, ControlHandle):
-            return self.state.control.write(handle, buf)
+            return self.state.control.write(handle, off, buf)
         handle = self.handles.get(fh ^ tags, FileHandle)
         mirror = handle.mirror
         if mirror is None:
@@ -281,7 +284,7 @@ class Operations(XattrOperations):
         ctx: Context,
     ) -> pyfuse3.EntryAttributes:
         if ControlFolder.owns(node_id):
-            return self._set_control(node_id, fields)
+            return self.state.control.set(node_id, fields, attr)
         async with self._held(node_id) as (inode,):
             caller, brief = _caller(ctx), inode.device.workers.brief
             if fields.update_size:
@@ -295,12 +298,6 @@ class Operations(XattrOperations):
             else:
                 await brief(steps.set_attributes, inode.fd, fields, attr, caller)
             return self._entry(inode, await self._status(inode))
-
-    def _set_control(self, node_id: int, fields: AnyFields) -> pyfuse3.EntryAttributes:
-        """`echo 1 > reset` truncates first; nothing else of a control file can be set."""
-        if fields.update_mode or fields.update_uid or fields.update_gid:
-            raise refuse(errno.EPERM)
-        return self.state.control.entry(node_id)
 
     async def _set_size(self, inode: Inode, fh: int | None, size: int, caller: Caller) -> None:
         """Truncate or grow a file for `caller`, who is likely to write next if it is open."""

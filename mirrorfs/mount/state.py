@@ -173,6 +173,9 @@ class State:
 
     def forget(self, node_id: int, lookups: int) -> None:
         """Take lookups away, as the kernel does."""
+        if ControlFolder.owns(node_id):
+            self.control.forget(node_id, lookups)
+            return
         gone = self.inodes.forget(node_id, lookups)
         if gone is not None:
             self.left(gone)

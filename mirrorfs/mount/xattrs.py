@@ -63,6 +63,8 @@ class XattrOperations(NameOperations):
     async def setxattr(
         self, node_id: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
+        if name == mark.NAME or ControlFolder.owns(node_id):
+            return  # a copy brings it along; it describes another file
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with self._held(node_id) as (inode,):
@@ -79,6 +81,8 @@ class XattrOperations(NameOperations):
                 await run(steps.drop_foreign_setgid, inode.fd, caller)
 
     async def removexattr(self, node_id: int, name: bytes, _ctx: object) -> None:
+        if ControlFolder.owns(node_id):
+            return
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with self._held(node_id) as (inode,):
