@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lines = "\n".join(_option_help(option) for option in OPTIONS)
     parser.epilog = (
         f"options for -o:\n{lines}\n"
-        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec,\n"
+        "Words that mount(8) and fstab use (rw, defaults, relatime, nosuid, nodev, noexec,\n"
         "nofail, _netdev, x-*) are accepted.\n\nexamples:\n"
         "  mirrorfs mount /srv/backup /mnt/mirror\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -o block=64k,log=/var/log/mirrorfs.log\n"

@@ -62,7 +62,8 @@ class Operations(XattrOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd)
+                keeps = self.state.options.keeps_atime(flags)
+                handle.reader = await inode.device.workers.run(steps.open_reader, inode.fd, keeps)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode, flags)
                 if handle.mirror.append_only and not flags & os.O_APPEND:
@@ -90,17 +91,9 @@ class Operations(XattrOperations):
             rules = self.state.rules(abilities)
             run = parent.device.workers.run
             try:
-                made = await self.state.with_room(
-                    parent.device,
-                    steps.create,
-                    parent.fd,
-                    name,
-                    mode,
-                    caller,
-                    flags,
-                    abilities,
-                    rules,
-                )
+                keeps = self.state.options.keeps_atime(flags)
+                how = (name, mode, caller, flags, abilities, rules, keeps)
+                made = await self.state.with_room(parent.device, steps.create, parent.fd, *how)
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
                 if flags & os.O_EXCL:

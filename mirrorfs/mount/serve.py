@@ -131,6 +131,8 @@ def _fuse_options(job: Job) -> set[str]:
     }
     if options.lets_others_in(os.geteuid() == 0):
         words.add("allow_other")
+    if options.noatime:
+        words.add("noatime")  # for the mount table; what opens below keeps to it (`steps`)
     if options.ro:
         words.add("ro")
     return words

@@ -93,7 +93,9 @@ def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
 
 
 class Reader(NamedTuple):
-    """A descriptor for a client's reads, -1 for none, and the flags of its mount (`atime`)."""
+    """A descriptor for a client's reads, -1 for none, and the flags of its mount (`atime`): of one
+    by which no time of access moves, ST_NOATIME.
+    """
 
     fd: int
     mount_flags: int
@@ -120,6 +122,7 @@ def create(
     flags: int,
     abilities: Abilities,
     rules: Rules,
+    keeps_atime: bool,
 ) -> Created:
     """Make a regular file and open it as `flags` say, whatever its mode lets its owner do."""
     access = flags & os.O_ACCMODE
@@ -129,7 +132,7 @@ def create(
         def open_it(fd: int) -> None:
             nonlocal reader
             if access != os.O_WRONLY:
-                reader = open_reader(fd)
+                reader = open_reader(fd, keeps_atime)
                 opened.callback(os.close, reader.fd)
 
         fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
@@ -197,8 +200,8 @@ def rename(
     return moved, met
 
 
-def list_folder(fd: int) -> list[bytes]:
-    return tree.list_names(fd)
+def list_folder(fd: int, keeps_atime: bool) -> list[bytes]:
+    return tree.list_names(fd, keeps_atime)
 
 
 def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | int]:
@@ -224,11 +227,13 @@ def ask_to_write(fd: int, flags: int) -> None:
             raise
 
 
-def open_reader(path_fd: int) -> Reader:
-    """For a client's reads of the inode of the O_PATH descriptor `path_fd`."""
-    fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+def open_reader(path_fd: int, keeps_atime: bool) -> Reader:
+    """For a client's reads of the inode of the O_PATH descriptor `path_fd`; with `keeps_atime` they
+    move no time of access, where that is permitted.
+    """
+    fd, keeps = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime)
     try:
-        return Reader(fd, atime.mount_flags(fd))
+        return Reader(fd, os.ST_NOATIME if keeps else atime.mount_flags(fd))
     except OSError:
         os.close(fd)
         raise

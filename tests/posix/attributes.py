@@ -25,7 +25,6 @@ from tests.posix.checks import (
     seen,
 )
 
-
 # Where one file system or the other ends, and where 64 bits of nanoseconds do (1677 and 2262).
 SECONDS = [
     0, 1, 10**9, -1, -(1 << 31) - 1, -(1 << 31), (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
@@ -81,6 +80,19 @@ def one_time_can_be_left_alone(folder: Path) -> Any:
         second.st_atime_ns > 10**18,
         second.st_mtime_ns,
     )
+
+
+@check
+def a_time_of_access_is_kept_for_the_owner_alone(folder: Path) -> Any:
+    put(folder / "file")
+    os.chmod(folder / "file", 0o644)
+    os.utime(folder / "file", ns=(10**17, 10**17))
+    flags = os.O_RDONLY | os.O_NOATIME
+    with opened(folder / "file", flags) as fd:
+        os.read(fd, 100)
+    kept = (folder / "file").stat().st_atime_ns
+    denied = as_user(lambda: os.close(os.open(folder / "file", flags)))
+    return kept, denied, as_user(lambda: os.close(os.open(folder / "file", os.O_RDONLY)))
 
 
 @check
