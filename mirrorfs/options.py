@@ -134,7 +134,7 @@ _TIME_WORDS = {
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for
-    `auto`.
+    `auto`. `words` are they as they were given, all of them, `given` the names of ours among them.
     """
 
     zeros: Literal["punch", "keep"] = "punch"
@@ -159,6 +159,7 @@ class MountOptions:
     direct_writes: Literal["auto", "on", "off"] = "auto"
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
 
     def keeps_atime(self, flags: int) -> bool:
         """Whether reading a file that is opened with `flags` of open(2) moves no time of access
@@ -184,7 +185,8 @@ def parse(text: str) -> MountOptions:
     values: dict[str, object] = {}
     fuse_words: list[str] = []
     given: set[str] = set()
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    words = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for word in words:
         name, equals, value = word.partition("=")
         if name in FUSE_WORDS and not equals:
             fuse_words.append(name)
@@ -197,7 +199,12 @@ def parse(text: str) -> MountOptions:
         else:
             given.add(name.removeprefix("no") if name == "noallow_other" else name)
             _take(values, name, value if equals else None)
-    return MountOptions(fuse_words=tuple(fuse_words), given=frozenset(given), **values)  # type: ignore[arg-type]
+    return MountOptions(
+        fuse_words=tuple(fuse_words),
+        given=frozenset(given),
+        words=words,
+        **values,  # type: ignore[arg-type]
+    )
 
 
 def parse_size(name: str, text: str) -> int:
@@ -334,7 +341,7 @@ def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, d
     """
     table: dict[str, dict[str, object]] = {}
     for field in fields(options):
-        if field.name in {"given", "fuse_words"}:
+        if field.name in {"given", "words", "fuse_words"}:
             continue
         name = field.name.removesuffix("_bytes")
         value = effective.get(name, getattr(options, field.name))

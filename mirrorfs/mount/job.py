@@ -24,7 +24,7 @@ class StateFolder:
 @dataclass(frozen=True, slots=True)
 class Job:
     """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
-    symbolic links.
+    symbolic links. `notes` is what was done on the way, for the log.
     """
 
     backing: bytes
@@ -33,3 +33,4 @@ class Job:
     options: MountOptions
     abilities: Abilities
     state_folder: StateFolder
+    notes: tuple[str, ...] = ()

@@ -178,12 +178,15 @@ class Operations(XattrOperations):
             raise refuse(errno.EBADF)
         if tags & extension.KILLS_SETID:
             await self._drop_setid(handle.inode)
-        taken = 0
         try:
             taken = await self._take(handle, mirror, bool(tags & extension.APPENDS), off, buf)
-        finally:
-            if taken < len(buf):
-                self.state.note_failure(handle.inode, handle.pending.code)
+        except OSError as exc:
+            if not handle.pending.code:  # it comes from no writer: no thread, or none that answers
+                handle.pending.note(exc, off)
+            self.state.note_failure(handle.inode, exc.errno or errno.EIO)
+            raise
+        if taken < len(buf) and handle.pending.code:  # else another write has made it good
+            self.state.note_failure(handle.inode, handle.pending.code)
         sync_flags, handle.sync_flags = handle.sync_flags, 0
         if handle.synchronous:
             await self.mirrors.sync(handle.inode, mirror, handle.data_only)
