@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # A job in the background of a shell inherits these ignored, and so would every command below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -69,6 +69,28 @@ def mirrorfs(
 def as_nobody(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The same as an ordinary user; wants the fixture `fuse_for_all`."""
     return run(MIRRORFS[0], "-c", _AS_NOBODY, *words, check=check, timeout=60)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return as soon as it holds; fails the test if it does not come to that."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"nothing came of it within {seconds:.0f} seconds")
+        time.sleep(0.01)
+
+
+def wait_until_it_listens(process: subprocess.Popen[Any]) -> None:
+    """Return when a command of ours takes signals itself, no longer the interpreter that starts, or
+    when it has ended.
+    """
+
+    def listens() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return process.poll() is not None or bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    wait_for(listens)
 
 
 @contextlib.contextmanager

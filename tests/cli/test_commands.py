@@ -20,7 +20,7 @@ import pytest
 from mirrorfs import __version__
 from mirrorfs.errors import ExitCode
 from mirrorfs.mount import journal
-from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run
+from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,10 +279,7 @@ def mounted_in_foreground(backing: Path, point: Path) -> subprocess.Popen[str]:
     daemon = subprocess.Popen(
         [*MIRRORFS, "mount", backing, point, "--foreground"], stderr=subprocess.PIPE, text=True
     )
-    for _ in range(100):
-        if os.path.ismount(point):
-            break
-        time.sleep(0.05)
+    wait_for(lambda: os.path.ismount(point))
     return daemon
 
 
