@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs import __version__
+from mirrorfs.cli import commands
 from mirrorfs.errors import ExitCode
 from mirrorfs.mount import journal
 from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run, wait_for
@@ -79,7 +81,13 @@ def test_a_mistyped_command_is_no_backing_folder(
     assert "did you mean 'umount'" in refused(ExitCode.USAGE, "unmount", places[1])
     assert "unknown command 'foo'" in refused(ExitCode.USAGE, "help", "foo")
     monkeypatch.chdir(tmp_path)
-    assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "backing2", "point")
+    assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "./backing2", "point")
+    assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "backing2", "point", "-o", "rw")
+    Path("verify").mkdir()
+    said = "mirrorfs: unknown command 'verify'; see 'mirrorfs --help'"
+    assert refused(ExitCode.USAGE, "verify", places[1]) == said
+    assert refused(ExitCode.USAGE, "verify", "point") == said
+    assert not os.path.ismount(places[1])
     Path("unmount").mkdir()
     mirrorfs("unmount", "point", "-o", f"log={tmp_path}/log")
     mirrorfs("umount", "-l", "point")
@@ -138,6 +146,32 @@ def test_mount8_form(places: tuple[Path, Path], tmp_path: Path) -> None:
     assert run("findmnt", "-n", "-o", "SOURCE", point).stdout.strip() == str(backing)
     mirrorfs("umount", point)
     refused(ExitCode.MOUNT_FAILED, backing / "none", point, "-o", "rw")
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        (["{backing}", "point"], "mirrorfs"),
+        (["./backing", "point"], "mirrorfs"),
+        ([".", "../point"], "mirrorfs"),
+        (["backing", "point", "-o", "rw"], "mirrorfs"),
+        (["-o", "rw", "backing", "point"], "mirrorfs"),
+        (["backing", "point", "-orw"], "mirrorfs"),
+        (["backing", "point"], "mount.mirrorfs"),
+        (["stats", "point"], "mount.fuse.mirrorfs"),
+    ],
+)
+def test_two_places_are_a_mount(
+    places: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    program: str,
+) -> None:
+    backing, _ = places
+    monkeypatch.chdir(backing if words[0] == "." else tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"/usr/sbin/{program}"])
+    assert commands.is_mount8([word.format(backing=backing) for word in words])
 
 
 def test_a_read_only_mount_refuses_writes(places: tuple[Path, Path], tmp_path: Path) -> None:
