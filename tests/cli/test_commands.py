@@ -239,6 +239,27 @@ def test_the_text_forms_say_the_same(mirror: Mirror) -> None:
     assert None not in [told["value"] for told in config["options"].values()]
 
 
+def test_errors_have_series_before_the_first_one(mirror: Mirror) -> None:
+    def values(name: str) -> dict[str, float]:
+        """By errno, of which there may be none."""
+        lines = (mirror.path / ".mirrorfs/metrics").read_text().splitlines()
+        series = [line.rpartition(" ") for line in lines if line.startswith(f"{name}{{")]
+        return {
+            labels.partition('errno="')[2].partition('"')[0]: float(value)
+            for labels, _, value in series
+        }
+
+    always = dict.fromkeys(("EDQUOT", "EIO", "ENOSPC", "EROFS"), 0.0)
+    assert values("mirrorfs_errors_total") == always
+    assert values("mirrorfs_failed_requests_total") == {"": 0.0}
+    (mirror.path / "full/inside").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(OSError, match="not empty"):
+            os.rmdir(mirror.path / "full")
+    assert values("mirrorfs_errors_total") == {**always, "ENOTEMPTY": 2.0}
+    assert values("mirrorfs_failed_requests_total") == {"": 2.0}
+
+
 def test_the_log_tells_the_time_zone_and_nothing_of_pyfuse3(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
