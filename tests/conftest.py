@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mirrorfs.backing import ledger
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -43,8 +45,8 @@ os.setgid(65534)
 os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """
-# What the log of a mount may say in a test that expects no trouble.
-_QUIET_LEVELS = ("INFO", "DEBUG")
+# All that were used; each may have had a table in memory (`mirrorfs.backing.ledger`).
+STATE_FOLDERS: set[bytes] = set()
 
 
 def run(
@@ -130,8 +132,17 @@ class Mirror:
     options: str = ""
     noisy: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    is_killed: bool = False
+
+    @property
+    def state_folder(self) -> bytes:
+        words = [word.partition("=") for word in self.options.split(",")]
+        given = [value for name, _, value in words if name == "state"]
+        return os.fsencode(given[-1] if given else self.backing / ".mirrorfs")
 
     def mount(self, *words: str) -> Mirror:
+        STATE_FOLDERS.add(self.state_folder)
+        self.is_killed = False
         options = ",".join(filter(None, [f"log={self.log}", self.options]))
         mirrorfs(
             "mount",
@@ -160,6 +171,7 @@ class Mirror:
 
         select.select([watch], [], [], 10)
         os.close(watch)
+        self.is_killed = True
 
     def stats(self) -> dict[str, Any]:
         return json.loads((self.path / ".mirrorfs/stats.json").read_bytes())
@@ -210,6 +222,8 @@ class Mirror:
             if not self.path.is_mount():
                 break
             time.sleep(0.05)
+        if self.is_killed and self.backing.exists():
+            ledger.remove_all(ledger.owner_of(self.state_folder))  # else the next mount does it
 
 
 @pytest.fixture(scope="session")
@@ -225,6 +239,36 @@ def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return made[kind]
 
         yield get
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_table_is_left(file_systems: Callable[[str], Path]) -> Iterator[None]:
+    """Nothing of ours stays in memory after the last daemon has ended.
+
+    Tables of others, who may test here at the same time, are none of our folders.
+    """
+    owner_of = ledger.owner_of
+
+    def note(folder: bytes) -> str:
+        STATE_FOLDERS.add(folder)
+        return owner_of(folder)
+
+    def left() -> list[bytes]:
+        names = os.listdir(ledger.FOLDER)
+        return [
+            folder
+            for folder in STATE_FOLDERS
+            if os.path.isdir(os.path.dirname(folder))
+            and any(name.startswith(f"mirrorfs-{owner_of(folder)}-".encode()) for name in names)
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "owner_of", note)
+        yield
+    end = time.monotonic() + 30
+    while left() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not left()
 
 
 @pytest.fixture(params=list(MKFS))
