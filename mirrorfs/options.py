@@ -5,6 +5,7 @@ read this list.
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, fields
 from typing import Literal, TypeVar
 
@@ -73,6 +74,8 @@ OPTIONS = (
         "root: on",
         "let other users in (on for root; noallow_other turns it off)",
     ),
+    Option("noatime", "", "off", "reading through the mount moves no time of access below"),
+    Option("nodiratime", "", "off", "listing folders through the mount moves none"),
     Option("allow_dense", "", "off", "mount even where the file system below cannot hold holes"),
     Option("nonempty", "", "off", "mount over a folder that is not empty"),
     Option("control", "NAME", ".mirrorfs", "name of the folder of control files in the mount"),
@@ -114,16 +117,24 @@ OPTIONS = (
 # Words that mount(8), fstab and systemd add; they have no meaning for us, or are libfuse's own.
 ACCEPTED_WORDS = frozenset(
     "rw defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
-    "strictatime diratime nodiratime iversion noiversion lazytime nolazytime silent loud async "
+    "nostrictatime iversion noiversion lazytime nolazytime silent loud async "
     "mand nomand exec suid dev _rnetdev default_permissions".split()
 )
-FUSE_WORDS = frozenset("noatime nosuid nodev noexec sync dirsync dev suid".split())
+FUSE_WORDS = frozenset("nosuid nodev noexec sync dirsync dev suid".split())
+# Each sets an option; of two that are about the same, the last one holds.
+_TIME_WORDS = {
+    "noatime": ("noatime", True),
+    "atime": ("noatime", False),
+    "strictatime": ("noatime", False),
+    "nodiratime": ("nodiratime", True),
+    "diratime": ("nodiratime", False),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for
-    `auto`.
+    `auto`. `words` are they as they were given, all of them, `given` the names of ours among them.
     """
 
     zeros: Literal["punch", "keep"] = "punch"
@@ -131,6 +142,8 @@ class MountOptions:
     block_bytes: int | None = None
     ro: bool = False
     allow_other: bool | None = None
+    noatime: bool = False
+    nodiratime: bool = False
     allow_dense: bool = False
     nonempty: bool = False
     control: bytes = b".mirrorfs"
@@ -146,6 +159,17 @@ class MountOptions:
     direct_writes: Literal["auto", "on", "off"] = "auto"
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
+
+    def keeps_atime(self, flags: int) -> bool:
+        """Whether reading a file that is opened with `flags` of open(2) moves no time of access
+        below. A read-only mount moves none.
+        """
+        return self.noatime or self.ro or bool(flags & os.O_NOATIME)
+
+    def keeps_folder_atime(self, flags: int) -> bool:
+        """The same for listing a folder."""
+        return self.nodiratime or self.keeps_atime(flags)
 
     def lets_others_in(self, is_root: bool) -> bool:
         """Whether other users are let in, given or not."""
@@ -161,17 +185,26 @@ def parse(text: str) -> MountOptions:
     values: dict[str, object] = {}
     fuse_words: list[str] = []
     given: set[str] = set()
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    words = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for word in words:
         name, equals, value = word.partition("=")
         if name in FUSE_WORDS and not equals:
             fuse_words.append(name)
+        elif name in _TIME_WORDS and not equals:
+            option, values[option] = _TIME_WORDS[name]
+            given.add(option)
         elif name in ACCEPTED_WORDS or name.startswith(("x-", "X-", "comment")):
             if name == "rw":
                 values["ro"] = False
         else:
             given.add(name.removeprefix("no") if name == "noallow_other" else name)
             _take(values, name, value if equals else None)
-    return MountOptions(fuse_words=tuple(fuse_words), given=frozenset(given), **values)  # type: ignore[arg-type]
+    return MountOptions(
+        fuse_words=tuple(fuse_words),
+        given=frozenset(given),
+        words=words,
+        **values,  # type: ignore[arg-type]
+    )
 
 
 def parse_size(name: str, text: str) -> int:
@@ -233,7 +266,7 @@ def _take(values: dict[str, object], name: str, value: str | None) -> None:
 def _nearest(name: str) -> str:
     known = [option.name for option in OPTIONS] + [
         "noallow_other",
-        *sorted(ACCEPTED_WORDS | FUSE_WORDS),
+        *sorted(ACCEPTED_WORDS | FUSE_WORDS | _TIME_WORDS.keys()),
     ]
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
@@ -308,7 +341,7 @@ def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, d
     """
     table: dict[str, dict[str, object]] = {}
     for field in fields(options):
-        if field.name in {"given", "fuse_words"}:
+        if field.name in {"given", "words", "fuse_words"}:
             continue
         name = field.name.removesuffix("_bytes")
         value = effective.get(name, getattr(options, field.name))

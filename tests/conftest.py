@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mirrorfs.backing import ledger
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # A job in the background of a shell inherits these ignored, and so would every command below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,8 +45,8 @@ os.setgid(65534)
 os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """
-# What the log of a mount may say in a test that expects no trouble.
-_QUIET_LEVELS = ("INFO", "DEBUG")
+# All that were used; each may have had a table in memory (`mirrorfs.backing.ledger`).
+STATE_FOLDERS: set[bytes] = set()
 
 
 def run(
@@ -69,6 +71,28 @@ def mirrorfs(
 def as_nobody(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The same as an ordinary user; wants the fixture `fuse_for_all`."""
     return run(MIRRORFS[0], "-c", _AS_NOBODY, *words, check=check, timeout=60)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return as soon as it holds; fails the test if it does not come to that."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"nothing came of it within {seconds:.0f} seconds")
+        time.sleep(0.01)
+
+
+def wait_until_it_listens(process: subprocess.Popen[Any]) -> None:
+    """Return when a command of ours takes signals itself, no longer the interpreter that starts, or
+    when it has ended.
+    """
+
+    def listens() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return process.poll() is not None or bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    wait_for(listens)
 
 
 @contextlib.contextmanager
@@ -110,8 +134,17 @@ class Mirror:
     options: str = ""
     noisy: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    is_killed: bool = False
+
+    @property
+    def state_folder(self) -> bytes:
+        words = [word.partition("=") for word in self.options.split(",")]
+        given = [value for name, _, value in words if name == "state"]
+        return os.fsencode(given[-1] if given else self.backing / ".mirrorfs")
 
     def mount(self, *words: str) -> Mirror:
+        STATE_FOLDERS.add(self.state_folder)
+        self.is_killed = False
         options = ",".join(filter(None, [f"log={self.log}", self.options]))
         mirrorfs(
             "mount",
@@ -140,6 +173,7 @@ class Mirror:
 
         select.select([watch], [], [], 10)
         os.close(watch)
+        self.is_killed = True
 
     def stats(self) -> dict[str, Any]:
         return json.loads((self.path / ".mirrorfs/stats.json").read_bytes())
@@ -190,6 +224,8 @@ class Mirror:
             if not self.path.is_mount():
                 break
             time.sleep(0.05)
+        if self.is_killed and self.backing.exists():
+            ledger.remove_all(ledger.owner_of(self.state_folder))  # else the next mount does it
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +241,36 @@ def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return made[kind]
 
         yield get
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_table_is_left(file_systems: Callable[[str], Path]) -> Iterator[None]:
+    """Nothing of ours stays in memory after the last daemon has ended.
+
+    Tables of others, who may test here at the same time, are none of our folders.
+    """
+    owner_of = ledger.owner_of
+
+    def note(folder: bytes) -> str:
+        STATE_FOLDERS.add(folder)
+        return owner_of(folder)
+
+    def left() -> list[bytes]:
+        names = os.listdir(ledger.FOLDER)
+        return [
+            folder
+            for folder in STATE_FOLDERS
+            if os.path.isdir(os.path.dirname(folder))
+            and any(name.startswith(f"mirrorfs-{owner_of(folder)}-".encode()) for name in names)
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "owner_of", note)
+        yield
+    end = time.monotonic() + 30
+    while left() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not left()
 
 
 @pytest.fixture(params=list(MKFS))

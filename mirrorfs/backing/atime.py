@@ -19,7 +19,9 @@ def mount_flags(fd: int) -> int:
 
 
 def is_due(fd: int, flags: int) -> bool:
-    """Whether a read by `fd` now may move the time, as relatime says, or always (mount(8))."""
+    """Whether a read by `fd` now may move the time, as relatime says, or always (mount(8)). One
+    that was opened with O_NOATIME has that as a flag of its mount.
+    """
     if flags & (os.ST_NOATIME | os.ST_RDONLY):
         return False
     if not flags & os.ST_RELATIME:

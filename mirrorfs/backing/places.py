@@ -171,11 +171,15 @@ def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
         os.close(fd)
 
 
-def make_room(path: bytes) -> None:
-    """Refuse a mount point where a mirrorfs is at work; a dead one is removed from it."""
+def make_room(path: bytes) -> bool:
+    """Refuse a mount point where a mirrorfs is at work; a dead one is removed from it. Returns
+    whether there was one.
+    """
     mount = mounts.mounted_at(path)
-    if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE or clear_dead(mount):
-        return
+    if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
+        return False
+    if clear_dead(mount):
+        return True
     raise InUseError(
         f"{show(path)}: a mirrorfs is mounted here already; see 'mirrorfs stats {show(path)}'"
     )

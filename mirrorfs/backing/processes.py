@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing.statx import statx
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,6 +46,65 @@ def holders(mount: Mount) -> list[str]:
         for process in _processes()
         if int(process.name) != os.getpid() and _holds(process, mount)
     ]
+
+
+def other_namespaces(device: str) -> list[str]:
+    """Processes in whose mount namespace, which is not ours, `device` (MAJOR:MINOR) is mounted: one
+    for each such namespace.
+    """
+    found: dict[bytes, str] = {_link(Path("/proc/self/ns/mnt")): ""}
+    for process in sorted(_processes(), key=lambda path: int(path.name)):
+        namespace = _link(process / "ns/mnt")
+        if namespace not in found and device in {line[2] for line in _mounts(process)}:
+            found[namespace] = named(int(process.name))
+    return [name for name in found.values() if name]
+
+
+def detached_users(device: bytes) -> list[str]:
+    """Processes that use `device` (MAJOR:MINOR) by way of a mount that is in no tree any more.
+
+    It is looked at by descriptors of theirs, which may hang on a mount of others (`asking`).
+    """
+    major, _, minor = device.partition(b":")
+    dev = os.makedev(int(major), int(minor))
+    return [
+        named(int(process.name))
+        for process in _processes()
+        if int(process.name) != os.getpid() and _is_detached_on(process, dev)
+    ]
+
+
+def _is_detached_on(process: Path, dev: int) -> bool:
+    attached = {line[0] for line in _mounts(process)}
+    fds = [
+        process / "fd" / fd
+        for fd, link in _descriptors(process)
+        if link.startswith(b"/") and str(_number(_MOUNT_ID, process, fd)) not in attached
+    ]
+    return any(_device(path) == dev for path in (*fds, process / "cwd", process / "root"))
+
+
+def _mounts(process: Path) -> list[list[str]]:
+    """The mount table of a process, in words (mount id, parent's, device, …)."""
+    try:
+        table = (process / "mountinfo").read_text(errors="replace")
+    except OSError:
+        return []
+    return [line.split(" ") for line in table.splitlines()]
+
+
+def _device(path: Path) -> int | None:
+    """The device that a link in /proc leads to; its file system is not asked."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return statx(fd, ask=False).dev
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def lock_holder(folder: bytes) -> int | None:

@@ -11,9 +11,24 @@
 enum { MOUNT_IDS = 0x5000, WANTED = STATX_BASIC_STATS | STATX_BTIME | MOUNT_IDS };
 enum { FIELDS = 15 };
 
+/* A time in ns. Those before 1677 and after 2262 do not fit 64 bits, and file systems have them. */
 static PyObject *in_ns(struct statx_timestamp time)
 {
-    return PyLong_FromLongLong(time.tv_sec * 1000000000LL + time.tv_nsec);
+    long long ns;
+    if (!__builtin_mul_overflow(time.tv_sec, 1000000000LL, &ns) &&
+        !__builtin_add_overflow(ns, time.tv_nsec, &ns))
+        return PyLong_FromLongLong(ns);
+    PyObject *seconds = PyLong_FromLongLong(time.tv_sec), *factor = PyLong_FromLong(1000000000);
+    PyObject *rest = PyLong_FromUnsignedLong(time.tv_nsec), *whole = NULL, *sum = NULL;
+    if (seconds != NULL && factor != NULL && rest != NULL)
+        whole = PyNumber_Multiply(seconds, factor);
+    if (whole != NULL)
+        sum = PyNumber_Add(whole, rest);
+    Py_XDECREF(seconds);
+    Py_XDECREF(factor);
+    Py_XDECREF(rest);
+    Py_XDECREF(whole);
+    return sum;
 }
 
 /* Fills a new tuple; the order is that of mirrorfs.backing.statx.Status. */

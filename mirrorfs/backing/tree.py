@@ -231,9 +231,21 @@ def read_link(fd: int) -> bytes:
     return os.readlink(b"", dir_fd=fd)
 
 
-def list_names(folder_fd: int) -> list[bytes]:
+def open_for_reading(path_fd: int, flags: int, keeps_atime: bool) -> tuple[int, bool]:
+    """A descriptor for reading the inode of the O_PATH descriptor `path_fd`, opened with `flags`,
+    and whether reading by it moves no time of access. It is asked for with `keeps_atime`, and
+    refused where the file is another's and we are not root (open(2), O_NOATIME).
+    """
+    path, flags = fd_path(path_fd), flags | os.O_RDONLY | os.O_CLOEXEC
+    if keeps_atime:
+        with contextlib.suppress(PermissionError):
+            return os.open(path, flags | os.O_NOATIME), True
+    return os.open(path, flags), False
+
+
+def list_names(folder_fd: int, keeps_atime: bool) -> list[bytes]:
     """The names in a folder, without `.` and `..`, in the order of the file system below."""
-    fd = os.open(fd_path(folder_fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd, _ = open_for_reading(folder_fd, os.O_DIRECTORY, keeps_atime)
     try:
         return [os.fsencode(name) for name in os.listdir(fd)]
     finally:

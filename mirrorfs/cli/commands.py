@@ -59,10 +59,22 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def is_mount8(words: list[str]) -> bool:
-    """`mirrorfs BACKING MOUNTPOINT -o …`: two places instead of a command."""
-    if not words or words[0] in COMMANDS or words[0] in _ALONE or _is_mistyped(words[0]):
+    """`mirrorfs BACKING MOUNTPOINT -o …`: two places instead of a command.
+
+    An unknown word is a place only if nothing else can be meant: it is a path by its looks, there
+    is a `-o`, as there always is from mount(8) and systemd, or we were called as mount.SOMETHING.
+    """
+    if len(words) < 2 or words[0] in _ALONE:
         return False
-    return len(words) >= 2 and (words[0] == "-o" or not words[0].startswith("-"))
+    if os.path.basename(sys.argv[0]).startswith("mount."):
+        return True
+    if words[0] in COMMANDS:
+        return False
+    if words[0].startswith("-"):
+        return words[0].startswith("-o")
+    if "/" in words[0] or words[0] in {".", ".."}:
+        return True
+    return any(word.startswith("-o") for word in words) and not _is_mistyped(words[0])
 
 
 def run(words: list[str]) -> int:
@@ -121,7 +133,7 @@ def _nearest(word: str) -> str:
 
 def _is_mistyped(word: str) -> bool:
     """Whether this is rather a command than a backing folder."""
-    if "/" in word or not _nearest(word):
+    if not _nearest(word):
         return False
     with contextlib.suppress(OSError):
         # Names only: what has this one may be a mount that does not answer.

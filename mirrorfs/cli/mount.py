@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lines = "\n".join(_option_help(option) for option in OPTIONS)
     parser.epilog = (
         f"options for -o:\n{lines}\n"
-        "Words that mount(8) and fstab use (rw, defaults, noatime, nosuid, nodev, noexec,\n"
-        "nofail, _netdev, x-*) are accepted.\n\nexamples:\n"
+        "Words that mount(8) and fstab use (rw, defaults, nosuid, nodev, noexec, nofail,\n"
+        "_netdev, relatime, x-*) are accepted.\n\nexamples:\n"
         "  mirrorfs mount /srv/backup /mnt/mirror\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -o block=64k,log=/var/log/mirrorfs.log\n"
         "  mirrorfs mount /srv/backup /mnt/mirror -f -o ro"
@@ -73,8 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     places.check_fuse(bool(options.allow_other))
     backing = asking.resolve(os.fsencode(arguments.backing))
     mount_point = asking.resolve(os.fsencode(arguments.mount_point))
+    notes: list[str] = []
     # First, since a dead mount may lie on the backing folder itself.
-    places.make_room(mount_point)
+    if places.make_room(mount_point):
+        notes.append("the daemon before this one was dead; removed what it left")
+        note(f"{show(mount_point)}: {notes[-1]}")
     backing_fd = places.open_backing(backing, options.ro)
     places.check_overlap(backing)
     places.check_mount_point(mount_point, backing_fd, options.nonempty)
@@ -85,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise BackingError(f"{show(backing)}: cannot be written: {exc.strerror}") from None
     _check_abilities(show(backing), options, abilities)
     kept = state_folder.prepare(backing, backing_fd, options)
-    job = Job(backing, backing_fd, mount_point, options, abilities, kept, kept.told)
+    notes += kept.told
+    job = Job(backing, backing_fd, mount_point, options, abilities, kept, tuple(notes))
     _check_libraries()
     if arguments.foreground:
         daemon.run_foreground(job, lambda: None)

@@ -52,7 +52,9 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> StateFold
         found = _look_into(backing, backing_fd, place, options.ro)
         if place == folder:
             kept = replace(kept, no_seeds=found.no_seeds, left=found.left)
-        kept = replace(kept, told=(*kept.told, *found.told))
+        kept = replace(
+            kept, told=(*kept.told, *found.told), warnings=(*kept.warnings, *found.warnings)
+        )
     if options.ro:
         return replace(kept, path=None, no_seeds="mounted read-only")
     if options.basis == "off":
@@ -124,18 +126,18 @@ def _look_into(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) 
 def _refused(folder: bytes, exc: OSError) -> StateFolder:
     reason = f"the state folder {show(folder)} cannot be used: {exc.strerror}"
     note(f"files get no seeds: {reason}")
-    return StateFolder(None, reason, told=(reason,))
+    return StateFolder(None, reason, warnings=(f"files get no seeds: {reason}",))
 
 
 def _recover(backing_fd: int, folder: bytes, folder_fd: int, entries: list[Entry]) -> StateFolder:
     """Finalise what is on a list, as long as that takes no time to speak of."""
     from mirrorfs.mirror.recovery import Outcome, Recovery
 
-    told: list[str] = []
+    warnings: list[str] = []
 
     def tell(level: int, text: str) -> None:
         if level > logging.INFO:  # all that was finalised is told in one line
-            told.append(text)
+            warnings.append(text)
 
     known = unsettled.Unsettled(folder, entries)
     recovery = Recovery(backing_fd, known, is_writable=True, tell=tell)
@@ -155,10 +157,13 @@ def _recover(backing_fd: int, folder: bytes, folder_fd: int, entries: list[Entry
         # Also of a last line that is cut off, to which the next one would be added.
         unsettled.clear(folder_fd)
         ledger.remove_all(ledger.owner_of(folder))
-    if done:
-        names = ", ".join(show(path) for path in done[:_NAMED])
-        more = f" and {len(done) - _NAMED} more" if len(done) > _NAMED else ""
-        told.append(f"settled what a crash had left unfinished: {names}{more}")
-    for line in told:
+    told = (_finalised(done),) if done else ()
+    for line in (*told, *warnings):
         note(line)
-    return StateFolder(None, left=tuple(left), told=tuple(told))
+    return StateFolder(None, left=tuple(left), told=told, warnings=tuple(warnings))
+
+
+def _finalised(paths: list[bytes]) -> str:
+    names = ", ".join(show(path) for path in paths[:_NAMED])
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return f"settled what a crash had left unfinished: {names}{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.mounts import Mount
 
 _END_SECONDS = 30
+_HELD_SECONDS = 10
 _LAZY_SECONDS = 2
 _PID_SECONDS = 2
 _BUSY_SECONDS = 1
@@ -118,18 +120,43 @@ def _named(found: list[str]) -> str:
 
 
 def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
-    """Wait until the daemon has ended; with `lazy` only so long that it can be told whether it
-    will.
+    """Wait until the daemon has ended, not so long where somebody else holds it; with `lazy` only
+    so long that it can be told whether it will. NoAnswerError if it has not.
     """
     poll = select.poll()
     poll.register(watch, select.POLLIN)
-    if poll.poll((_LAZY_SECONDS if lazy else _END_SECONDS) * 1000) or pid is None:
+    if lazy:
+        if not poll.poll(_LAZY_SECONDS * 1000) and pid is not None:
+            note(_why_not_yet(mount, pid))
         return
-    if not lazy:
-        raise NoAnswerError(
-            f"{show(mount.path)}: unmounted, but process {pid} has not ended; see its log"
-        )
+    for seconds in (_HELD_SECONDS, _END_SECONDS - _HELD_SECONDS):
+        if poll.poll(seconds * 1000) or pid is None:
+            return
+        held = _held(mount)
+        if held:
+            raise NoAnswerError(
+                f"{show(mount.path)}: unmounted here, but {held}; its daemon, process {pid}, ends "
+                "when that is over"
+            )
+    raise NoAnswerError(
+        f"{show(mount.path)}: unmounted, but its daemon, process {pid}, has not ended, and nobody "
+        "is seen to hold it; a disk below may not answer"
+    )
+
+
+def _why_not_yet(mount: Mount, pid: int) -> str:
     if processes.is_stopped(pid):
-        note(f"process {pid} is stopped; it ends after 'kill -CONT {pid}'")
-    else:
-        note(f"files are still open, or the daemon hangs; process {pid} ends when that is over")
+        return f"process {pid} is stopped; it ends after 'kill -CONT {pid}'"
+    held = _held(mount) or "files are still open, or the daemon hangs"
+    return f"{held}; process {pid} ends when that is over"
+
+
+def _held(mount: Mount) -> str:
+    """Who keeps alive what was unmounted here; empty if nobody is seen."""
+    found = processes.other_namespaces(mount.device)
+    if found:
+        return f"still mounted in another mount namespace, that of {_named(found)}"
+    with contextlib.suppress(MirrorfsError, OSError):
+        device = mount.device.encode()
+        found = asking.ask(processes.detached_users, device, seconds=_LAZY_SECONDS)
+    return f"still used by {_named(found)}" if found else ""

@@ -58,7 +58,11 @@ def begin_write(
     if taken == len(data):
         return BegunWrite(taken, None)
     where, rest = offset + taken, bytes(data[taken:])
-    call = workers.begin(writer.write, mirror, handle.pending, where, rest, account)
+    try:
+        call = workers.begin(writer.write, mirror, handle.pending, where, rest, account)
+    except OSError as exc:
+        handle.pending.note(exc, where)
+        raise
     return BegunWrite(taken, call)
 
 

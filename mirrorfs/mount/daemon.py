@@ -38,7 +38,7 @@ def run_foreground(job: Job, ready: Callable[[], None]) -> None:
     """Serve until unmounted or told to stop. Raises MirrorfsError."""
     from mirrorfs.mount.serve import serve
 
-    journal.set_up(job.options.log, foreground=True, debug=job.options.debug)
+    _set_up_log(job, foreground=True)
     serve(job, ready)
 
 
@@ -48,7 +48,7 @@ def run_background(job: Job) -> str | None:
     Raises MirrorfsError with the child's reason and exit code if it does not come to that. Then,
     and after Ctrl-C, neither the child nor its mount is left.
     """
-    note = journal.set_up(job.options.log, foreground=False, debug=job.options.debug)
+    note = _set_up_log(job, foreground=False)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -70,6 +70,11 @@ def run_background(job: Job) -> str | None:
     if answer == _READY:
         return note
     raise _reason(answer)
+
+
+def _set_up_log(job: Job, foreground: bool) -> str | None:
+    options = job.options
+    return journal.set_up(options.log, job.mount_point, foreground, options.debug)
 
 
 def _read(pipe: int) -> bytes:

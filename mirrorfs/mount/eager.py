@@ -181,10 +181,10 @@ class Eager:
         renaming = self._operations.rename(parent_id, old, new_parent_id, new, flags, caller)
         return self._begin("rename", parent_id, renaming, _pack_nothing)
 
-    def opendir(self, node_id: int, _message: memoryview) -> Answer:
-        return self._begin(
-            "opendir", node_id, self._operations.opendir(node_id, None), _pack_folder
-        )
+    def opendir(self, node_id: int, message: memoryview) -> Answer:
+        (flags,) = protocol.OPEN_IN.unpack_from(message)
+        opening = self._operations.opendir(node_id, None, flags)
+        return self._begin("opendir", node_id, opening, _pack_folder)
 
     def releasedir(self, _node_id: int, message: memoryview) -> Answer:
         (fh,) = protocol.FH_IN.unpack_from(message)

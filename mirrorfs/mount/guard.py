@@ -19,12 +19,18 @@ log = logging.getLogger(__name__)
 _C = TypeVar("_C", bound=type)
 _Handler = Callable[..., Awaitable[Any]]
 
-# Answers that say "there is no such thing" are everyday results of asking, not errors.
+# Everyday results of asking, not errors: there is no such thing, or it has to be done another way,
+# as tools that ask so then do.
 _EVERYDAY = {
     "lookup": {errno.ENOENT},
     "getxattr": {errno.ENODATA, errno.EOPNOTSUPP, errno.ERANGE},
     "listxattr": {errno.EOPNOTSUPP},
+    "removexattr": {errno.ENODATA, errno.EOPNOTSUPP},
     "lseek": {errno.ENXIO},
+    "link": {errno.EXDEV},
+    "rename": {errno.EXDEV},
+    "fallocate": {errno.EOPNOTSUPP},
+    "copy_file_range": {errno.EOPNOTSUPP, errno.EXDEV, errno.EINTR},
 }
 _SILENT = frozenset({"forget", "release", "releasedir"})
 

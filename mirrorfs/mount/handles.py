@@ -59,9 +59,12 @@ class FileHandle:
 
 @dataclass(slots=True)
 class FolderHandle:
-    """One open of a folder: the names as they were when reading began."""
+    """One open of a folder: the names as they were when reading began. With `keeps_atime` listing
+    moves no time of access.
+    """
 
     inode: Inode
+    keeps_atime: bool = False
     names: list[bytes] = field(default_factory=list)
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class StateFolder:
     """Where the list of files with seeds is kept; None, and the reason, if there will be no seeds.
     `lock_fd` keeps others out of a folder that the user has named, -1 otherwise. `left` is what a
-    crash has left on the list and was not finalised yet, `told` what the user was told.
+    crash has left on the list and was not finalised yet; the user was given what was `told`, and
+    `warnings`.
     """
 
     path: bytes | None
@@ -23,12 +24,13 @@ class StateFolder:
     lock_fd: int = -1
     left: tuple[Entry, ...] = ()
     told: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
-    symbolic links. `notes` is what the user was told already, for the log.
+    symbolic links. `notes` is what was done on the way, for the log.
     """
 
     backing: bytes

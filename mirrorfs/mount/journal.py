@@ -1,5 +1,5 @@
 """Where log lines go: stderr in the foreground, a file, or syslog (which the journal reads, where
-it runs).
+it runs). Each names its mount, since several may go to the same place.
 """
 
 from __future__ import annotations
@@ -10,26 +10,39 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from mirrorfs.backing.paths import show
 from mirrorfs.errors import UsageError
 
 _SYSLOG_SOCKET = "/dev/log"
 
 
 class _Formatter(logging.Formatter):
-    """Times as ISO 8601, with the zone."""
+    """Times as ISO 8601, with the zone. A record of several lines has what stands before the
+    message, `head`, in front of each.
+    """
+
+    def __init__(self, head: str, mount_point: bytes) -> None:
+        super().__init__()
+        self._head = f"{head}{show(mount_point).replace('%', '%%')}: "
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).splitlines()
+        record.asctime = self.formatTime(record)
+        head = self._head % vars(record)
+        return "\n".join(head + line for line in lines)
 
     def formatTime(self, record: logging.LogRecord, _datefmt: str | None = None) -> str:
         when = datetime.fromtimestamp(record.created).astimezone()
         return when.isoformat(timespec="milliseconds")
 
 
-def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
-    """Configure logging; returns a note for the user if messages will be lost. UsageError if the
-    file is refused.
+def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bool) -> str | None:
+    """Configure logging for the mount at `mount_point`; returns a note for the user if messages
+    will be lost. UsageError if the file is refused.
     """
     note = None
     handler: logging.Handler
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    head = "%(asctime)s %(levelname)s "
     if log_file is not None:
         try:
             # It opens the file anew when that was moved away (logrotate(8)).
@@ -43,17 +56,17 @@ def set_up(log_file: str | None, foreground: bool, debug: bool) -> str | None:
             ) from None
     elif foreground:
         handler = logging.StreamHandler(sys.stderr)
-        form = "mirrorfs: %(message)s"
+        head = "mirrorfs: "
     elif Path(_SYSLOG_SOCKET).exists():
         handler = logging.handlers.SysLogHandler(
             _SYSLOG_SOCKET, facility=logging.handlers.SysLogHandler.LOG_DAEMON
         )
         handler.ident = "mirrorfs: "
-        form = "%(levelname)s %(message)s"
+        head = "%(levelname)s "
     else:
         handler = logging.NullHandler()
         note = "no syslog here, so messages are lost; pass -o log=FILE to keep them"
-    handler.setFormatter(_Formatter(form))
+    handler.setFormatter(_Formatter(head, mount_point))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -179,12 +179,14 @@ class NameOperations(pyfuse3.Operations):
                 return tree.read_link(inode.fd)
             return await inode.device.workers.run(tree.read_link, inode.fd)
 
-    async def opendir(self, node_id: int, _ctx: object) -> int:
+    async def opendir(self, node_id: int, _ctx: object, flags: int = 0) -> int:
+        """`flags` are those of open(2), which pyfuse3 does not tell (`eager` does)."""
         if ControlFolder.owns(node_id):
             return self.handles.add(ControlHandle(node_id))
         inode = self.inodes.get(node_id)
         await self.inodes.hold(inode)
-        return self.handles.add(FolderHandle(inode))
+        keeps_atime = self.state.options.keeps_folder_atime(flags)
+        return self.handles.add(FolderHandle(inode, keeps_atime))
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         control = self.handles.any(fh)
@@ -195,7 +197,7 @@ class NameOperations(pyfuse3.Operations):
         inode = handle.inode
         device = inode.device
         if start_id == 0 or not handle.names:
-            names = await device.workers.run(steps.list_folder, inode.fd)
+            names = await device.workers.run(steps.list_folder, inode.fd, handle.keeps_atime)
             if inode is self.inodes.root:
                 names = [name for name in names if name not in self.state.own_names]
             handle.names = [b".", b"..", *names]

@@ -63,8 +63,11 @@ class Operations(XattrOperations):
         fh = self.handles.add(handle)
         try:
             if mode != os.O_WRONLY:
-                check = self.state.leftovers.checked(inode)
-                reading = (steps.open_reader, inode.fd, self.inodes.abilities(inode), check)
+                keeps, check = (
+                    self.state.options.keeps_atime(flags),
+                    self.state.leftovers.checked(inode),
+                )
+                reading = (steps.open_reader, inode.fd, keeps, self.inodes.abilities(inode), check)
                 handle.reader = await inode.device.workers.run(*reading)
             if mode != os.O_RDONLY:
                 handle.mirror = await self.mirrors.share(inode, flags)
@@ -96,17 +99,9 @@ class Operations(XattrOperations):
             rules = self.state.rules(abilities)
             run = parent.device.workers.run
             try:
-                made = await self.state.with_room(
-                    parent.device,
-                    steps.create,
-                    parent.fd,
-                    name,
-                    mode,
-                    caller,
-                    flags,
-                    abilities,
-                    rules,
-                )
+                keeps = self.state.options.keeps_atime(flags)
+                how = (name, mode, caller, flags, abilities, rules, keeps)
+                made = await self.state.with_room(parent.device, steps.create, parent.fd, *how)
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
                 if flags & os.O_EXCL:
@@ -190,12 +185,15 @@ class Operations(XattrOperations):
             raise refuse(errno.EBADF)
         if tags & extension.KILLS_SETID:
             await self._drop_setid(handle.inode)
-        taken = 0
         try:
             taken = await self._take(handle, mirror, bool(tags & extension.APPENDS), off, buf)
-        finally:
-            if taken < len(buf):
-                self.state.note_failure(handle.inode, handle.pending.code)
+        except OSError as exc:
+            if not handle.pending.code:  # it comes from no writer: no thread, or none that answers
+                handle.pending.note(exc, off)
+            self.state.note_failure(handle.inode, exc.errno or errno.EIO)
+            raise
+        if taken < len(buf) and handle.pending.code:  # else another write has made it good
+            self.state.note_failure(handle.inode, handle.pending.code)
         sync_flags, handle.sync_flags = handle.sync_flags, 0
         if handle.synchronous:
             await self.mirrors.sync(handle.inode, mirror, handle.data_only)

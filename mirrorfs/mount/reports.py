@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account, Snapshot
 
 SCHEMA = 1
+# What a backup's alert is about. A counter that only appears with its first error has no increase.
+_ALWAYS_SHOWN = ("EDQUOT", "EIO", "ENOSPC", "EROFS")
 _HELP = {
     "received_bytes": "Bytes received from clients",
     "written_bytes": "Received bytes handed to the file system below",
@@ -111,15 +113,22 @@ def metrics(
         family = CounterMetricFamily(
             "mirrorfs_errors", "Requests answered with an error", labels=[*names, "errno"]
         )
-        for code, count in sorted(snapshot.errors.items()):
+        counts = dict.fromkeys(_ALWAYS_SHOWN, 0) | snapshot.errors
+        for code, count in sorted(counts.items()):
             family.add_metric([*values, code], count)
         return family
+
+    def failed_requests() -> Metric:
+        # A series of its own: as one more errno it would count twice in a sum over them.
+        count = sum(snapshot.errors.values())
+        return counter("failed_requests", "Requests answered with an error, whatever it was", count)
 
     class Collector:
         def collect(self) -> list[Metric]:
             return [
                 *(counter(name, _HELP[name], n) for name, n in snapshot.since_mount.items()),
                 errors(),
+                failed_requests(),
                 *(
                     gauge(name, name.replace("_", " ").capitalize(), n)
                     for name, n in gauges.items()

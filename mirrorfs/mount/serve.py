@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from mirrorfs import __version__
 from mirrorfs.backing import mounts, places, syscalls
-from mirrorfs.backing.paths import show
+from mirrorfs.backing.paths import printable, show
 from mirrorfs.backing.statx import statx
 from mirrorfs.errors import FuseError
 from mirrorfs.mirror.recovery import Recovery
@@ -105,7 +106,11 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     mount = mounts.mounted_at(job.mount_point)
     if mount is not None:
         devices.own_dev = mount.dev
-    log.info("mounted %s on %s", show(job.backing), show(job.mount_point))
+    log.info("mounted %s", _description(job))
+    for note in job.notes:
+        log.info("%s", note)
+    for warning in job.state_folder.warnings:
+        log.warning("%s", warning)
     extras.log()
     try:
         async with trio.open_nursery() as nursery:
@@ -121,7 +126,17 @@ async def _serve(job: Job, ready: Callable[[], None]) -> None:
     finally:
         pyfuse3.close(unmount=_is_mounted(state))
         await _close_all(state)
-        log.info("unmounted %s: %s", show(job.mount_point), state.status_line())
+        log.info("unmounted: %s", state.status_line())
+
+
+def _description(job: Job) -> str:
+    """What is mounted where and how, for the log."""
+    given = printable(",".join(job.options.words))
+    how = f"options: {given}" if given else "no options"
+    return (
+        f"{show(job.backing)} on {show(job.mount_point)} "
+        f"(mirrorfs {__version__}, {job.abilities.file_system}, {how})"
+    )
 
 
 def _fuse_options(job: Job) -> set[str]:
@@ -134,6 +149,8 @@ def _fuse_options(job: Job) -> set[str]:
     }
     if options.lets_others_in(os.geteuid() == 0):
         words.add("allow_other")
+    if options.noatime:
+        words.add("noatime")  # for the mount table; what opens below keeps to it (`steps`)
     if options.ro:
         words.add("ro")
     return words
@@ -187,7 +204,7 @@ async def _stop(state: State, done: trio.CancelScope) -> None:
     try:
         await trio.to_thread.run_sync(_detach, state)
     except Exception:
-        log.exception("%s could not be detached", show(state.mount_point))
+        log.exception("the mount could not be detached")
     with trio.move_on_after(_GRACE_SECONDS):
         quiet = 0
         while quiet < 2:

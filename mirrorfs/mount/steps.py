@@ -103,8 +103,9 @@ def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
 
 
 class Reader(NamedTuple):
-    """A descriptor for a client's reads, -1 for none, the flags of its mount (`atime`), and whether
-    SEEK_DATA is right for the file (`backing.seek_answers`).
+    """A descriptor for a client's reads, -1 for none, the flags of its mount (`atime`): of one by
+    which no time of access moves, ST_NOATIME; and whether SEEK_DATA is right for the file
+    (`backing.seek_answers`).
     """
 
     fd: int
@@ -133,6 +134,7 @@ def create(
     flags: int,
     abilities: Abilities,
     rules: Rules,
+    keeps_atime: bool,
 ) -> Created:
     """Make a regular file and open it as `flags` say, whatever its mode lets its owner do."""
     access = flags & os.O_ACCMODE
@@ -142,7 +144,7 @@ def create(
         def open_it(fd: int) -> None:
             nonlocal reader
             if access != os.O_WRONLY:
-                reader = open_reader(fd, abilities)
+                reader = open_reader(fd, keeps_atime, abilities)
                 opened.callback(os.close, reader.fd)
 
         fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
@@ -211,8 +213,8 @@ def rename(
     return moved, met
 
 
-def list_folder(fd: int) -> list[bytes]:
-    return tree.list_names(fd)
+def list_folder(fd: int, keeps_atime: bool) -> list[bytes]:
+    return tree.list_names(fd, keeps_atime)
 
 
 def stat_names(folder_fd: int, names: list[bytes], asks: int) -> list[Status | int]:
@@ -239,15 +241,20 @@ def ask_to_write(fd: int, flags: int) -> None:
 
 
 def open_reader(
-    path_fd: int, abilities: Abilities, check: Callable[[int], None] = lambda _fd: None
+    path_fd: int,
+    keeps_atime: bool,
+    abilities: Abilities,
+    check: Callable[[int], None] = lambda _fd: None,
 ) -> Reader:
-    """For a client's reads of the inode of the O_PATH descriptor `path_fd`; `check` is called with
-    the new descriptor, and may refuse.
+    """For a client's reads of the inode of the O_PATH descriptor `path_fd`; with `keeps_atime` they
+    move no time of access, where that is permitted. `check` is called with the new descriptor, and
+    may refuse.
     """
-    fd = os.open(tree.fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd, keeps = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime)
     try:
         check(fd)
-        return Reader(fd, atime.mount_flags(fd), abilities.tells_holes(fd))
+        flags = os.ST_NOATIME if keeps else atime.mount_flags(fd)
+        return Reader(fd, flags, abilities.tells_holes(fd))
     except OSError:
         os.close(fd)
         raise

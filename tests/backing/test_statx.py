@@ -13,6 +13,7 @@ from mirrorfs.backing import statx as module
 from mirrorfs.backing.statx import Status, statx
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 KINDS = {"c": _statx.statx, "python": module._by_ctypes}
@@ -56,6 +57,21 @@ def test_birth_and_mount_are_the_same_in_both(tmp_path: Path) -> None:
     os.close(folder)
     assert first == second
     assert first.btime_ns > 0
+
+
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize("seconds", [-9_223_372_037, 9_223_372_036, 9_223_372_037, 1 << 40])
+def test_times_need_not_fit_64_bits_of_nanoseconds(
+    file_systems: Callable[[str], Path], tmp_path: Path, seconds: int
+) -> None:
+    folder = file_systems("btrfs") / tmp_path.name  # keeps any number of seconds
+    folder.mkdir()
+    time_ns = seconds * 10**9 + 999_999_999
+    os.utime(folder, ns=(time_ns, time_ns))
+    fd = os.open(folder, os.O_PATH)
+    assert statx(fd).mtime_ns == time_ns
+    assert statx(fd).atime_ns == time_ns
+    os.close(fd)
 
 
 @pytest.mark.usefixtures("kind")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MIRRORFS, mirrorfs
+from tests.conftest import MIRRORFS, mirrorfs, wait_until_it_listens
 
 
 @pytest.mark.slow
@@ -52,6 +52,7 @@ def test_an_interrupted_demonstration_leaves_nothing(
         text=True,
         start_new_session=True,
     )
+    wait_until_it_listens(process)
     time.sleep(seconds)
     for _ in range(400):
         with contextlib.suppress(ProcessLookupError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import asking
+from mirrorfs.cli import commands
 from mirrorfs.errors import ExitCode
 from tests.conftest import MIRRORFS, as_nobody, mirrorfs, run
 
@@ -128,3 +130,26 @@ def test_links_are_resolved_as_the_system_does(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
         asking.resolve(top + b"/loop")
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        (["{backing}", "point"], "mirrorfs"),
+        (["./backing", "point"], "mirrorfs"),
+        ([".", "../point"], "mirrorfs"),
+        (["backing", "point", "-o", "rw"], "mirrorfs"),
+        (["-o", "rw", "backing", "point"], "mirrorfs"),
+        (["backing", "point", "-orw"], "mirrorfs"),
+        (["backing", "point"], "mount.mirrorfs"),
+        (["stats", "point"], "mount.fuse.mirrorfs"),
+    ],
+)
+def test_two_places_are_a_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], program: str
+) -> None:
+    backing = tmp_path / "backing"
+    backing.mkdir()
+    monkeypatch.chdir(backing if words[0] == "." else tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"/usr/sbin/{program}"])
+    assert commands.is_mount8([word.format(backing=backing) for word in words])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -12,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.errors import ExitCode
+from mirrorfs.backing import asking, mounts, processes
+from mirrorfs.cli import umount
+from mirrorfs.errors import ExitCode, NoAnswerError
 from tests.conftest import MIRRORFS, mirrorfs, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Mirror
@@ -53,28 +58,68 @@ def test_unmounting_one_of_two_places_leaves_the_other(mirror: Mirror, tmp_path:
     assert mirror.write("file", 0, b"data") == 4
 
 
+@contextlib.contextmanager
+def container() -> Iterator[int]:
+    """A process in a mount namespace of its own, which has a copy of every mount."""
+    words = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo begun; exec sleep 60"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_namespace_that_keeps_a_mount_is_named(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(umount, "_HELD_SECONDS", 0.5)
+    monkeypatch.chdir("/")
+    watch = os.pidfd_open(mirror.pid)
+    with container() as pid:
+        with pytest.raises(NoAnswerError) as caught:
+            umount.run(argparse.Namespace(mount_point=str(mirror.path), lazy=False))
+        said = f"{mirror.path}: unmounted here, but still mounted in another mount namespace, that"
+        assert str(caught.value).startswith(said)
+        assert f"({pid})" in str(caught.value)
+        assert not mirror.path.is_mount()
+    assert select.select([watch], [], [], 20)[0]
+    os.close(watch)
+
+
+def test_who_uses_what_was_taken_out_of_the_tree_is_named(mirror: Mirror) -> None:
+    mount = mounts.mounted_at(os.fsencode(mirror.path))
+    assert mount is not None
+    with (mirror.path / "file").open("wb"):
+        done = mirrorfs("umount", "--lazy", mirror.path)
+        # What is copied into another mount namespace at this moment is named instead.
+        assert re.search(r"still (used by|mounted in another .*) .* \(\d+\); process ", done.stderr)
+        found = asking.ask(processes.detached_users, mount.device.encode())
+        assert processes.named(os.getpid()) in found
+
+
 def test_a_daemon_that_lives_on_leaves_what_came_in_its_place(
     mirror: Mirror, tmp_path: Path
 ) -> None:
     """Another mount namespace, as of a container, has a copy of the first mount."""
     old = mirror.pid
-    container = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "60"])
-    time.sleep(0.5)
-    run("umount", mirror.path)
     backing = tmp_path / "other"
     backing.mkdir()
-    mirrorfs("mount", backing, mirror.path, "-o", f"log={tmp_path}/other.log")
-    try:
-        watch = os.pidfd_open(old)
-        os.kill(old, signal.SIGTERM)
-        assert select.select([watch], [], [], 20)[0]
-        os.close(watch)
-        assert mirror.write("file", 0, b"data") == 4
-        assert (backing / "file").read_bytes() == b"data"
-    finally:
-        container.kill()
-        container.wait()
-        mirrorfs("umount", mirror.path)
+    with container():
+        run("umount", mirror.path)
+        mirrorfs("mount", backing, mirror.path, "-o", f"log={tmp_path}/other.log")
+        try:
+            watch = os.pidfd_open(old)
+            os.kill(old, signal.SIGTERM)
+            assert select.select([watch], [], [], 20)[0]
+            os.close(watch)
+            assert mirror.write("file", 0, b"data") == 4
+            assert (backing / "file").read_bytes() == b"data"
+        finally:
+            mirrorfs("umount", mirror.path)
 
 
 def test_a_mount_inside_is_named_when_it_is_in_the_way(mirror: Mirror) -> None:

@@ -19,7 +19,14 @@ import pytest
 
 from mirrorfs.backing import asking, mounts, processes
 from mirrorfs.errors import ExitCode
-from tests.conftest import MIRRORFS, as_nobody, mirrorfs, run
+from tests.conftest import (
+    MIRRORFS,
+    as_nobody,
+    mirrorfs,
+    run,
+    wait_for,
+    wait_until_it_listens,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,6 +205,16 @@ def test_a_dead_mount_is_removed(mirror: Mirror, words: list[str]) -> None:
     assert not mirror.path.is_mount()
 
 
+def test_a_dead_mount_that_is_replaced_is_told(mirror: Mirror) -> None:
+    mirror.kill()
+    done = mirrorfs("mount", mirror.backing, mirror.path, "-o", f"log={mirror.log}")
+    told = f"{mirror.path}: the daemon before this one was dead; removed what it left"
+    assert done.stderr == f"mirrorfs: {told}\n"
+    lines = mirror.log.read_text().splitlines()
+    (place,) = (number for number, line in enumerate(lines) if line.endswith(f" INFO {told}"))
+    assert f"{mirror.path}: mounted " in lines[place - 1]
+
+
 def test_the_daemon_is_found_without_asking(two: tuple[Mirror, Mirror]) -> None:
     for mirror in two:
         mount = mounts.mounted_at(os.fsencode(mirror.path))
@@ -265,16 +282,17 @@ def test_a_name_that_is_not_text_is_shown(ext4_folder: Path, tmp_path: Path) -> 
 def test_an_interrupted_command_says_nothing_and_leaves_no_half(
     two: tuple[Mirror, Mirror], command: str, number: signal.Signals
 ) -> None:
-    """At many moments; before the first, the interpreter itself is starting."""
+    """At many moments, from when it is no longer the interpreter that is starting."""
     mirror, _ = two
     mirror.noisy = True
     words: list[str | Path] = [command, mirror.path]
     if command == "mount":
         words = [command, mirror.backing, mirror.path, "-o", f"log={mirror.log}"]
-    for delay in range(40, 300, 20):
+    for delay in range(0, 260, 20):
         if mirror.path.is_mount() == (command == "mount"):
             mirror.umount() if command == "mount" else mirror.mount()
         process = start(*words)
+        wait_until_it_listens(process)
         time.sleep(delay / 1000)
         process.send_signal(number)
         code, _, err = outcome(process)
@@ -289,8 +307,7 @@ def test_an_interrupted_command_says_nothing_and_leaves_no_half(
 def test_ctrl_c_ends_the_wait_for_a_mount_that_hangs(mirror: Mirror) -> None:
     with stopped(mirror):
         process = start("stats", mirror.path)
-        time.sleep(1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_for(children.read_text)  # one that asks the mount, and waits
         process.send_signal(signal.SIGINT)
-        process.wait(2)
-        assert process.returncode == 128 + signal.SIGINT
-        assert process.communicate() == ("", "")
+        assert outcome(process) == (128 + signal.SIGINT, "", "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES, MKFS, loop_mounted, mirrorfs
+from tests.conftest import CLASSES, MKFS, loop_mounted, mirrorfs, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,8 +169,6 @@ def test_usr1_logs_the_status_and_usr2_the_stacks(mirror: Mirror) -> None:
     pid = mirror.pid
     os.kill(pid, signal.SIGUSR1)
     os.kill(pid, signal.SIGUSR2)
-    time.sleep(0.5)
-    log = mirror.log.read_text()
-    assert "inodes known" in log
-    assert "stack of MainThread" in log
+    wait_for(lambda: "inodes known" in mirror.log.read_text())
+    wait_for(lambda: "stack of MainThread" in mirror.log.read_text())
     assert mirror.pid == pid

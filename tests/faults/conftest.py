@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import Mirror, run
+from tests.conftest import STATE_FOLDERS, Mirror, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ def faulty(ext4_folder: Path, tmp_path: Path) -> Iterator[FaultyMirror]:
     point.mkdir()
     orders.write_text("")
     mirror = FaultyMirror(ext4_folder, point, log)
+    STATE_FOLDERS.add(mirror.state_folder)
     mirror.orders = orders
     options = f"log={log},attr_timeout=0"
     words = [sys.executable, "-m", "tests.faults.driver", orders, "mount", ext4_folder, point]

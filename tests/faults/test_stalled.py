@@ -291,7 +291,9 @@ def test_a_term_during_a_stall_says_what_was_cut_off(
         assert "ext4 (7:" in log
         assert "does not answer; cut off, with unknown effect: " in log
         assert "files still open: 60;" in log
-        assert "INFO mirrorfs.mount.serve: unmounted" in log
+        assert f"INFO {mirror.path}: unmounted: " in log
+        assert ": could not be written: Input/output error" in log
+        assert "Success" not in log
         assert "Traceback" not in log
         assert daemon_ended(pid, 5)
         # Nothing is left behind: the folder can be served again.

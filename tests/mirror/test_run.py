@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import holes
+from mirrorfs.backing import holes, ledger
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror import discard, writer
 from mirrorfs.mirror.counters import Account
@@ -44,7 +44,8 @@ class Target:
         assert len(os.pread(self.fd, SIZE, 0)) == SIZE
         self.data_bytes = sum(stop - first for first, stop in holes.data_ranges(self.fd, 0, SIZE))
         self.file = open_mirrored(path)
-        self.file.unsettled = Unsettled(os.fsencode(folder / "state"))
+        self.state = os.fsencode(folder / "state")
+        self.file.unsettled = Unsettled(self.state)
         self.file.path = lambda: b"image"
         self.account, self.pending = Account(), PendingError()
         self.asked: list[int] = []
@@ -68,6 +69,7 @@ def target(loop_fs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 
     monkeypatch.setattr(holes, "_end_of_data", note)
     yield made
+    ledger.remove_all(ledger.owner_of(made.state))
     os.close(made.file.fd)
     os.close(made.fd)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs.backing import ledger
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror import seeding
 from mirrorfs.mirror.counters import Account
@@ -221,7 +222,8 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     old = os.urandom(4 * MIB)
     path.write_bytes(old)
     file = open_mirrored(path)
-    file.unsettled = Unsettled(os.fsencode(tmp_path / "state"))
+    state = os.fsencode(tmp_path / "state")
+    file.unsettled = Unsettled(state)
     account, pending = Account(), PendingError()
     failures = [errno.EIO]
     real = os.fdatasync
@@ -240,4 +242,5 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     assert pending.code == errno.EIO
     assert file.distrusted
     assert path.read_bytes() == b"new!" * (MIB // 4)
+    ledger.remove_all(ledger.owner_of(state))
     os.close(file.fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,20 +25,44 @@ from tests.posix.checks import (
     seen,
 )
 
+# Where one file system or the other ends, and where 64 bits of nanoseconds do (1677 and 2262).
+SECONDS = [
+    0, 1, 10**9, -1, -(1 << 31) - 1, -(1 << 31), (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
+    1 << 33, 9_223_372_036, 9_223_372_037, -9_223_372_037, -9_223_372_038, -12_000_000_000,
+    15_032_385_535, 15_032_385_536, 16_299_260_424, 16_299_260_425, 32_503_680_000, 1 << 40,
+]  # fmt: skip
+
 
 @check
 def times_to_the_nanosecond(folder: Path) -> Any:
     put(folder / "file")
+    (folder / "dir").mkdir()
     os.symlink("nowhere", folder / "link")
-    times = [(1, 2), (10**18 + 123456789, 10**18 + 987654321), (0, 0)]
     found = []
-    for pair in times:
-        os.utime(folder / "file", ns=pair)
-        os.utime(folder / "link", ns=pair, follow_symlinks=False)
-        for name in ("file", "link"):
+    for seconds in SECONDS:
+        pair = seconds * 10**9 + 123_456_789, seconds * 10**9 + 987_654_321
+        for name in ("file", "dir", "link"):
+            os.utime(folder / name, ns=pair, follow_symlinks=False)
             status = (folder / name).lstat()
             found.append((status.st_atime_ns, status.st_mtime_ns))
-    return found
+    with os.scandir(folder) as listed:  # their attributes come with the names
+        return found, sorted(
+            (entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in listed
+        )
+
+
+@check
+def tools_keep_times(folder: Path) -> Any:
+    (folder / "copies").mkdir()
+    names = []
+    for date in ("1580-01-02 03:04:05.6 UTC", "2446-05-10 22:38:55.5 UTC", "3000-01-01 UTC"):
+        names.append(date[:4])
+        subprocess.run(["touch", "-d", date, names[-1]], cwd=folder, check=True)
+        subprocess.run(["cp", "-p", names[-1], "copies/"], cwd=folder, check=True)
+    subprocess.run(["rsync", "-a", *names, "copies/deep/"], cwd=folder, check=True)
+    found = [f"{place}{name}" for place in ("", "copies/", "copies/deep/") for name in names]
+    shown = ["stat", "-c", "%n %.9Y", *found]
+    return subprocess.run(shown, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @check
@@ -55,6 +80,19 @@ def one_time_can_be_left_alone(folder: Path) -> Any:
         second.st_atime_ns > 10**18,
         second.st_mtime_ns,
     )
+
+
+@check
+def a_time_of_access_is_kept_for_the_owner_alone(folder: Path) -> Any:
+    put(folder / "file")
+    os.chmod(folder / "file", 0o644)
+    os.utime(folder / "file", ns=(10**17, 10**17))
+    flags = os.O_RDONLY | os.O_NOATIME
+    with opened(folder / "file", flags) as fd:
+        os.read(fd, 100)
+    kept = (folder / "file").stat().st_atime_ns
+    denied = as_user(lambda: os.close(os.open(folder / "file", flags)))
+    return kept, denied, as_user(lambda: os.close(os.open(folder / "file", os.O_RDONLY)))
 
 
 @check
