@@ -19,7 +19,7 @@ import pyfuse3
 from mirrorfs.backing.statx import Status
 from mirrorfs.mount import attributes
 from mirrorfs.mount.handles import ControlHandle
-from mirrorfs.mount.inodes import FIRST_CONTROL_ID
+from mirrorfs.mount.numbers import FIRST_CONTROL_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,14 +54,12 @@ class ControlFolder:
         return node_id >= FIRST_CONTROL_ID
 
     def lookup(self, parent_id: int, name: bytes) -> pyfuse3.EntryAttributes:
-        if name == b".." or parent_id != FIRST_CONTROL_ID:
-            raise refuse(errno.ENOENT)
+        if name == b".":  # of a file handle
+            return self.entry(parent_id)
         text = os.fsdecode(name)
-        if name != b"." and text not in self._files:
+        if parent_id != FIRST_CONTROL_ID or text not in self._files:
             raise refuse(errno.ENOENT)
-        return self.entry(
-            FIRST_CONTROL_ID + 1 + self._names.index(text) if name != b"." else parent_id
-        )
+        return self.entry(FIRST_CONTROL_ID + 1 + self._names.index(text))
 
     def entry(self, node_id: int = FIRST_CONTROL_ID) -> pyfuse3.EntryAttributes:
         now = time.time_ns()
@@ -72,7 +70,7 @@ class ControlFolder:
         status = Status(
             mode, nlink, os.geteuid(), os.getegid(), node_id, 0, 0, 4096, now, 0, now, now, 0, 0
         )
-        return attributes.entry(node_id, status, 0)
+        return attributes.entry(node_id, status, timeout=0)
 
     def list(self, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Answer a listing of the folder from entry number `start` on. Its ids take no part in
