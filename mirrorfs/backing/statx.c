@@ -1,15 +1,22 @@
-/* statx(2) without the detour by ctypes. */
+/* statx(2), and with it name_to_handle_at(2), without the detour by ctypes. */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
 #include <Python.h>
 
+#include <fcntl.h>
 #include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 /* Of the mount ids the one that is never used twice, where the kernel knows one (Linux 6.8). */
 enum { MOUNT_IDS = 0x5000, WANTED = STATX_BASIC_STATS | STATX_BTIME | MOUNT_IDS };
-enum { FIELDS = 15 };
+enum { FIELDS = 16 };
+/* Handles that hold nothing but numbers and generations: of ext2 to ext4 and tmpfs, of xfs, and of
+ * btrfs (linux/exportfs.h, enum fid_type). */
+enum { INO32_GEN = 0x01, INO64_GEN = 0x81, BTRFS = 0x4d };
+enum { HANDLE_BYTES = 32 };
 
 /* A time in ns. Those before 1677 and after 2262 do not fit 64 bits, and file systems have them. */
 static PyObject *in_ns(struct statx_timestamp time)
@@ -31,8 +38,38 @@ static PyObject *in_ns(struct statx_timestamp time)
     return sum;
 }
 
+/* FNV-1a. */
+static uint32_t hash(uint32_t so_far, const void *data, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        so_far = (so_far ^ ((const unsigned char *)data)[i]) * UINT32_C(16777619);
+    return so_far;
+}
+
+/* See mirrorfs.backing.statx.Status; 0 if there is none. */
+static uint32_t find_generation(int fd, const char *name, const struct statx *found)
+{
+    union {
+        struct file_handle handle;
+        char room[sizeof(struct file_handle) + HANDLE_BYTES];
+    } below = {.handle = {.handle_bytes = HANDLE_BYTES}};
+    struct file_handle *handle = &below.handle;
+    int mount;
+    if (name_to_handle_at(fd, name, handle, &mount, *name ? 0 : AT_EMPTY_PATH) < 0)
+        return 0;
+    if (handle->handle_type != INO32_GEN && handle->handle_type != INO64_GEN &&
+        handle->handle_type != BTRFS)
+        return 0;
+    uint32_t generation = hash(UINT32_C(2166136261), handle->f_handle, handle->handle_bytes);
+    if (found->stx_mask & STATX_BTIME) {
+        int64_t born[2] = {found->stx_btime.tv_sec, found->stx_btime.tv_nsec};
+        generation = hash(generation, born, sizeof(born));
+    }
+    return generation ? generation : 1;
+}
+
 /* Fills a new tuple; the order is that of mirrorfs.backing.statx.Status. */
-static PyObject *fill(PyObject *status, const struct statx *found)
+static PyObject *fill(PyObject *status, const struct statx *found, uint32_t generation)
 {
     PyObject *fields[FIELDS] = {
         PyLong_FromUnsignedLong(found->stx_mode),
@@ -50,6 +87,7 @@ static PyObject *fill(PyObject *status, const struct statx *found)
         PyLong_FromUnsignedLongLong(makedev(found->stx_rdev_major, found->stx_rdev_minor)),
         PyLong_FromUnsignedLongLong(makedev(found->stx_dev_major, found->stx_dev_minor)),
         PyLong_FromUnsignedLongLong(found->stx_mask & MOUNT_IDS ? found->stx_mnt_id : 0),
+        PyLong_FromUnsignedLong(generation),
     };
     bool complete = true;
     for (int i = 0; i < FIELDS; i++) {
@@ -64,22 +102,26 @@ static PyObject *fill(PyObject *status, const struct statx *found)
 static PyObject *call_statx(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {
     struct statx found;
+    uint32_t generation = 0;
     int result;
-    if (count != 4 || !PyType_Check(arguments[0]) || !PyBytes_Check(arguments[2]) ||
+    if (count < 4 || count > 5 || !PyType_Check(arguments[0]) || !PyBytes_Check(arguments[2]) ||
         !PyType_IsSubtype((PyTypeObject *)arguments[0], &PyTuple_Type))
-        return PyErr_Format(PyExc_TypeError, "not (a type of tuples, fd, name in bytes, flags)");
+        return PyErr_Format(PyExc_TypeError, "not (a type of tuples, fd, name in bytes, flags, whether to identify)");
     PyTypeObject *type = (PyTypeObject *)arguments[0];
     const char *name = PyBytes_AS_STRING(arguments[2]);
     int fd = (int)PyLong_AsLong(arguments[1]), flags = (int)PyLong_AsLong(arguments[3]);
+    bool identifies = count == 5 && PyObject_IsTrue(arguments[4]) == 1;
     if (PyErr_Occurred())
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     result = statx(fd, name, flags, WANTED, &found);
+    if (result == 0 && identifies)
+        generation = find_generation(fd, name, &found);
     Py_END_ALLOW_THREADS
     if (result < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *status = type->tp_alloc(type, FIELDS);
-    return status == NULL ? NULL : fill(status, &found);
+    return status == NULL ? NULL : fill(status, &found, generation);
 }
 
 static PyMethodDef methods[] = {

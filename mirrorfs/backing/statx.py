@@ -12,7 +12,9 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Status", "statx"]
+from mirrorfs.backing import syscalls
+
+__all__ = ["Status", "identify", "statx"]
 
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
@@ -23,6 +25,9 @@ _BTIME = 0x0800
 _MOUNT_IDS = 0x5000  # the one that is never used twice where there is one (Linux 6.8)
 _STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII" + "Q")
 _NS = 1_000_000_000
+_KNOWN_HANDLES = frozenset(
+    {syscalls.FILEID_INO32_GEN, syscalls.FILEID_INO64_GEN, syscalls.FILEID_BTRFS}
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
@@ -33,6 +38,11 @@ class Status(NamedTuple):
     birth time.
 
     `blocks` counts units of 512 bytes, whatever the block size is. `mount_id` is 0 if not known.
+
+    `generation`, of 32 bits, tells the inode from others that have had its number, also if they
+    were born in the same tick of the clock: made of its birth time and of the file handle, in which
+    the file system has its own (name_to_handle_at(2)). The same after a remount, and hard to guess.
+    0 if it was not asked for (`identify`), or there is none.
     """
 
     mode: int
@@ -50,6 +60,7 @@ class Status(NamedTuple):
     rdev: int
     dev: int
     mount_id: int = 0
+    generation: int = 0
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -67,7 +78,9 @@ class _Own(threading.local):
 _own = _Own()
 
 
-def _by_ctypes(kind: type[Status], fd: int, name: bytes, flags: int) -> Status:
+def _by_ctypes(
+    kind: type[Status], fd: int, name: bytes, flags: int, identifies: bool = False
+) -> Status:
     buffer = _own.buffer
     if _libc.statx(fd, name, flags, _BASIC_AND_BTIME | _MOUNT_IDS, buffer) < 0:
         code = ctypes.get_errno()
@@ -93,7 +106,21 @@ def _by_ctypes(kind: type[Status], fd: int, name: bytes, flags: int) -> Status:
         os.makedev(rdev_major, rdev_minor),
         os.makedev(dev_major, dev_minor),
         mount_id if mask & _MOUNT_IDS else 0,
+        _generation(fd, name, struct.pack("=qq", b_s, b_ns) if mask & _BTIME else b"")
+        if identifies
+        else 0,
     )
+
+
+def _generation(fd: int, name: bytes, born: bytes) -> int:
+    """The same as `find_generation` in statx.c."""
+    handle = syscalls.file_handle(fd, name)
+    if handle is None or syscalls.handle_type(handle) not in _KNOWN_HANDLES:
+        return 0
+    generation = 2166136261  # FNV-1a
+    for byte in handle[syscalls.HANDLE_HEADER.size :] + born:
+        generation = (generation ^ byte) * 16777619 & 0xFFFFFFFF
+    return generation or 1
 
 
 if TYPE_CHECKING:
@@ -115,3 +142,9 @@ def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
     """
     flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT if name else _AT_EMPTY_PATH
     return _call(Status, fd, name, flags if ask else flags | _AT_STATX_DONT_SYNC)
+
+
+def identify(fd: int, name: bytes = b"", ask: bool = True) -> Status:
+    """As `statx`, with the inode's `generation`."""
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT if name else _AT_EMPTY_PATH
+    return _call(Status, fd, name, flags if ask else flags | _AT_STATX_DONT_SYNC, True)

@@ -37,6 +37,9 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_CACHED = 0x20
 MAX_HANDLE_BYTES = 128
+HANDLE_HEADER = struct.Struct("Ii")  # of a file handle: how many bytes follow, and their type
+# Types of such handles (linux/exportfs.h, enum fid_type).
+FILEID_INO32_GEN, FILEID_INO64_GEN, FILEID_BTRFS = 0x01, 0x81, 0x4D
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 16 << 20
@@ -245,18 +248,25 @@ def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None
     _check(_libc.renameat2(src_fd, src, dst_fd, dst, flags))
 
 
-def file_handle(fd: int) -> bytes | None:
-    """The handle by which open_by_handle_at(2) finds the inode of `fd` again, or None where there
-    are no handles.
+def file_handle(fd: int, name: bytes = b"") -> bytes | None:
+    """The handle by which open_by_handle_at(2) finds again the inode of `fd`, or of `name` in the
+    folder `fd`; None where there are no handles.
     """
     buffer = ctypes.create_string_buffer(
-        struct.pack("Ii", MAX_HANDLE_BYTES, 0), 8 + MAX_HANDLE_BYTES
+        HANDLE_HEADER.pack(MAX_HANDLE_BYTES, 0), HANDLE_HEADER.size + MAX_HANDLE_BYTES
     )
     mount_id = ctypes.create_string_buffer(4)
-    if _libc.name_to_handle_at(fd, b"", buffer, mount_id, AT_EMPTY_PATH) < 0:
+    flags = 0 if name else AT_EMPTY_PATH
+    if _libc.name_to_handle_at(fd, name, buffer, mount_id, flags) < 0:
         return None
-    length, _ = struct.unpack_from("Ii", buffer)
-    return buffer.raw[: 8 + length]
+    length, _ = HANDLE_HEADER.unpack_from(buffer)
+    return buffer.raw[: HANDLE_HEADER.size + length]
+
+
+def handle_type(handle: bytes) -> int:
+    """The type of a file handle, which says how to read it."""
+    kind: int = HANDLE_HEADER.unpack_from(handle)[1]
+    return kind
 
 
 def open_by_handle(mount_fd: int, handle: bytes) -> int:

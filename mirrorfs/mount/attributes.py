@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 _NOBODYS_ID = (1 << 64) - 1  # the C library passes over names without a number
 
 
-def entry(node_id: int, status: Status, timeout: float) -> pyfuse3.EntryAttributes:
+def entry(
+    node_id: int, status: Status, timeout: float, generation: int = 0
+) -> pyfuse3.EntryAttributes:
     """The attributes of one inode; `timeout` in seconds holds for the name and for the
-    attributes.
+    attributes. `generation` is that of file handles, which must be 0 for the root.
     """
     (
-        mode, nlink, uid, gid, _, size, blocks, blksize, atime_ns, _, ctime_ns, mtime_ns, rdev, _, _
+        mode, nlink, uid, gid, _, size, blocks, blksize, atime_ns, _, ctime_ns, mtime_ns, rdev, *_,
     ) = status  # fmt: skip
     attr = pyfuse3.EntryAttributes()
     attr.st_ino = pyfuse3.InodeT(node_id)
-    attr.generation = 0
+    attr.generation = generation
     attr.entry_timeout = attr.attr_timeout = timeout
     attr.st_mode = pyfuse3.ModeT(mode)
     attr.st_nlink = nlink

@@ -20,7 +20,7 @@ from mirrorfs.backing.statx import Status
 from mirrorfs.mount import attributes
 from mirrorfs.mount.dropped import Dropped, Node, is_of_a_state_folder
 from mirrorfs.mount.handles import ControlHandle
-from mirrorfs.mount.inodes import FIRST_CONTROL_ID
+from mirrorfs.mount.numbers import FIRST_CONTROL_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,17 +59,15 @@ class ControlFolder:
 
     def lookup(self, parent_id: int, name: bytes) -> pyfuse3.EntryAttributes:
         """What has this name in the control folder, or in a folder that was dropped."""
+        if name == b".":  # of a file handle
+            return self.entry(parent_id)
         node = self._dropped.find(parent_id, name)
         if node is not None:
             return self._told(node)
-        if name == b".." or parent_id != FIRST_CONTROL_ID:
-            raise refuse(errno.ENOENT)
         text = os.fsdecode(name)
-        if name != b"." and text not in self._files:
+        if parent_id != FIRST_CONTROL_ID or text not in self._files:
             raise refuse(errno.ENOENT)
-        return self.entry(
-            FIRST_CONTROL_ID + 1 + self._names.index(text) if name != b"." else parent_id
-        )
+        return self.entry(FIRST_CONTROL_ID + 1 + self._names.index(text))
 
     def entry(self, node_id: int = FIRST_CONTROL_ID) -> pyfuse3.EntryAttributes:
         """The attributes of the folder, or of something in it."""
@@ -84,7 +82,7 @@ class ControlFolder:
         status = Status(
             mode, nlink, os.geteuid(), os.getegid(), node_id, 0, 0, 4096, now, 0, now, now, 0, 0
         )
-        return attributes.entry(node_id, status, 0)
+        return attributes.entry(node_id, status, timeout=0)
 
     def _told(self, node: Node) -> pyfuse3.EntryAttributes:
         """The attributes of something that was dropped, for an answer that counts as a lookup."""

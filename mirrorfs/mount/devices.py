@@ -14,17 +14,22 @@ Everything here runs in the main loop's thread.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
-from mirrorfs.backing.mounts import mount_of
+from mirrorfs.backing import by_number
+from mirrorfs.backing.identity import file_system_id
+from mirrorfs.backing.mounts import mount_of, mount_table
 from mirrorfs.backing.probe import IN_MEMORY, LOCAL, probe_at
+from mirrorfs.mount import numbers
 from mirrorfs.mount.workers import Workers
 
 if TYPE_CHECKING:
+    from mirrorfs.backing.mounts import Mount
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
 
@@ -40,18 +45,22 @@ class Device:
 
     `abilities` is None until it was probed, `kind` is its type, empty until it was met by one of
     its `mounts`. `asks` is the device that a step may ask to its face: its own number, or nothing
-    (-1) where what the kernel knows is the truth (`is_local`).
+    (-1) where what the kernel knows is the truth (`is_local`). `identity` is what it is known by
+    after it was mounted again, and `shift` what its inode numbers are shifted by (`numbers`).
     """
 
     __slots__ = (
         "abilities",
         "asks",
         "dev",
+        "identity",
         "is_local",
         "kind",
         "known",
+        "lines",
         "long_calls",
         "mounts",
+        "shift",
         "workers",
     )
 
@@ -63,16 +72,21 @@ class Device:
         self.is_local = False
         self.known = 0
         self.mounts: set[int] = set()
+        self.lines: set[tuple[int, str]] = set()  # the same in the mount table: id and device
+        self.identity = b""
+        self.shift = numbers.shift_of(b"%d" % dev)
         self.workers = Workers(_THREADS)
         self.long_calls = trio.CapacityLimiter(_LONG_CALLS)
 
-    def met(self, kind: str, mount_id: int) -> None:
-        """Note its type, and one of the mounts that lead to it."""
-        self.kind = kind
-        self.is_local = kind in LOCAL
-        self.workers.in_memory = kind in IN_MEMORY
+    def met(self, mount: Mount, mount_id: int, identity: bytes) -> None:
+        """Note its type and identity, and one of the mounts that lead to it."""
+        self.kind = mount.fs_type
+        self.identity = identity
+        self.is_local = self.kind in LOCAL
+        self.workers.in_memory = self.kind in IN_MEMORY
         self.asks = -1 if self.is_local else self.dev
         self.mounts.add(mount_id)
+        self.lines.add((mount.mount_id, mount.device))
 
     @property
     def is_prompt(self) -> bool:
@@ -88,13 +102,19 @@ class Device:
 
 
 class Devices:
-    """The devices of one mount. `own_dev` is the mount's own, as soon as there is one."""
+    """The devices of one mount. `own_dev` is the mount's own, as soon as there is one;
+    `finds_by_number` says that the root's finds an inode by nothing but its number.
+    """
 
-    def __init__(self, root: Status, abilities: Abilities, writable: bool) -> None:
+    def __init__(self, root_fd: int, root: Status, abilities: Abilities, writable: bool) -> None:
         self._writable = writable
         self.root = Device(root.dev)
         self.root.abilities = abilities
-        self.root.met(abilities.file_system, root.mount_id)
+        mount = mount_of(root_fd)
+        identity = file_system_id(root_fd, mount, mount.fs_type in LOCAL)
+        self.root.met(mount, root.mount_id, identity)
+        self.root.shift = numbers.shift_of(identity)
+        self.finds_by_number = os.geteuid() == 0 and self.root.kind in by_number.KINDS
         self._by_dev = {root.dev: self.root}
         self._all = [self.root]
         self.own_dev = -1
@@ -128,12 +148,38 @@ class Devices:
         self.check_foreign(status.dev)
         device = self.at(status.dev)
         if status.mount_id not in device.mounts:
-            kind = mount_of(path_fd).fs_type
-            if device.kind not in {"", kind}:
+            mount = mount_of(path_fd)
+            identity = file_system_id(path_fd, mount, mount.fs_type in LOCAL)
+            if device.identity not in {b"", identity}:
                 # The number of one that was unmounted was given to another.
                 device = self._begin(status.dev)
-            device.met(kind, status.mount_id)
+            if device.identity != identity:
+                device.shift = self._shift_of(identity)
+            device.met(mount, status.mount_id, identity)
         return device
+
+    def _shift_of(self, identity: bytes) -> int:
+        """The shift of a new device; another one where a copy with the same identity is there, too,
+        so that no two inodes have one number.
+        """
+        shift = numbers.shift_of(identity)
+        taken = {device.shift for device in self._all[1:] if device.identity}
+        if shift not in taken:
+            return shift
+        # Those that were unmounted are of no account: this one may be the same, mounted again.
+        lines = {(mount.mount_id, mount.device) for mount in mount_table()}
+        taken = {device.shift for device in self._all[1:] if device.lines & lines}
+        attempts = (numbers.shift_of(identity, attempt) for attempt in itertools.count())
+        return next(shift for shift in attempts if shift not in taken)
+
+    def number(self, dev: int, ino: int) -> int:
+        """The number that clients see of an inode; 0 on a device of which nothing is known."""
+        device = self._by_dev.get(dev)
+        if device is None:
+            return 0
+        if device is self.root and numbers.is_own(ino):
+            return ino
+        return numbers.shifted(device.shift, ino)
 
     async def probe(self, device: Device, path_fd: int) -> None:
         """See what a device can do, before its first use; `path_fd` is O_PATH, and in it."""

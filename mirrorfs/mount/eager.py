@@ -246,7 +246,13 @@ def _pack_entry(entry: pyfuse3.EntryAttributes) -> bytes:
     seconds, ns = divmod(round(entry.entry_timeout * _NS), _NS)
     attr_seconds, attr_ns = divmod(round(entry.attr_timeout * _NS), _NS)
     return protocol.ENTRY_OUT.pack(
-        entry.st_ino, 0, seconds, attr_seconds, ns, attr_ns, *_attributes(entry)
+        entry.st_ino,
+        entry.generation,
+        seconds,
+        attr_seconds,
+        ns,
+        attr_ns,
+        *_attributes(entry),
     )
 
 

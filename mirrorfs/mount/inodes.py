@@ -28,15 +28,13 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls
 from mirrorfs.mount import steps
+from mirrorfs.mount.known import Known
 
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
     from mirrorfs.mount.devices import Device, Devices
 
-ROOT_ID = 1
-FIRST_OTHER_ID = 1 << 62
-FIRST_CONTROL_ID = 1 << 63
 # How long a descriptor in a mount below stays after its last use: long enough that work there does
 # not open everything again and again, short enough for somebody who wants to unmount.
 VISIT_SECONDS = 2.0
@@ -50,6 +48,7 @@ class Inode:
         "device",
         "direct_handles",
         "fd",
+        "generation",
         "handle",
         "key",
         "kind",
@@ -58,20 +57,23 @@ class Inode:
         "name",
         "nameless",
         "node_id",
+        "own_generation",
         "parent",
         "pins",
         "plain_until",
         "visiting",
     )
 
-    def __init__(
-        self, node_id: int, status: Status, device: Device, parent: Inode | None, name: bytes
-    ) -> None:
-        self.node_id = node_id
+    def __init__(self, device: Device, status: Status, parent: Inode | None, name: bytes) -> None:
+        self.node_id = 0  # until it is known
         self.device = device
         # Identity: device, inode number, birth time in ns.
         self.key = (device.dev, status.ino, status.btime_ns)
         self.kind = stat.S_IFMT(status.mode)
+        # Tells it from others that have had its node id, also in file handles; `own_generation`
+        # says that this one is but ours.
+        self.generation = status.generation
+        self.own_generation = False
         self.parent = parent
         self.name = name
         self.fd = -1
@@ -84,6 +86,10 @@ class Inode:
         self.plain_until = 0.0
         self.direct_handles = self.mapping_handles = 0  # see `direct_writes`
 
+    def may_have(self, generation: int) -> bool:
+        """Whether it can be the inode with this generation below; 0 is not known."""
+        return self.own_generation or generation in {0, self.generation}
+
     def path(self) -> bytes:
         """The path below the root by which it was last seen; for people, reports, and the list of
         unsettled files. May be called in any thread.
@@ -91,7 +97,7 @@ class Inode:
         parts: list[bytes] = []
         inode: Inode | None = self
         while inode is not None and inode.parent is not None:
-            parts.append(inode.name)
+            parts.append(inode.name or b"inode %d" % inode.node_id)
             inode = inode.parent
         return b"/".join(reversed(parts))
 
@@ -116,28 +122,24 @@ class InodeTable:
     """
 
     def __init__(self, root_fd: int, root: Status, devices: Devices, limit: int) -> None:
-        self._by_id: dict[int, Inode] = {}
-        # (device, number) -> node id, where the two differ
-        self._other: dict[tuple[int, int], int] = {}
+        self.known = Known(devices)
         self._kept: OrderedDict[Inode, None] = OrderedDict()
         self._visiting: OrderedDict[Inode, float] = OrderedDict()  # with the time of the last use
         self._limit = limit
         self._looked_at = 0
-        self._next_other = FIRST_OTHER_ID
         self._by_handle = os.geteuid() == 0
-        self._root_fd = root_fd
+        self.root_fd = root_fd
         self._root_mount = root.mount_id
         self.devices = devices
-        self.root = Inode(ROOT_ID, root, devices.root, None, b"")
+        self.root = Inode(devices.root, root, None, b"")
         self.root_status = root
         self.root.fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=root_fd)
         self.root.pins = 1
         self.root.lookups = 1
-        self._by_id[ROOT_ID] = self.root
-        self._other[root.dev, root.ino] = ROOT_ID
+        self.known.add_root(self.root)
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self.known)
 
     @property
     def descriptors(self) -> int:
@@ -146,23 +148,18 @@ class InodeTable:
 
     def get(self, node_id: int) -> Inode:
         """The inode of a node id; ESTALE if the kernel names one that it was not told of."""
-        inode = self._by_id.get(node_id)
+        inode = self.known.get(node_id)
         if inode is None:
             raise stale()
         return inode
 
     def find(self, status: Status) -> Inode | None:
         """The known inode with this identity."""
-        return self.by_key(status.key)
+        return self.known.find(status)
 
     def by_key(self, key: tuple[int, int, int]) -> Inode | None:
-        """The known inode with this identity."""
-        inode = self._by_id.get(key[1])
-        if inode is not None and inode.key == key:
-            return inode
-        node_id = self._other.get(key[:2])
-        inode = self._by_id.get(node_id) if node_id is not None else None
-        return inode if inode is not None and inode.key == key else None
+        """The known inode with this device, number and birth time."""
+        return self.known.by_key(key)
 
     def adopt(self, status: Status, parent: Inode, name: bytes, fd: int = -1) -> Inode:
         """Count one lookup of the inode with `status`, making it known if it is new.
@@ -171,10 +168,7 @@ class InodeTable:
         """
         inode = self.find(status)
         if inode is None:
-            device = self.devices.at(status.dev)
-            inode = Inode(self._new_id(status), status, device, parent, name)
-            self._by_id[inode.node_id] = inode
-            device.known += 1
+            inode = self._begin(status, parent, name)
         elif inode is not self.root:
             inode.parent, inode.name = parent, name
         visiting = status.mount_id != self._root_mount or inode.device is not self.devices.root
@@ -183,6 +177,19 @@ class InodeTable:
         inode.lookups += 1
         if fd >= 0:
             self.give(inode, fd)
+        return inode
+
+    def adopt_unnamed(self, status: Status, fd: int) -> Inode:
+        """Count one lookup of an inode on the root's device that was found without a name; what is
+        known of its name stays. `fd` as for `adopt`.
+        """
+        known = self.find(status) or self.root
+        return self.adopt(status, known.parent or self.root, known.name, fd)
+
+    def _begin(self, status: Status, parent: Inode, name: bytes) -> Inode:
+        inode = Inode(self.devices.at(status.dev), status, parent, name)
+        inode.device.known += 1
+        self.known.add(inode)
         return inode
 
     def _note_mount(self, inode: Inode, visiting: bool) -> None:
@@ -205,7 +212,7 @@ class InodeTable:
 
     def forget(self, node_id: int, lookups: int) -> Inode | None:
         """Take lookups away; returns the inode if it is no longer known."""
-        inode = self._by_id.get(node_id)
+        inode = self.known.get(node_id)
         if inode is None or inode is self.root:
             return None
         inode.lookups -= lookups
@@ -277,10 +284,9 @@ class InodeTable:
 
     def close(self) -> None:
         """Close every descriptor."""
-        for inode in self._by_id.values():
+        for inode in self.known.pop_all():
             if inode.fd >= 0:
                 self._dispose(inode)
-        self._by_id.clear()
         self._kept.clear()
         self._visiting.clear()
 
@@ -321,31 +327,12 @@ class InodeTable:
 
     def _drop(self, inode: Inode) -> None:
         # It may have been dropped before, and have been held as somebody's parent since.
-        if self._by_id.get(inode.node_id) is inode:
-            del self._by_id[inode.node_id]
+        if self.known.get(inode.node_id) is inode:
+            self.known.remove(inode)
             inode.device.known -= 1
-            if self._other.get(inode.key[:2]) == inode.node_id:
-                del self._other[inode.key[:2]]
         self._unkeep(inode)
         if inode.fd >= 0:
             self._dispose(inode)
-
-    def _new_id(self, status: Status) -> int:
-        """The backing inode number where it is free on the root's device; else the next number from
-        2^62 up.
-        """
-        number = status.ino
-        if (
-            status.dev == self.devices.root.dev
-            and ROOT_ID < number < FIRST_OTHER_ID
-            and number not in self._by_id
-        ):
-            self._other.pop((status.dev, number), None)
-            return number
-        node_id = self._next_other
-        self._next_other += 1
-        self._other[status.dev, number] = node_id
-        return node_id
 
     async def _reopen(self, inode: Inode) -> None:
         """Open the descriptor of `inode` again, by handle where there is one, else by parent and
@@ -375,7 +362,7 @@ class InodeTable:
         run, asks, key = inode.device.workers.run, inode.device.asks, inode.key
         fd = -1
         if inode.handle is not None and not inode.visiting:
-            fd = await run(steps.open_handle, self._root_fd, inode.handle, key)
+            fd = await run(steps.open_handle, self.root_fd, inode.handle, key)
         if fd < 0:
             if inode.parent is None or inode.parent.fd < 0:
                 raise stale()

@@ -15,18 +15,19 @@ import pyfuse3
 
 from mirrorfs.backing import atime, tree
 from mirrorfs.backing.statx import statx
-from mirrorfs.mount import attributes, steps
+from mirrorfs.mount import again, attributes, steps
 from mirrorfs.mount.control import ControlFolder, refuse
 from mirrorfs.mount.guard import guarded
 from mirrorfs.mount.handles import ControlHandle, FolderHandle
 from mirrorfs.mount.holding import Holding
-from mirrorfs.mount.inodes import ROOT_ID, Inode
+from mirrorfs.mount.numbers import ROOT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirrorfs.backing.statx import Status
     from mirrorfs.mount.eager import Begun, Context
+    from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.state import State
 
 # About half of what fits into an answer: few hops, and few files looked at for nothing.
@@ -44,7 +45,7 @@ def _number(status: Status | int) -> int:
 class NameOperations(pyfuse3.Operations):
     """The handlers that never touch a file's content."""
 
-    supports_dot_lookup = False
+    supports_dot_lookup = True  # FUSE_EXPORT_SUPPORT
     enable_writeback_cache = False
     enable_acl = True
 
@@ -62,7 +63,8 @@ class NameOperations(pyfuse3.Operations):
 
     def _entry(self, inode: Inode, status: Status) -> pyfuse3.EntryAttributes:
         status = self.mirrors.visible(inode, status)
-        return attributes.entry(inode.node_id, status, self.state.options.attr_timeout)
+        timeout = self.state.options.attr_timeout
+        return attributes.entry(inode.node_id, status, timeout, inode.generation)
 
     async def _settle(self, inode: Inode) -> None:
         """Let the file below be what clients see, if it is a file that is being written."""
@@ -130,8 +132,12 @@ class NameOperations(pyfuse3.Operations):
             return self.inodes.root_status
 
     async def lookup(self, parent_id: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
+        if name == b"..":
+            return await again.lookup_parent(self, parent_id)
         if ControlFolder.owns(parent_id):
             return self.state.control.lookup(parent_id, name)
+        if name == b".":
+            return await again.lookup(self, parent_id)
         if self._is_ours(parent_id, name):
             if name != self.state.control.name:
                 return self.state.control.lookup(parent_id, name)

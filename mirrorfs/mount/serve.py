@@ -85,7 +85,7 @@ def descriptor_limit(options: MountOptions) -> int:
 
 async def _serve(job: Job, ready: Callable[[], None]) -> None:
     root = statx(job.backing_fd)
-    devices = Devices(root, job.abilities, writable=not job.options.ro)
+    devices = Devices(job.backing_fd, root, job.abilities, writable=not job.options.ro)
     limit = descriptor_limit(job.options)
     inodes = InodeTable(job.backing_fd, root, devices, limit)
     state = State(job.backing, job.mount_point, job.options, inodes, limit)

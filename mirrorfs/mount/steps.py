@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import atime, callers, syscalls, tree
-from mirrorfs.backing.statx import statx
+from mirrorfs.backing.statx import identify, statx
 from mirrorfs.mirror import seed_search
 from mirrorfs.mirror.file import MirrorFile
 
@@ -37,7 +37,7 @@ def look_up_cached(parent_fd: int, name: bytes) -> tuple[int, Status]:
     """The same of a name that the kernel has in its cache, without waiting; else an OSError."""
     fd = syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
     try:
-        return fd, statx(fd, ask=False)
+        return fd, identify(fd, ask=False)
     except OSError:
         os.close(fd)
         raise
@@ -59,6 +59,8 @@ def status_of(fd: int, name: bytes, asks: int) -> Status:
     Only the device `asks` is asked itself. What lies on another, behind a mount point, is described
     as the kernel knows it: that device may not answer, and has threads of its own for that.
     """
+    if asks < 0:
+        return identify(fd, name, ask=False)
     status = statx(fd, name, ask=False)
     return statx(fd, name) if status.dev == asks else status
 
@@ -67,7 +69,7 @@ def top(status: Status) -> Status:
     """`status` of what a mount point leads to, with the identity that it has for us: that of the
     mount. Its true one may not be had without waiting.
     """
-    return status._replace(ino=-1 - status.mount_id, btime_ns=-1)
+    return status._replace(ino=-1 - status.mount_id, btime_ns=-1, generation=0)
 
 
 def open_name(parent_fd: int, name: bytes, asks: int, key: tuple[int, int, int]) -> int:
@@ -96,7 +98,7 @@ def make(function: Callable[..., int], *args: object) -> tuple[int, Status]:
     """Make an object by a function of `backing.tree`; its O_PATH descriptor and status."""
     fd = function(*args)
     try:
-        return fd, statx(fd)
+        return fd, identify(fd)
     except OSError:
         os.close(fd)
         raise
@@ -150,7 +152,7 @@ def create(
         fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
         opened.callback(os.close, fd)
         opened.callback(os.close, file_fd)
-        status = statx(fd)
+        status = identify(fd)
         opened.pop_all()
     if access == os.O_RDONLY:
         os.close(file_fd)

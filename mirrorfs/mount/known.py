@@ -1,0 +1,126 @@
+"""The inodes that the kernel knows, by node id and by identity; which of them gets which node id.
+
+The node id is the inode number that clients see, and is derived (`numbers`). Two inodes never have
+one at a time. With its generation it makes up the file handles that clients may keep
+(name_to_handle_at(2), NFS), so an inode that gets the number of one that is no more has another
+generation, and the kernel refuses the old handle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from typing import TYPE_CHECKING
+
+from mirrorfs.mount import numbers
+from mirrorfs.mount.forgotten import Forgotten
+from mirrorfs.mount.numbers import ROOT_ID
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.statx import Status
+    from mirrorfs.mount.devices import Devices
+    from mirrorfs.mount.inodes import Inode
+
+
+class Known:
+    """`forgotten` remembers where those were that are no longer known."""
+
+    def __init__(self, devices: Devices) -> None:
+        self.forgotten = Forgotten()
+        self._devices = devices
+        self._by_id: dict[int, Inode] = {}
+        # (device, number) -> node id, where that is not what `Devices.number` says
+        self._other: dict[tuple[int, int], int] = {}
+        self._generations = itertools.count(secrets.randbits(31))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, node_id: int) -> Inode | None:
+        """The inode with this node id."""
+        return self._by_id.get(node_id)
+
+    def find(self, status: Status) -> Inode | None:
+        """The inode with this identity."""
+        return self.by_key(status.key, status.generation)
+
+    def by_key(self, key: tuple[int, int, int], generation: int = 0) -> Inode | None:
+        """The inode with this device, number and birth time, and generation, if that is known."""
+        inode = self._by_id.get(key[1])
+        if inode is not None and inode.key == key and inode.may_have(generation):
+            return inode
+        for node_id in (self._devices.number(key[0], key[1]), self._other.get(key[:2], 0)):
+            inode = self._by_id.get(node_id)
+            if inode is not None and inode.key == key and inode.may_have(generation):
+                return inode
+        return None
+
+    def add_root(self, inode: Inode) -> None:
+        """Its generation is always 0 (fs/fuse/dir.c, fuse_lookup_name)."""
+        self._put(inode, ROOT_ID)
+        inode.generation = 0
+        inode.own_generation = True
+
+    def add(self, inode: Inode) -> None:
+        """Make an inode known: it gets its node id, and a generation where there is none below."""
+        dev, number, _ = inode.key
+        is_top = number < 0  # see `steps.top`
+        if is_top and inode.parent is not None:
+            usual = numbers.of_place(inode.parent.node_id, inode.name)
+        else:
+            usual = self._devices.number(dev, number)
+        self._put(inode, self._free_id(usual, inode))
+        if not inode.generation:
+            inode.own_generation = True
+            inode.generation = (
+                numbers.generation_of_mount(usual, -1 - number)
+                if is_top
+                else next(self._generations) & 0xFFFFFFFF
+            )
+
+    def _put(self, inode: Inode, node_id: int) -> None:
+        inode.node_id = node_id
+        self._by_id[node_id] = inode
+        if node_id != self._devices.number(*inode.key[:2]):
+            self._other[inode.key[:2]] = node_id
+
+    def _free_id(self, node_id: int, inode: Inode) -> int:
+        """`node_id` if it is free, or if its holder is surely no more: `inode` then takes over the
+        lookups that the kernel has yet to give back. Else the next one that is free.
+        """
+        holder = self._by_id.get(node_id)
+        if holder is not None and _is_successor(inode, holder):
+            inode.lookups += holder.lookups
+            holder.lookups = 0
+            holder.device.known -= 1
+            self.remove(holder)
+            return node_id
+        while node_id in self._by_id:
+            node_id = numbers.next_to_try(node_id)
+        return node_id
+
+    def remove(self, inode: Inode) -> None:
+        """The kernel has forgotten it."""
+        del self._by_id[inode.node_id]
+        if self._other.get(inode.key[:2]) == inode.node_id:
+            del self._other[inode.key[:2]]
+        is_numbered = inode.device is self._devices.root and inode.node_id == inode.key[1]
+        if not inode.nameless and not (is_numbered and self._devices.finds_by_number):
+            self.forgotten.note(inode)
+
+    def pop_all(self) -> list[Inode]:
+        """All of them, which are then no longer known."""
+        inodes = list(self._by_id.values())
+        self._by_id.clear()
+        return inodes
+
+
+def _is_successor(inode: Inode, holder: Inode) -> bool:
+    """Whether `inode` has the number of `holder` on the same file system, or is mounted at the same
+    place, and nothing holds on to `holder`.
+    """
+    if holder.fd >= 0 or holder.pins or holder.nameless:
+        return False
+    if holder.key[1] < 0 or inode.key[1] < 0:
+        return holder.key[1] < 0 and inode.key[1] < 0
+    return holder.key[1] == inode.key[1] and holder.device.shift == inode.device.shift
