@@ -17,6 +17,7 @@ from mirrorfs.mirror.recovery import Outcome, Recovery
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mirrorfs.backing.statx import Status
     from mirrorfs.backing.unsettled import Entry, Unsettled
     from mirrorfs.mount.devices import Device
     from mirrorfs.mount.inodes import Inode
@@ -50,6 +51,15 @@ class Leftovers:
                     await device.workers.run(self._finish, entry)
             finally:
                 self._untried.pop(ino, None)
+
+    async def finish_these(self, found: Iterable[Status | int], device: Device) -> bool:
+        """The same for those of the files that were looked at (their status, or an errno); returns
+        whether there was one, which has another size now.
+        """
+        left = [one.ino for one in found if not isinstance(one, int) and self.has(one.ino)]
+        for ino in left:
+            await self.finish(ino, device)
+        return bool(left)
 
     async def finish_all(self, device: Device) -> None:
         """Finalise all that are left, one after the other."""

@@ -36,11 +36,6 @@ _LISTED_AT_ONCE = 104
 _NOT_LOOKED_UP = frozenset({b".", b".."})
 
 
-def _number(status: Status | int) -> int:
-    """The inode number of what was looked at, if that was possible."""
-    return -1 if isinstance(status, int) else status.ino
-
-
 @guarded
 class NameOperations(pyfuse3.Operations):
     """The handlers that never touch a file's content."""
@@ -211,10 +206,7 @@ class NameOperations(pyfuse3.Operations):
         while index < len(handle.names):
             names = handle.names[index : index + _LISTED_AT_ONCE]
             found = await device.workers.brief(steps.stat_names, inode.fd, names, device.asks)
-            left = [ino for ino in map(_number, found) if self.state.leftovers.has(ino)]
-            if left:
-                for ino in left:
-                    await self.state.leftovers.finish(ino, device)
+            if await self.state.leftovers.finish_these(found, device):
                 continue
             for name, status in zip(names, found, strict=True):
                 index += 1
