@@ -184,7 +184,8 @@ class Operations(XattrOperations):
         if mirror is None:
             raise refuse(errno.EBADF)
         if tags & extension.KILLS_SETID:
-            await self._drop_setid(handle.inode)
+            writer, handle.writer = handle.writer, None
+            await self._drop_setid(handle.inode, writer)
         taken = 0
         try:
             taken = await self._take(handle, mirror, bool(tags & extension.APPENDS), off, buf)

@@ -23,6 +23,7 @@ NEEDS_EXTENSION = {
     "ranges_are_punched_and_zeroed",
     "space_is_preallocated",
     "data_and_holes_are_found",
+    "setuid_goes_by_who_changes_a_file_and_not_by_how",
     "truncation_to_the_size_it_has_frees_what_lies_beyond",
 }
 
