@@ -152,6 +152,8 @@ def _decide(request: _Request) -> list[Step]:
     offset, end, size = request.offset, request.end, request.before.st_size
     if not data:
         return []
+    if file.append_only:  # its descriptor appends wherever it is told to write, so no hole can be
+        return [Step(Kind.WRITE, offset, end)]
     block = rules.block_bytes
     start = offset - offset % block
     stop = end + -end % block
@@ -257,7 +259,8 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
         try:
             file.punch(step.start, step.end + -step.end % request.rules.block_bytes)
         except OSError as exc:
-            if not syscalls.is_unsupported(exc):
+            # A file may have become append-only (chattr(1)) since it was opened.
+            if not (syscalls.is_unsupported(exc) or exc.errno == errno.EPERM):
                 raise
             _write_zeros(request, start, stop)
             return
@@ -289,13 +292,9 @@ def _finish(request: _Request) -> OSError | None:
     failure: OSError | None = None
     if request.done > max(request.offset, request.stored_end):
         try:
-            os.ftruncate(fd, request.done)
-            request.changed = True
+            _grow(request)
         except OSError as exc:
             failure = exc
-            reached = max(request.offset, request.stored_end)
-            count.hole_bytes -= request.done - reached
-            request.done = reached
     if request.done > request.offset and not request.changed:
         try:
             request.file.touch()
@@ -305,6 +304,23 @@ def _finish(request: _Request) -> OSError | None:
     if count.punched_bytes:
         count.freed_bytes = max(0, (request.before.st_blocks - os.fstat(fd).st_blocks) * 512)
     return failure
+
+
+def _grow(request: _Request) -> None:
+    """Let the file end where the zeros do that were received last.
+
+    A file that can only be appended to cannot be truncated, not even to grow, so they are written.
+    """
+    end, reached = request.done, max(request.offset, request.stored_end)
+    try:
+        os.ftruncate(request.file.fd, end)
+    except OSError as exc:
+        request.count.hole_bytes -= end - reached
+        request.done = reached
+        if exc.errno != errno.EPERM:
+            raise
+        _store(request, reached, end)
+    request.changed = True
 
 
 def _release_preallocation(request: _Request) -> None:

@@ -103,6 +103,10 @@ class Mirrors:
         del self._by_id[inode.node_id]
         if mirror.distrusted:
             self._state.distrusted.add(mirror.key)
+        if mirror.reserved:
+            self._state.reserved.add(mirror.key)
+        else:
+            self._state.reserved.discard(mirror.key)
         if mirror.seeded:
             self._settled[inode.node_id] = time.monotonic()
             self._unsynced.pop(inode.key, None)  # to the end

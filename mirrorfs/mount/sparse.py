@@ -50,11 +50,7 @@ class SparseOperations(Operations):
         elif kind:
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
-            self.state.reserved.add(mirror.key)
-            device = handle.inode.device
-            await self.state.with_room(
-                device, discard.preallocate, mirror, offset, end, keep_size, account
-            )
+            await run(discard.preallocate, mirror, offset, end, keep_size, account)
         else:
             self.state.note_ignored_preallocation(handle.inode)
             await run(discard.grow_only, mirror, end, keep_size, account)
