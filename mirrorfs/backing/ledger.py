@@ -63,6 +63,7 @@ class Ledger:
             if self._words is None or not self._free:
                 return -1
             place = self._free.pop()
+            self.set(place, 0, 0)
             self._words[place * _WORDS] = entry
             return place
 
@@ -122,21 +123,40 @@ def read(owner: str, table: bytes, place: int, entry: int, folder: bytes = FOLDE
     """What a daemon that has died noted of the file with the number `entry` on its list; None if
     that is not known any more.
     """
-    try:
-        fd = os.open(_path(owner, table, folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
-            return None
-        found = os.pread(fd, _PLACE.size, place * _PLACE.size)
-    finally:
-        os.close(fd)
+    found = _read_table(owner, table, folder)[place * _PLACE.size :][: _PLACE.size]
     if len(found) < _PLACE.size:
         return None
     number, frontier, size = _PLACE.unpack(found)
     return Noted(frontier, max(size, frontier)) if number == entry else None
+
+
+def read_gap(
+    owner: str, table: bytes, place: int, entry: int, folder: bytes = FOLDER
+) -> tuple[int, int]:
+    """Begin and end of the gap of such a file (`mirror.gaps`), which has another place than
+    `place`; nothing lies between them if it has none.
+    """
+    found = _read_table(owner, table, folder)
+    for other, (number, start, end) in enumerate(_PLACE.iter_unpack(found)):
+        if number == entry and other != place:
+            return start, max(start, end)
+    return 0, 0
+
+
+def _read_table(owner: str, table: bytes, folder: bytes) -> bytes:
+    """All of a table; nothing if it is not there, or not ours."""
+    try:
+        fd = os.open(_path(owner, table, folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+            return b""
+        found = os.pread(fd, _PLACES * _PLACE.size, 0)
+        return found[: len(found) - len(found) % _PLACE.size]
+    finally:
+        os.close(fd)
 
 
 def remove_all(owner: str, folder: bytes = FOLDER) -> None:

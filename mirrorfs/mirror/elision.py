@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
-from mirrorfs.mirror import basis, seeding
+from mirrorfs.mirror import basis, gaps, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
 
@@ -84,6 +84,8 @@ def _follows(file: MirrorFile, tail: Tail, offset: int, end: int, may_seek: bool
     """Whether a write to `[offset, end)` can move the frontier without waiting: there is nothing to
     be wiped before it, and the ledger is where that is noted.
     """
+    if gaps.is_met(tail, offset, end):
+        return False
     if end <= tail.frontier:
         return True
     if not may_seek or offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):

@@ -48,6 +48,7 @@ def _repair_one(root_fd: int, entry: Entry, owner: str) -> bool:
         try:
             found = mark.read(fd)
             if found is not None:
+                _fill_gap(fd, found, entry, owner)
                 _cut(fd, *_end(fd, found, entry, owner))
                 return True
         finally:
@@ -65,6 +66,14 @@ def _end(fd: int, found: mark.Mark, entry: Entry, owner: str) -> tuple[int, int]
             return noted.frontier, noted.size
     size = found.durable if found.size == found.frontier else found.size
     return found.durable, size
+
+
+def _fill_gap(fd: int, found: mark.Mark, entry: Entry, owner: str) -> None:
+    """Make zeros of what a client has left out (`gaps`)."""
+    if mark.instance_of(fd) == found.instance and not entry.is_copied:
+        start, end = ledger.read_gap(owner, found.table, found.place, entry.number)
+        if start < end:
+            syscalls.punch_hole(fd, start, end)
 
 
 def _cut(fd: int, frontier: int, size: int) -> None:

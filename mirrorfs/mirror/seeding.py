@@ -3,7 +3,7 @@ below, invisible, so that what is written is compared with it and only the diffe
 
 A tail (`tail`) begins when a file is truncated (`keep`: its blocks are left where they are) or at
 the first write to a new one (`plant`: a clone of the old file). As clients write, its frontier
-moves (`reach`, `advance`); `settle` ends it: what is still old is cut off.
+moves (`reach`, `fill`, `advance`); `settle` ends it: what is still old is cut off.
 
 Guarantees: clients never see an old block as new. After a crash nobody does either, as soon as the
 next mount has looked at the list of unsettled files: a mark on the file says where its frontier
@@ -22,8 +22,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import commits, holes, mark, syscalls, tree
-from mirrorfs.mirror import seed_rules
+from mirrorfs.backing import commits, holes, mark, syscalls
+from mirrorfs.mirror import gaps, seed_rules
+from mirrorfs.mirror.cutting import cut
 from mirrorfs.mirror.file import count_freed, resize
 from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
 from mirrorfs.mirror.tail import Tail
@@ -64,6 +65,7 @@ def keep(file: MirrorFile, size: int) -> bool:
     if tail is None:
         return False
     whole = status.st_blocks * 512
+    tail.data_bytes = size
     tail.hidden_bytes = file.data_bytes(size, status.st_size) if size else whole
     return True
 
@@ -135,9 +137,11 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
     if size > below:
         resize(file, below, size)
     if size < tail.frontier:
+        _close_gap(file, tail)
         tail.hidden_bytes += file.data_bytes(size, tail.frontier)
         tail.frontier = size
         tail.durable = min(tail.durable, size)
+        tail.data_bytes = min(tail.data_bytes, size)
         tail.marked = False  # the mark on the disk says too much
     tail.size = size
     syscalls.touch(file.fd)
@@ -146,16 +150,48 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
 
 def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     """Prepare for a write to `[start, end)`: what lies between the frontier and it is zeros for
-    clients, and becomes so below. The frontier moves when the write is done (`advance`).
+    clients, and becomes so below, or a gap. The frontier moves when the write is done (`advance`),
+    the gap before (`fill`).
     """
+    if tail.gap is not None and gaps.is_met(tail, start, end):
+        _meet_gap(file, tail, tail.gap, start, end)
     if end <= tail.frontier:
         return
-    uncover(file, tail, tail.frontier, end)
-    stop = min(start, os.fstat(file.fd).st_size)
-    if stop <= tail.frontier:
-        return
-    if not file.is_seek_trusted or file.data_bytes(tail.frontier, stop):
-        _wipe(file, tail, stop)
+    below = os.fstat(file.fd).st_size
+    stop = min(start, below)
+    if stop <= tail.frontier or not _may_be_data(file, tail.frontier, stop):
+        uncover(file, tail, tail.frontier, end)
+    elif start <= below and file.unsettled and gaps.begin(file.unsettled.ledger, tail, start):
+        uncover(file, tail, start, end)
+    else:
+        _close_gap(file, tail)
+        uncover(file, tail, tail.frontier, end)
+        _wipe(file, tail, tail.frontier, stop)
+
+
+def fill(file: MirrorFile, tail: Tail, start: int, done: int) -> None:
+    """Note that a client has written `[start, done)`, if that matters to the gap."""
+    if file.unsettled is not None:
+        gaps.fill(file.unsettled.ledger, tail, start, done)
+
+
+def _meet_gap(file: MirrorFile, tail: Tail, gap: tuple[int, int], start: int, end: int) -> None:
+    """Prepare for a write to a part of the gap: it has to begin where that does."""
+    if start > gap[0]:
+        uncover(file, tail, gap[0], start)
+        _wipe(file, tail, gap[0], start)
+        if file.unsettled is not None:
+            gaps.shorten(file.unsettled.ledger, tail, start)
+    uncover(file, tail, max(start, gap[0]), min(end, gap[1]))
+
+
+def _close_gap(file: MirrorFile, tail: Tail) -> None:
+    """Let the gap be zeros below, too, if there is one."""
+    if tail.gap is not None and file.unsettled is not None:
+        start, end = tail.gap
+        uncover(file, tail, start, end)
+        _wipe(file, tail, start, end)
+        gaps.shorten(file.unsettled.ledger, tail, end)
 
 
 def uncover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
@@ -163,14 +199,18 @@ def uncover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     tail.hidden_bytes = max(0, tail.hidden_bytes - file.data_bytes(start, end))
 
 
-def _wipe(file: MirrorFile, tail: Tail, stop: int) -> None:
-    """Make the old content from the frontier to `stop` zeros. What is zero already stays as it is:
-    some tools skip zeros by the kilobyte.
+def _may_be_data(file: MirrorFile, start: int, end: int) -> bool:
+    return not file.is_seek_trusted or file.data_bytes(start, end) > 0
+
+
+def _wipe(file: MirrorFile, tail: Tail, start: int, stop: int) -> None:
+    """Make the old content from `start` to `stop` zeros. What is zero already stays as it is: some
+    tools skip zeros by the kilobyte.
     """
-    for first, last in not_zero(file, tail.frontier, stop, os.fstat(file.fd).st_size):
-        if not file.is_seek_trusted or file.data_bytes(first, last):
+    for first, last in not_zero(file, start, stop, os.fstat(file.fd).st_size):
+        if _may_be_data(file, first, last):
             about_to_change(file, tail)
-            uncover(file, tail, stop, last)
+            uncover(file, tail, max(stop, tail.frontier), last)
             make_zero(file, first, last)
 
 
@@ -196,6 +236,8 @@ def advance(
     tail.has_data |= not is_zero
     if done <= tail.frontier and done <= tail.size:
         return None
+    if not is_zero:
+        tail.data_bytes += max(0, done - tail.frontier)
     tail.frontier = max(tail.frontier, done)
     tail.size = max(tail.size, done)
     if is_behind(tail):
@@ -225,6 +267,7 @@ def is_behind(tail: Tail) -> bool:
 
 def refresh(file: MirrorFile, tail: Tail) -> None:
     """Make what clients have written durable, and let the mark say so."""
+    _close_gap(file, tail)
     try:
         os.fdatasync(file.fd)
     except OSError:
@@ -232,6 +275,15 @@ def refresh(file: MirrorFile, tail: Tail) -> None:
         raise
     tail.durable, tail.durable_since = tail.frontier, time.monotonic()
     _write_mark(file, tail)
+
+
+def secure(file: MirrorFile, tail: Tail) -> None:
+    """Make what clients have written durable, and keep the tail: once the file is synced, mark and
+    list say on the disk where it ends. Raises OSError as fsync does.
+    """
+    if file.unsettled is not None:
+        file.unsettled.make_durable()
+    refresh(file, tail)
 
 
 def _note(file: MirrorFile, tail: Tail) -> None:
@@ -262,6 +314,7 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     if tail is None:
         return
     failure: OSError | None = None
+    _close_gap(file, tail)
     before = os.fstat(file.fd)
     by_commit = tail.shared and _is_commit_worth(file, before)
     if tail.changed and not by_commit:
@@ -280,6 +333,7 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     if file.unsettled is not None:
         file.unsettled.remove(tail.entry)
         file.unsettled.ledger.give_back(tail.place)
+        file.unsettled.ledger.give_back(tail.gap_place)
     if account is not None:
         count_freed(file, before, account)
     if failure is not None:
@@ -323,38 +377,3 @@ def _is_old_left(file: MirrorFile, tail: Tail) -> bool:
     except OSError:  # what cannot be read can be cut
         return True
     return first is not None and first < tail.size
-
-
-def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
-    """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
-    client that set it, or wrote last, is done.
-
-    Returns the error if there is no space for the last piece before `frontier`, which is then
-    zeros.
-    """
-    failure: OSError | None = None
-    try:
-        resize(file, before.st_size, frontier)
-    except OSError as exc:
-        if exc.errno not in syscalls.NO_SPACE:
-            raise
-        failure = _cut_in_shared_block(file, before.st_size, frontier)
-    resize(file, os.fstat(file.fd).st_size, size)
-    with contextlib.suppress(OSError):  # only root and the owner may
-        tree.set_times(file.fd, None, before.st_mtime_ns)
-    return failure
-
-
-def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSError | None:
-    """Cut a file whose last block has to be copied for that, since another file shares it: whole
-    blocks first, which needs no space; returns the error if there is none for the rest even then.
-    """
-    start = frontier - frontier % file.rules.block_bytes
-    rest = os.pread(file.fd, frontier - start, start)
-    resize(file, old_size, start)
-    try:
-        file.store(start, rest)
-        os.fdatasync(file.fd)
-    except OSError as exc:
-        return exc
-    return None

@@ -1,8 +1,9 @@
 """The tail of an unsettled file: old blocks that lie below beyond what clients may see.
 
-Up to the *frontier* the file below holds what clients have written. From there to the *visible
-size* they see zeros, and beyond it nothing, whatever lies below. Here is what each question about
-such a file is answered with; how a tail comes and goes is in `seeding`.
+Up to the *frontier* the file below holds what clients have written, but for one *gap* at most: a
+range that a client has left out. There, and from the frontier to the *visible size*, they see
+zeros, and beyond it nothing, whatever lies below. Here is what each question about such a file is
+answered with; how a tail comes and goes is in `seeding`, a gap in `gaps`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,26 @@ if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
 
 
+# Giving up as little as that costs less than what a file that is not settled asks of others.
+_WORTH_WAITING_BYTES = 4 << 20
+# A header is a much smaller part of what was there.
+_LITTLE = 8
+
+
 @dataclass(slots=True)
 class Tail:
-    """Sizes in bytes. Changed under the lock of the file; each field may be read without it.
+    """Sizes in bytes. Changed under the lock of the file; each field may be read without it, the
+    frontier before the gap.
 
     `shared` says that the old blocks are another file's, too. `hidden_bytes` is what they occupy
-    beyond the frontier. `entry` is the number on the list of unsettled files, `place` that in the
-    ledger, or -1. `instance` goes with the mark, in which `durable` is the part that is surely on
-    the disk, known since `durable_since` on the monotonic clock. `marked` says that mark and list
-    are on the disk, `changed` that something below was changed since, `written` that a client has
-    written something, `has_data` that this was not zeros alone.
+    beyond the frontier and in the gap. `entry` is the number on the list of unsettled files,
+    `place` that in the ledger, or -1. `instance` goes with the mark, in which `durable` is the part
+    that is surely on the disk, known since `durable_since` on the monotonic clock. `marked` says
+    that mark and list are on the disk, `changed` that something below was changed since, `written`
+    that a client has written something, `has_data` that this was not zeros alone. `data_bytes` is
+    by how much the frontier was moved by other writes than of zeros alone. `gap` is
+    `[start, end)`, `gap_place` where it is noted in the ledger. `resumed` says that the file was
+    closed since, and opened again to be written on.
     """
 
     frontier: int
@@ -44,6 +55,10 @@ class Tail:
     changed: bool = False
     written: bool = False
     has_data: bool = False
+    data_bytes: int = 0
+    gap: tuple[int, int] | None = None
+    gap_place: int = -1
+    resumed: bool = False
 
     @property
     def only_grown(self) -> bool:
@@ -51,6 +66,15 @@ class Tail:
         also wipes the first block, and then opens the file again.
         """
         return not self.has_data and self.size > self.frontier
+
+    @property
+    def awaits_more(self) -> bool:
+        """Whether so little was written, against what would be given up, that a writer who closes
+        the file is likely to come back: qemu-img writes the header of a virtual disk, and then
+        opens the file again for the rest.
+        """
+        is_little = self.data_bytes * _LITTLE <= self.hidden_bytes
+        return self.only_grown or (is_little and self.hidden_bytes >= _WORTH_WAITING_BYTES)
 
 
 def visible(tail: Tail, status: Status) -> Status:
@@ -61,27 +85,39 @@ def visible(tail: Tail, status: Status) -> Status:
 
 def read(tail: Tail, fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:
     """Up to `size` bytes at `offset`, fewer only at the visible end."""
-    live = tail.frontier - offset
+    frontier, (gap, gap_end) = tail.frontier, _gap_of(tail)
     size = max(0, min(size, tail.size - offset))
-    live = max(0, min(size, live))
+    live = max(0, min(size, frontier - offset))
     data = reader.read(fd, offset, live, trusted_seek) if live else b""
+    first, last = max(gap, offset) - offset, min(gap_end, offset + len(data)) - offset
+    if first < last:
+        data = data[:first] + bytes(last - first) + data[last:]
     return data.ljust(size, b"\0")
 
 
 def seek(tail: Tail, fd: int, offset: int, whence: int, trusted: bool) -> int:
     """lseek(2) with SEEK_DATA or SEEK_HOLE, as `holes.seek`; raises ENXIO."""
+    frontier, (gap, gap_end) = tail.frontier, _gap_of(tail)
     if not 0 <= offset < tail.size:
         raise _nothing_there()
-    if offset >= tail.frontier:
-        if whence == os.SEEK_DATA:
-            raise _nothing_there()
-        return offset
-    found = holes.seek(fd, offset, whence, trusted)
-    if found < tail.frontier:
-        return found
-    if whence == os.SEEK_DATA:
+    if whence == os.SEEK_HOLE:
+        if offset >= frontier or gap <= offset < gap_end:
+            return offset
+        found = holes.seek(fd, offset, whence, trusted)
+        return min(found, frontier if offset >= gap_end else gap)
+    if gap <= offset < gap_end:
+        offset = gap_end
+    found = holes.seek(fd, offset, whence, trusted) if offset < frontier else frontier
+    if gap <= found < gap_end:
+        found = holes.seek(fd, gap_end, whence, trusted) if gap_end < frontier else frontier
+    if found >= frontier:
         raise _nothing_there()
-    return tail.frontier
+    return found
+
+
+def _gap_of(tail: Tail) -> tuple[int, int]:
+    """The gap; an empty one where there is none."""
+    return tail.gap or (0, 0)
 
 
 def _nothing_there() -> OSError:

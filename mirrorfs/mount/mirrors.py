@@ -1,8 +1,8 @@
 """The mirror files of a mount: one for each inode that is open for writing, shared by its handles.
 
 A file is settled (`mirror.seeding`) before its last writer has closed it. One that a tool has
-emptied, given a size and closed without a write is left for a moment: qemu-img does so, and comes
-back to write. So is one that cannot be settled, until it can.
+emptied, and closed when it had written little or nothing, is left for a moment: qemu-img does so,
+and comes back to write (`Tail.awaits_more`). So is one that cannot be settled, until it can.
 
 Everything here runs in the main loop's thread; what may block is done by the workers of the
 inode's device.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mirrorfs.mount.state import State
 
 _LINGER_SECONDS = 2.0
+_MAX_LINGERING = 64  # each holds a descriptor
 # Longer than a status can be under way from a thread to its answer.
 _RECENT_SECONDS = 5.0
 # Longer than a file system keeps a change of an attribute to itself (ext4(5), commit).
@@ -76,6 +77,8 @@ class Mirrors:
                 self._opened(inode, mirror)
             else:
                 inode.device.workers.close_fd(mine.fd)
+        if mirror.tail is not None and not mirror.handles:
+            mirror.tail.resumed = not flags & os.O_TRUNC
         mirror.handles += 1
         return mirror
 
@@ -122,14 +125,17 @@ class Mirrors:
         if self.let_go(inode, mirror):
             return
         mirror.handles -= 1
-        if failed or (mirror.tail is not None and mirror.tail.only_grown):
+        tail = mirror.tail
+        is_expected = tail is not None and tail.awaits_more and mirror.compares
+        if failed or (is_expected and len(self._lingering) < _MAX_LINGERING):
             await self._linger(inode)
         else:
             await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own
 
     async def _linger(self, inode: Inode) -> None:
-        if inode.node_id not in self._lingering:
-            self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+        is_new = inode.node_id not in self._lingering
+        self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+        if is_new:
             await self._state.inodes.hold(inode)
 
     def was_seeded(self, inode: Inode) -> bool:

@@ -338,9 +338,8 @@ class Operations(XattrOperations):
                 # Only a file system that is not local holds errors back until close.
                 await handle.inode.device.workers.run(steps.flush, handle.mirror.fd)
             tail = handle.mirror.tail
-            if tail is not None and tail.written and not tail.only_grown:
-                # A shell closes one of its descriptors before anything is written; anything later
-                # is most likely the end.
+            if tail is not None and tail.written and not tail.awaits_more:
+                # Some tools close a file before they write, or after a header: they come back.
                 await self.mirrors.settle(handle.inode, handle.mirror)
             handle.pending.check()
 

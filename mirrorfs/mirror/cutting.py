@@ -1,0 +1,48 @@
+"""Cut off what is old in a file, also where there is no space to copy a block for that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import syscalls, tree
+from mirrorfs.mirror.file import resize
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.file import MirrorFile
+
+
+def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
+    """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
+    client that set it, or wrote last, is done.
+
+    Returns the error if there is no space for the last piece before `frontier`, which is then
+    zeros.
+    """
+    failure: OSError | None = None
+    try:
+        resize(file, before.st_size, frontier)
+    except OSError as exc:
+        if exc.errno not in syscalls.NO_SPACE:
+            raise
+        failure = _cut_in_shared_block(file, before.st_size, frontier)
+    resize(file, os.fstat(file.fd).st_size, size)
+    with contextlib.suppress(OSError):  # only root and the owner may
+        tree.set_times(file.fd, None, before.st_mtime_ns)
+    return failure
+
+
+def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSError | None:
+    """Cut a file whose last block has to be copied for that, since another file shares it: whole
+    blocks first, which needs no space; returns the error if there is none for the rest even then.
+    """
+    start = frontier - frontier % file.rules.block_bytes
+    rest = os.pread(file.fd, frontier - start, start)
+    resize(file, old_size, start)
+    try:
+        file.store(start, rest)
+        os.fdatasync(file.fd)
+    except OSError as exc:
+        return exc
+    return None
