@@ -111,7 +111,7 @@ def _advance(
     if tail.shared and end > tail.frontier:
         count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
     seeding.uncover(file, tail, tail.frontier, end)
-    seeding.advance(file, tail, end, count.hole_bytes == end - offset, account)
+    seeding.advance(file, tail, offset, end, count.hole_bytes == end - offset, account)
 
 
 def _is_stamped(status: os.stat_result) -> bool:

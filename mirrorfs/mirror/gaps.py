@@ -21,9 +21,9 @@ _MAX_BYTES = 4 << 20
 
 def begin(table: Ledger, tail: Tail, end: int) -> bool:
     """Let what lies from the frontier to `end` (bytes) be the gap, as soon as the frontier has
-    moved beyond it. False, and nothing is done, where that is not possible or there is one.
+    moved beyond it; there is no other. False, and nothing is done, where that is not possible.
     """
-    if tail.gap is not None or tail.place < 0 or end - tail.frontier > _MAX_BYTES:
+    if tail.place < 0 or end - tail.frontier > _MAX_BYTES:
         return False
     if tail.gap_place < 0:
         tail.gap_place = table.take(tail.entry)

@@ -161,10 +161,11 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     stop = min(start, below)
     if stop <= tail.frontier or not _may_be_data(file, tail.frontier, stop):
         uncover(file, tail, tail.frontier, end)
-    elif start <= below and file.unsettled and gaps.begin(file.unsettled.ledger, tail, start):
+        return
+    _close_gap(file, tail)
+    if start <= below and file.unsettled and gaps.begin(file.unsettled.ledger, tail, start):
         uncover(file, tail, start, end)
     else:
-        _close_gap(file, tail)
         uncover(file, tail, tail.frontier, end)
         _wipe(file, tail, tail.frontier, stop)
 
@@ -226,9 +227,9 @@ def about_to_change(file: MirrorFile, tail: Tail) -> None:
 
 
 def advance(
-    file: MirrorFile, tail: Tail, done: int, is_zero: bool, account: Account
+    file: MirrorFile, tail: Tail, start: int, done: int, is_zero: bool, account: Account
 ) -> OSError | None:
-    """Note that a client has written up to `done`, nothing but zeros if `is_zero`.
+    """Note that a client has written `[start, done)`, nothing but zeros if `is_zero`.
 
     Returns the error if that cannot be recorded, nor the file be settled without one.
     """
@@ -237,7 +238,7 @@ def advance(
     if done <= tail.frontier and done <= tail.size:
         return None
     if not is_zero:
-        tail.data_bytes += max(0, done - tail.frontier)
+        tail.data_bytes += max(0, done - max(start, tail.frontier))
     tail.frontier = max(tail.frontier, done)
     tail.size = max(tail.size, done)
     if is_behind(tail):

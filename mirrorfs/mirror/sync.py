@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
     """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
 
-    A file that a tool has come back to for the rest (`Tail.awaits_more`) keeps its tail: qemu-img
-    syncs the header of a virtual disk before it closes it.
+    A file that a tool has come back to, and in which it has not written much (`Tail.has_begun`),
+    keeps its tail: qemu-img syncs the header of a virtual disk before it closes it.
 
     Returns whether it is believed again, because all of it has been written since and is now on the
     disk.
     """
     with file.lock:
         tail = file.tail
-        keeps = tail is not None and tail.resumed and tail.awaits_more and file.compares
+        keeps = tail is not None and tail.resumed and tail.has_begun and file.compares
         try:
             if tail is not None and keeps:
                 seeding.secure(file, tail)

@@ -129,7 +129,7 @@ def _put(
     if tail is not None and request.done > offset:
         is_zero = count.hole_bytes + count.punched_bytes == request.done - offset
         seeding.fill(file, tail, offset, request.done)
-        unrecorded = seeding.advance(file, tail, request.done, is_zero, account)
+        unrecorded = seeding.advance(file, tail, offset, request.done, is_zero, account)
     count.received_bytes = request.done - offset
     count.failed_bytes = request.end - request.done if failure else 0
     account.add(file.key, count)

@@ -199,6 +199,13 @@ class Mirrors:
                 await self.settle_quietly(inode, mirror)
         return found
 
+    async def settle_closed(self, device: Device) -> None:
+        """End the tails of files on a device that are closed, and left for a moment."""
+        for inode, _ in list(self._lingering.values()):
+            mirror = self.get(inode)
+            if inode.device is device and mirror is not None and not mirror.handles:
+                await self.settle_quietly(inode, mirror)
+
     async def give_up_seeds(self, device: Device) -> bool:
         """Close the old files on a device that are kept for a first write; returns whether there
         was one.
