@@ -35,8 +35,8 @@ NONE = bytes(ID_BYTES)
 _PREFIX = b"mirrorfs-"
 NO_PLACE = -1
 _PLACES = 1024
-# Number on the list of unsettled files, frontier, size, mtime, size below, begin of a change.
-_PLACE = struct.Struct("=QQQQQQ")
+# Number on the list of unsettled files, frontier, size, mtime, size below, begin of a change, gap.
+_PLACE = struct.Struct("=QQQQQQQQ")
 _WORDS = _PLACE.size // 8
 _OLD_PLACE = struct.Struct("=QQQ")  # of older versions, whose tables have longer ids
 _WORD = (1 << 64) - 1
@@ -47,7 +47,8 @@ class Noted:
     """How much clients had written, and the file's size for them, in bytes; and how the file below
     was left: its mtime in ns, modulo 2^64, and its size. None where an older version has not noted
     that. `busy_ns` is when the change began that was under way then (clock_gettime(2),
-    CLOCK_REALTIME), 0 if there was none.
+    CLOCK_REALTIME), 0 if there was none. `[gap_start, gap_end)` is what clients have left out
+    before the frontier (`mirror.gaps`).
     """
 
     frontier: int
@@ -55,6 +56,8 @@ class Noted:
     mtime_ns: int | None = None
     stored_size: int = 0
     busy_ns: int = 0
+    gap_start: int = 0
+    gap_end: int = 0
 
 
 class Ledger:
@@ -79,6 +82,8 @@ class Ledger:
             if self._words is None or not self._free:
                 return -1
             place = self._free.pop()
+            for word in range(1, _WORDS):
+                self._words[place * _WORDS + word] = 0
             self._words[place * _WORDS] = entry
             return place
 
@@ -98,6 +103,13 @@ class Ledger:
             words[first + 3] = below.st_mtime_ns & _WORD
             words[first + 4] = below.st_size
             words[first + 5] = 0
+
+    def set_gap(self, place: int, start: int, end: int) -> None:
+        """Note what clients have left out before the frontier; nothing if `end` is 0."""
+        words = self._words
+        if words is not None:
+            words[place * _WORDS + 6] = start
+            words[place * _WORDS + 7] = end
 
     def give_back(self, place: int) -> None:
         """The file is settled."""

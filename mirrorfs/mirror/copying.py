@@ -10,6 +10,7 @@ leaves each block of the target as it was or as it is in the source.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from contextlib import ExitStack
@@ -119,7 +120,10 @@ def _copy_piece(work: _Copy) -> int:
         start, stop = next(ranges, (stop, stop))
     if start > work.position:
         if work.target.rules.punch and work.target.abilities.punch:
-            return _copy_hole(work, start)
+            with contextlib.suppress(
+                PermissionError
+            ):  # append-only since it was opened (chattr(1))
+                return _copy_hole(work, start)
         return _copy_data(work, start)
     size = _whole_blocks(work, stop)
     return (_clone(work, work.position + size) if size else 0) or _copy_data(work, stop)

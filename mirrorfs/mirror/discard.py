@@ -86,9 +86,9 @@ def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool, account
     with file.lock:
         seeding.settle(file, account)
         size = os.fstat(file.fd).st_size
-        file.reserved = True
         with size_kept_on_error(file, size):
             syscalls.preallocate(file.fd, start, end, keep_size)
+        file.reserved = True
 
 
 def grow_only(file: MirrorFile, end: int, keep_size: bool, account: Account) -> None:
@@ -96,8 +96,11 @@ def grow_only(file: MirrorFile, end: int, keep_size: bool, account: Account) -> 
     with file.lock:
         seeding.settle(file, account)
         before = os.fstat(file.fd)
-        if not keep_size and end > before.st_size:
-            resize(file, before.st_size, end)
-        else:
+        if keep_size or end <= before.st_size:
             syscalls.touch(file.fd)
+        else:
+            try:
+                resize(file, before.st_size, end)
+            except PermissionError:  # append-only (chattr(1)); this way it may grow
+                syscalls.preallocate(file.fd, before.st_size, end, keep_size)
         count_freed(file, before, account)

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
-from mirrorfs.mirror import basis, seeding
+from mirrorfs.mirror import basis, gaps, progress, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
 
@@ -84,9 +84,11 @@ def _follows(file: MirrorFile, tail: Tail, offset: int, end: int, may_seek: bool
     """Whether a write to `[offset, end)` can move the frontier without waiting: there is nothing to
     be wiped before it, and the ledger is where that is noted.
     """
+    if gaps.is_met(tail, offset, end):
+        return False
     if end <= tail.frontier:
         return True
-    if not may_seek or offset < tail.frontier or tail.place < 0 or seeding.is_behind(tail):
+    if not may_seek or offset < tail.frontier or tail.place < 0 or progress.is_behind(tail):
         return False
     return offset == tail.frontier or _is_blank(file, tail.frontier, offset)
 
@@ -109,7 +111,7 @@ def _advance(file: MirrorFile, tail: Tail, offset: int, end: int, count: Counter
     if tail.shared and end > tail.frontier:
         count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
     seeding.uncover(file, tail, tail.frontier, end)
-    if seeding.move_frontier(tail, end, count.hole_bytes == end - offset):
+    if progress.move_frontier(tail, offset, end, count.hole_bytes == end - offset):
         tail.end_change(file.fd)
 
 

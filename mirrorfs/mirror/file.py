@@ -42,8 +42,8 @@ class MirrorFile:
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
     all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
     that the last write found nothing to do, and had its part of the file's map read from the disk;
-    `reserved` that a client has preallocated blocks, which then stay with the file, `append_only`
-    that it can only be appended to (chattr(1)).
+    `reserved` that a client has preallocated blocks, which stay with the file until it is truncated
+    to nothing; `append_only` that it can only be appended to (chattr(1)).
 
     `seek_proven` says that SEEK_DATA is right for this file (`backing.seek_answers`). Whoever takes
     a hole that it reports for one asks `is_seek_trusted` first.
@@ -267,7 +267,8 @@ def size_kept_on_error(file: MirrorFile, size: int) -> Iterator[None]:
         yield
     except OSError:
         if os.fstat(file.fd).st_size > size:
-            os.ftruncate(file.fd, size)
+            with contextlib.suppress(PermissionError):  # append-only: as it is in a plain folder
+                os.ftruncate(file.fd, size)
             file.run.cut(size, _NO_END)
         raise
 

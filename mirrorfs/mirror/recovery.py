@@ -46,7 +46,7 @@ _MAX_SIZE = (1 << 63) - 1
 # that stamps files runs behind the other by one tick at most; a thread may have been held up.
 _TICK_NS = 20_000_000
 _BEGUN_NS = 100_000_000
-# A mark is at most so old when the file is changed; see `seeding.about_to_change`.
+# A mark is at most so old when the file is changed; see `progress.about_to_change`.
 _FRESH_SECONDS = mark.FRESH_SECONDS + 2
 
 
@@ -174,6 +174,8 @@ class Recovery:
         if not is_as_left(found, noted, status.size, status.mtime_ns, _booted()):
             _take_mark(fd)
             return Outcome.LEFT_AS_IT_IS
+        if noted is not None and noted.gap_start < noted.gap_end:
+            syscalls.punch_hole(fd, noted.gap_start, noted.gap_end)
         _cut(fd, status, *_end(found, noted, is_here))
         return Outcome.FINALISED
 

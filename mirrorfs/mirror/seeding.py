@@ -21,9 +21,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import commits, holes, ledger, mark, syscalls
+from mirrorfs.backing import commits, holes, mark, syscalls
 from mirrorfs.backing.statx import statx
-from mirrorfs.mirror import seed_rules
+from mirrorfs.mirror import gaps, progress, seed_rules
 from mirrorfs.mirror.cutting import cut
 from mirrorfs.mirror.file import count_freed, resize
 from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.file import MirrorFile
 
-# How old data may be that a power cut takes from an unsettled file: as in a plain folder, where the
-# kernel writes it after that time (vm.dirty_expire_centisecs).
-_DURABLE_SECONDS = 30.0
 # Where changes of different files reach the disk in the order in which they were made. Elsewhere
 # (btrfs) fsync of one leaves out what happened to others before, or takes half of it along: their
 # attributes, but not their data.
@@ -64,6 +61,7 @@ def keep(file: MirrorFile, size: int) -> bool:
     tail = _begin(file, file.unsettled, size, size, shared=False)
     if tail is None:
         return False
+    tail.data_bytes = size
     if size:
         _cover(file, tail, size, status.st_size)
     else:
@@ -87,7 +85,7 @@ def plant(file: MirrorFile) -> None:
         if tail is None:
             return
         try:
-            about_to_change(file, tail)
+            progress.about_to_change(file, tail)
             if file.abilities.file_system == "xfs":
                 syscalls.copy_single_blocks(file.fd)
             syscalls.clone(file.fd, source_fd)
@@ -119,8 +117,8 @@ def _begin(
         entry = unsettled.add(file.fd, file.path())
     except OSError:
         return None
-    progress, now = unsettled.ledger, time.monotonic()
-    place = progress.take(entry)
+    table, now = unsettled.ledger, time.monotonic()
+    place = table.take(entry)
     try:
         status = statx(file.fd)
         tail = Tail(
@@ -130,7 +128,7 @@ def _begin(
             hidden_bytes=0,
             entry=entry,
             place=place,
-            progress=progress,
+            progress=table,
             instance=mark.instance_of(status),
             file=mark.file_of(status),
             durable=frontier,
@@ -138,11 +136,11 @@ def _begin(
         )
         tail.begin_change()
         syscalls.touch(file.fd)
-        _write_mark(file, tail)
+        progress.write_mark(file, tail)
     except OSError:
         mark.remove(file.fd)
         unsettled.remove(entry)
-        progress.give_back(place)
+        table.give_back(place)
         return None
     file.seeded = True
     file.tail = tail
@@ -156,27 +154,55 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
     if size > below:
         resize(file, below, size)
     if size < tail.frontier:
+        _close_gap(file, tail)
         _cover(file, tail, size, tail.frontier)
         tail.frontier = size
         tail.durable = min(tail.durable, size)
+        tail.data_bytes = min(tail.data_bytes, size)
         tail.marked = False  # the mark on the disk says too much
     tail.size = size
     syscalls.touch(file.fd)
-    _write_mark(file, tail)
+    progress.write_mark(file, tail)
 
 
 def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     """Prepare for a write to `[start, end)`: what lies between the frontier and it is zeros for
-    clients, and becomes so below. The frontier moves when the write is done (`advance`).
+    clients, and becomes so below, or a gap. The frontier moves when the write is done (`advance`),
+    the gap before.
     """
+    if tail.gap is not None and gaps.is_met(tail, start, end):
+        _meet_gap(file, tail, tail.gap, start, end)
     if end <= tail.frontier:
         return
-    uncover(file, tail, tail.frontier, end)
-    stop = min(start, os.fstat(file.fd).st_size)
-    if stop <= tail.frontier:
+    below = os.fstat(file.fd).st_size
+    stop = min(start, below)
+    if stop <= tail.frontier or not file.data_bytes(tail.frontier, stop):
+        uncover(file, tail, tail.frontier, end)
         return
-    if file.data_bytes(tail.frontier, stop):
-        _wipe(file, tail, stop)
+    _close_gap(file, tail)
+    if start <= below and gaps.begin(tail, start):
+        uncover(file, tail, start, end)
+    else:
+        uncover(file, tail, tail.frontier, end)
+        _wipe(file, tail, tail.frontier, stop)
+
+
+def _meet_gap(file: MirrorFile, tail: Tail, gap: tuple[int, int], start: int, end: int) -> None:
+    """Prepare for a write to a part of the gap: it has to begin where that does."""
+    if start > gap[0]:
+        uncover(file, tail, gap[0], start)
+        _wipe(file, tail, gap[0], start)
+        gaps.shorten(tail, start)
+    uncover(file, tail, max(start, gap[0]), min(end, gap[1]))
+
+
+def _close_gap(file: MirrorFile, tail: Tail) -> None:
+    """Let the gap be zeros below, too, if there is one."""
+    if tail.gap is not None:
+        start, end = tail.gap
+        uncover(file, tail, start, end)
+        _wipe(file, tail, start, end)
+        gaps.shorten(tail, end)
 
 
 def _cover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
@@ -192,46 +218,28 @@ def uncover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
     tail.hidden_bytes = max(0, tail.hidden_bytes - file.data_bytes(start, end))
 
 
-def _wipe(file: MirrorFile, tail: Tail, stop: int) -> None:
-    """Make the old content from the frontier to `stop` zeros. What is zero already stays as it is:
-    some tools skip zeros by the kilobyte.
+def _wipe(file: MirrorFile, tail: Tail, start: int, stop: int) -> None:
+    """Make the old content from `start` to `stop` zeros. What is zero already stays as it is: some
+    tools skip zeros by the kilobyte.
     """
-    for first, last in not_zero(file, tail.frontier, stop, os.fstat(file.fd).st_size):
+    for first, last in not_zero(file, start, stop, os.fstat(file.fd).st_size):
         if file.data_bytes(first, last):
-            about_to_change(file, tail)
-            uncover(file, tail, stop, last)
+            progress.about_to_change(file, tail)
+            uncover(file, tail, max(stop, tail.frontier), last)
             make_zero(file, first, last)
 
 
-def about_to_change(file: MirrorFile, tail: Tail) -> None:
-    """Before anything below is changed, the list and the mark have to be on the disk: the old
-    blocks could else be taken for new ones after a power cut. And the mark must not be much older
-    than the change: what was changed later has not been changed by us (`recovery`).
-    """
-    tail.changed = True
-    tail.begin_change()
-    if not 0 <= time.time() - tail.mtime <= mark.FRESH_SECONDS:
-        syscalls.touch(file.fd)
-        _write_mark(file, tail)
-        tail.begin_change()
-    if not tail.marked and file.unsettled is not None:
-        file.unsettled.make_durable()
-        os.fsync(file.fd)
-        tail.marked = True
-        tail.begin_change()
-
-
 def advance(
-    file: MirrorFile, tail: Tail, done: int, is_zero: bool, account: Account
+    file: MirrorFile, tail: Tail, start: int, done: int, is_zero: bool, account: Account
 ) -> OSError | None:
-    """Note that a client has written up to `done`, nothing but zeros if `is_zero`.
+    """Note that a client has written `[start, done)`, nothing but zeros if `is_zero`.
 
     Returns the error if that cannot be recorded, nor the file be settled without one.
     """
-    if not move_frontier(tail, done, is_zero):
+    if not progress.move_frontier(tail, start, done, is_zero):
         tail.end_change(file.fd)
         return None
-    if is_behind(tail):
+    if progress.is_behind(tail):
         try:
             refresh(file, tail)
         except OSError as exc:
@@ -240,7 +248,7 @@ def advance(
                 settle(file, account)
             return exc
     try:
-        _note(file, tail)
+        progress.note(file, tail)
     except OSError:
         # What the mark cannot tell must not need telling.
         try:
@@ -250,62 +258,25 @@ def advance(
     return None
 
 
-def move_frontier(tail: Tail, done: int, is_zero: bool) -> bool:
-    """Let the frontier be where a client has written to, which has yet to be noted; returns whether
-    it, or the size, has moved.
-    """
-    tail.written = True
-    tail.has_data |= not is_zero
-    if done <= tail.frontier and done <= tail.size:
-        return False
-    tail.frontier = max(tail.frontier, done)
-    tail.size = max(tail.size, done)
-    return True
-
-
-def is_behind(tail: Tail) -> bool:
-    """Whether the mark says of something written a while ago that it is not on the disk yet."""
-    late = time.monotonic() >= tail.durable_since + _DURABLE_SECONDS
-    return late and tail.durable < tail.frontier
-
-
 def refresh(file: MirrorFile, tail: Tail) -> None:
     """Make what clients have written durable, and let the mark say so."""
+    _close_gap(file, tail)
     try:
         os.fdatasync(file.fd)
     except OSError:
         file.distrust()
         raise
     tail.durable, tail.durable_since = tail.frontier, time.monotonic()
-    _write_mark(file, tail)
+    progress.write_mark(file, tail)
 
 
-def _note(file: MirrorFile, tail: Tail) -> None:
-    """Let a crash of the daemon, as opposed to the machine's, find the frontier where it is now."""
-    if tail.place >= 0:
-        tail.end_change(file.fd)
-    else:
-        _write_mark(file, tail)
-
-
-def _write_mark(file: MirrorFile, tail: Tail) -> None:
-    below, unsettled = os.fstat(file.fd), file.unsettled
-    tail.mtime = below.st_mtime_ns // 1_000_000_000
-    made = mark.Mark(
-        instance=tail.instance,
-        durable=tail.durable,
-        frontier=tail.frontier,
-        size=tail.size,
-        table=tail.progress.id if tail.place >= 0 else ledger.NONE,
-        place=tail.place,
-        file=tail.file,
-        entry=tail.entry,
-        mtime=tail.mtime,
-        state=unsettled.id if unsettled is not None else b"",
-    )
-    if tail.place >= 0:
-        tail.progress.set(tail.place, tail.frontier, tail.size, below)
-    mark.write(file.fd, made)
+def secure(file: MirrorFile, tail: Tail) -> None:
+    """Make what clients have written durable, and keep the tail: once the file is synced, mark and
+    list say on the disk where it ends. Raises OSError as fsync does.
+    """
+    if file.unsettled is not None:
+        file.unsettled.make_durable()
+    refresh(file, tail)
 
 
 def settle(file: MirrorFile, account: Account | None) -> None:
@@ -319,6 +290,7 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     if tail is None:
         return
     failure: OSError | None = None
+    _close_gap(file, tail)
     before = os.fstat(file.fd)
     by_commit = tail.shared and _is_commit_worth(file, before)
     if tail.changed and not by_commit:

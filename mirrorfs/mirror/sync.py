@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from mirrorfs.mirror import seeding
+from mirrorfs.mirror import progress, seeding
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
@@ -16,18 +16,28 @@ if TYPE_CHECKING:
 def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
     """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
 
+    A file that a tool has come back to, and in which it has not written much (`Tail.has_begun`),
+    keeps its tail: qemu-img syncs the header of a virtual disk before it closes it.
+
     Returns whether it is believed again, because all of it has been written since and is now on the
     disk.
     """
     with file.lock:
+        tail = file.tail
+        keeps = tail is not None and tail.resumed and tail.has_begun and file.compares
         try:
-            seeding.settle(file, account)
+            if tail is not None and keeps:
+                seeding.secure(file, tail)
+            else:
+                seeding.settle(file, account)
             # The mark of a tail has to be gone, too, or the next mount after a power cut would cut
             # off what is synced here; fdatasync leaves attributes out on ext4.
             if data_only and not file.seeded:
                 os.fdatasync(file.fd)
             else:
                 os.fsync(file.fd)
+            if tail is not None and keeps:
+                tail.marked = True
         except OSError as exc:
             if exc.errno != errno.EINTR:
                 file.distrust()
@@ -60,7 +70,7 @@ def refresh(file: MirrorFile) -> None:
     """
     with file.lock:
         tail = file.tail
-        if tail is not None and seeding.is_behind(tail):
+        if tail is not None and progress.is_behind(tail):
             seeding.refresh(file, tail)
 
 

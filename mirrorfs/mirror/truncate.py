@@ -34,6 +34,8 @@ def truncate(
         before = os.fstat(file.fd)
         if size != before.st_size or not _is_done(file, size, is_open):
             resize(file, before.st_size, size)
+        if not size:
+            file.reserved = False  # what was preallocated is free, beyond the end, too
         count_freed(file, before, account)
 
 

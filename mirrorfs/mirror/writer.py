@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import basis, seeding
+from mirrorfs.mirror import basis, progress, seeding
 from mirrorfs.mirror.counters import Account, Counters
 from mirrorfs.mirror.file import FAILED_SYNC, free_blocks, hole_at_end
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
@@ -173,7 +173,7 @@ def _record(request: _Request, account: Account) -> OSError | None:
         tail.end_change(file.fd)
         return None
     is_zero = count.hole_bytes + count.punched_bytes == request.done - request.offset
-    return seeding.advance(file, tail, request.done, is_zero, account)
+    return seeding.advance(file, tail, request.offset, request.done, is_zero, account)
 
 
 def _decide(request: _Request) -> list[Step]:
@@ -184,6 +184,8 @@ def _decide(request: _Request) -> list[Step]:
     offset, end, size = request.offset, request.end, request.before.st_size
     if not data:
         return []
+    if file.append_only:  # its descriptor appends wherever it is told to write, so no hole can be
+        return [Step(Kind.WRITE, offset, end)]
     block = rules.block_bytes
     start = offset - offset % block
     stop = end + -end % block
@@ -251,7 +253,7 @@ def _act(request: _Request, step: Step) -> None:
 
 def _about_to_change(file: MirrorFile) -> None:
     if file.tail is not None:
-        seeding.about_to_change(file, file.tail)
+        progress.about_to_change(file, file.tail)
 
 
 def _store(request: _Request, start: int, stop: int) -> None:
@@ -289,7 +291,8 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
         try:
             file.punch(step.start, step.end + -step.end % request.rules.block_bytes)
         except OSError as exc:
-            if not syscalls.is_unsupported(exc):
+            # A file may have become append-only (chattr(1)) since it was opened.
+            if not (syscalls.is_unsupported(exc) or exc.errno == errno.EPERM):
                 raise
             _write_zeros(request, start, stop)
             return
@@ -322,13 +325,9 @@ def _finish(request: _Request) -> OSError | None:
     if request.done > max(request.offset, request.stored_end):
         request.file.begin_change()
         try:
-            os.ftruncate(fd, request.done)
-            request.changed = True
+            _grow(request)
         except OSError as exc:
             failure = exc
-            reached = max(request.offset, request.stored_end)
-            count.hole_bytes -= request.done - reached
-            request.done = reached
     if request.done > request.offset and not request.changed:
         try:
             request.file.touch()
@@ -338,6 +337,23 @@ def _finish(request: _Request) -> OSError | None:
     if count.punched_bytes:
         count.freed_bytes = max(0, (request.before.st_blocks - os.fstat(fd).st_blocks) * 512)
     return failure
+
+
+def _grow(request: _Request) -> None:
+    """Let the file end where the zeros do that were received last.
+
+    A file that can only be appended to cannot be truncated, not even to grow, so they are written.
+    """
+    end, reached = request.done, max(request.offset, request.stored_end)
+    try:
+        os.ftruncate(request.file.fd, end)
+    except OSError as exc:
+        request.count.hole_bytes -= end - reached
+        request.done = reached
+        if exc.errno != errno.EPERM:
+            raise
+        _store(request, reached, end)
+    request.changed = True
 
 
 def _release_preallocation(request: _Request) -> None:

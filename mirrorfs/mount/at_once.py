@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import outcome
 
 from mirrorfs.backing import atime
+from mirrorfs.backing.callers import Caller
 from mirrorfs.mirror import basis, elision, fresh, writer
 from mirrorfs.mirror.elision import Elided
 from mirrorfs.mount import extension, guard, protocol
@@ -137,6 +138,7 @@ class AtOnce:
 
     def write(self, _node_id: int, message: memoryview) -> Answer:
         fh, offset, size, flags = protocol.WRITE_IN.unpack_from(message)
+        self._note_writer(fh, message)
         if self._is_to_be_synced(fh, flags):
             return None
         handle = self._handles.any(fh)  # none, if the number has a tag (`extension`)
@@ -148,6 +150,13 @@ class AtOnce:
             handle.begun = begun
             return None
         return protocol.WRITE_OUT.pack(size)
+
+    def _note_writer(self, fh: int, message: memoryview) -> None:
+        """Tell the handler of a write that takes setuid and setgid who writes."""
+        if fh & extension.KILLS_SETID:
+            handle = self._handles.any(fh & ~extension.TAGS)
+            if isinstance(handle, FileHandle):
+                handle.writer = Caller(*protocol.REQUESTER.unpack_from(message))
 
     def _is_to_be_synced(self, fh: int, flags: int) -> bool:
         """Whether a direct write is to be on the disk when it is answered; its handler is told."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 
+from mirrorfs.backing.callers import Caller
 from mirrorfs.mount import guard
 from mirrorfs.mount.handles import ControlHandle, FileHandle
 
@@ -34,7 +35,7 @@ class Dispatcher:
     def fallocate(
         self, request: Request, _node_id: int, fh: int, mode: int, offset: int, length: int
     ) -> None:
-        arguments = (fh, mode, offset, length, request.uid)
+        arguments = (fh, mode, offset, length, _caller(request))
         self._start(request, fh, _done, self._operations.fallocate, *arguments)
 
     def copy_file_range(
@@ -53,7 +54,7 @@ class Dispatcher:
             return request.interrupted
 
         arguments = (
-            fh_in, offset_in, fh_out, offset_out, length, flags, request.uid, is_interrupted
+            fh_in, offset_in, fh_out, offset_out, length, flags, _caller(request), is_interrupted
         )  # fmt: skip
         self._start(request, fh_out, _written, self._operations.copy_file_range, *arguments)
 
@@ -100,6 +101,10 @@ class Dispatcher:
                 request.error(exc.errno)
             else:
                 answer(request, result)
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(request.uid, request.gid, request.pid)
 
 
 def _done(request: Request, _result: None) -> None:

@@ -12,6 +12,7 @@ from mirrorfs.mirror.file import MirrorFile, PendingError
 from mirrorfs.mount.steps import NO_READER, Reader
 
 if TYPE_CHECKING:
+    from mirrorfs.backing.callers import Caller
     from mirrorfs.mirror.writer import Taken
     from mirrorfs.mount.inodes import Inode
     from mirrorfs.mount.workers import Call
@@ -35,8 +36,9 @@ class FileHandle:
     `mirror` for its writes.
 
     `is_direct` and `may_map` are for `direct_writes`; `sync_flags` are those of open(2) with which
-    the next write comes. `has_sought` says that holes were looked for, `seeks_slowly` that this has
-    taken long. `begun` is what was begun already of the write that comes next.
+    the next write comes, `writer` is who sends it, if that takes setuid. `has_sought` says that
+    holes were looked for, `seeks_slowly` that this has taken long. `begun` is what was begun
+    already of the write that comes next.
     """
 
     inode: Inode
@@ -47,6 +49,7 @@ class FileHandle:
     is_direct: bool = False
     may_map: bool = False
     sync_flags: int = 0
+    writer: Caller | None = None
     has_sought: bool = False
     seeks_slowly: bool = False
     pending: PendingError = field(default_factory=PendingError)

@@ -1,8 +1,8 @@
 """The mirror files of a mount: one for each inode that is open for writing, shared by its handles.
 
 A file is settled (`mirror.seeding`) before its last writer has closed it. One that a tool has
-emptied, given a size and closed without a write is left for a moment: qemu-img does so, and comes
-back to write. So is one that cannot be settled, until it can.
+emptied, and closed when it had written little or nothing, is left for a moment: qemu-img does so,
+and comes back to write (`Tail.awaits_more`). So is one that cannot be settled, until it can.
 
 Everything here runs in the main loop's thread; what may block is done by the workers of the
 inode's device.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import file as mirror_file
-from mirrorfs.mirror import seeding, sync
+from mirrorfs.mirror import progress, seeding, sync
 from mirrorfs.mirror import tail as tails
 from mirrorfs.mirror.file import FAILED_SYNC
 from mirrorfs.mount import steps
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LINGER_SECONDS = 2.0
+_MAX_LINGERING = 64  # each holds a descriptor
 # Longer than a status can be under way from a thread to its answer.
 _RECENT_SECONDS = 5.0
 # Longer than a file system keeps a change of an attribute to itself (ext4(5), commit).
@@ -82,6 +83,8 @@ class Mirrors:
                 self._opened(inode, mirror)
             else:
                 inode.device.workers.close_fd(mine.fd)
+        if mirror.tail is not None and not mirror.handles:
+            mirror.tail.resumed = not flags & os.O_TRUNC
         mirror.handles += 1
         return mirror
 
@@ -109,6 +112,10 @@ class Mirrors:
         del self._by_id[inode.node_id]
         if mirror.distrusted:
             self._state.distrusted.add(mirror.key)
+        if mirror.reserved:
+            self._state.reserved.add(mirror.key)
+        else:
+            self._state.reserved.discard(mirror.key)
         if mirror.seeded:
             self._settled[inode.node_id] = time.monotonic()
             self._unsynced.pop(inode.key, None)  # to the end
@@ -124,14 +131,17 @@ class Mirrors:
         if self.let_go(inode, mirror):
             return
         mirror.handles -= 1
-        if failed or (mirror.tail is not None and mirror.tail.only_grown):
+        tail = mirror.tail
+        is_expected = tail is not None and tail.awaits_more and mirror.compares
+        if failed or (is_expected and len(self._lingering) < _MAX_LINGERING):
             await self._linger(inode)
         else:
             await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own
 
     async def _linger(self, inode: Inode) -> None:
-        if inode.node_id not in self._lingering:
-            self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+        is_new = inode.node_id not in self._lingering
+        self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
+        if is_new:
             await self._state.inodes.hold(inode)
 
     def was_seeded(self, inode: Inode) -> bool:
@@ -207,6 +217,13 @@ class Mirrors:
                 found = True
                 await self.settle_quietly(inode, mirror)
         return found
+
+    async def settle_closed(self, device: Device) -> None:
+        """End the tails of files on a device that are closed, and left for a moment."""
+        for inode, _ in list(self._lingering.values()):
+            mirror = self.get(inode)
+            if inode.device is device and mirror is not None and not mirror.handles:
+                await self.settle_quietly(inode, mirror)
 
     async def give_up_seeds(self, device: Device) -> bool:
         """Close the old files on a device that are kept for a first write; returns whether there
@@ -297,7 +314,7 @@ class Mirrors:
         """Close the files for which nobody came back; let the marks of the others follow."""
         now = time.monotonic()
         for node_id, mirror in list(self._by_id.items()):
-            if mirror.tail is not None and seeding.is_behind(mirror.tail):
+            if mirror.tail is not None and progress.is_behind(mirror.tail):
                 await self._refresh(self._state.inodes.get(node_id), mirror)
         for node_id, moment in list(self._settled.items()):
             if now >= moment + _RECENT_SECONDS:

@@ -394,4 +394,5 @@ class NameOperations(pyfuse3.Operations):
     async def statfs(self, _ctx: object) -> pyfuse3.StatvfsData:
         # Whoever asks wants to know what is free.
         await self.state.old_files.give_up_all(self.devices.root)
+        await self.mirrors.settle_closed(self.devices.root)
         return await self.devices.root.workers.run(attributes.file_system, self.inodes.root.fd)

@@ -184,7 +184,8 @@ class Operations(XattrOperations):
         if mirror is None:
             raise refuse(errno.EBADF)
         if tags & extension.KILLS_SETID:
-            await self._drop_setid(handle.inode)
+            writer, handle.writer = handle.writer, None
+            await self._drop_setid(handle.inode, writer)
         try:
             taken = await self._take(handle, mirror, bool(tags & extension.APPENDS), off, buf)
         except OSError as exc:
@@ -335,9 +336,8 @@ class Operations(XattrOperations):
                 # Only a file system that is not local holds errors back until close.
                 await self.mirrors.flush(handle.inode, handle.mirror)
             tail = handle.mirror.tail
-            if tail is not None and tail.written and not tail.only_grown:
-                # A shell closes one of its descriptors before anything is written; anything later
-                # is most likely the end.
+            if tail is not None and tail.written and not tail.awaits_more:
+                # Some tools close a file before they write, or after a header: they come back.
                 await self.mirrors.settle(handle.inode, handle.mirror)
             handle.pending.check()
 

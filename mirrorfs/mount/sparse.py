@@ -24,6 +24,7 @@ from mirrorfs.mount.operations import Operations
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirrorfs.backing.callers import Caller
     from mirrorfs.mirror.file import MirrorFile
 
 # Of the processor. SEEK_HOLE passes all extents of a run of data: 4,000 of them take that.
@@ -34,11 +35,10 @@ _LONG_SECONDS = 0.001
 class SparseOperations(Operations):
     """All handlers of a mount whose extension is loaded."""
 
-    async def fallocate(self, fh: int, mode: int, offset: int, length: int, caller: int) -> None:
-        """fallocate(2) by the user `caller`. FUSE forwards preallocation, punching and zeroing."""
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int, caller: Caller) -> None:
+        """fallocate(2) by `caller`. FUSE forwards preallocation, punching and zeroing."""
         handle, mirror = self._for_writing(fh)
-        if caller:
-            await self._drop_setid(handle.inode)
+        await self._drop_setid(handle.inode, caller)
         end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
         account = self.state.account
         run = partial(self.state.with_room, handle.inode.device)
@@ -50,11 +50,7 @@ class SparseOperations(Operations):
         elif kind:
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
-            self.state.reserved.add(mirror.key)
-            device = handle.inode.device
-            await self.state.with_room(
-                device, discard.preallocate, mirror, offset, end, keep_size, account
-            )
+            await run(discard.preallocate, mirror, offset, end, keep_size, account)
         else:
             self.state.note_ignored_preallocation(handle.inode)
             await run(discard.grow_only, mirror, end, keep_size, account)
@@ -67,16 +63,15 @@ class SparseOperations(Operations):
         offset_out: int,
         length: int,
         flags: int,
-        caller: int,
+        caller: Caller,
         is_interrupted: Callable[[], bool],
     ) -> int:
-        """copy_file_range(2) by the user `caller`; may copy less than asked for."""
+        """copy_file_range(2) by `caller`; may copy less than asked for."""
         handle, mirror = self._for_writing(fh_out)
         reading = self.handles.get(fh_in, FileHandle)
         if flags:
             raise refuse(errno.EINVAL)
-        if caller:
-            await self._drop_setid(handle.inode)
+        await self._drop_setid(handle.inode, caller)
         inode = reading.inode
         if inode.device is not handle.inode.device:
             # As everywhere else (copy_file_range(2)). The caller reads and writes instead, and a

@@ -104,6 +104,18 @@ STEPS: dict[str, list[tuple[object, ...]]] = {
         ("punch", 90_000, 40_000),
         ("punch", MIB, MIB),
     ],
+    "a range left out, and filled": [
+        ("reopen", True),
+        ("write", 600_000, 512, "old", 1),
+        ("write", 0, 200_000, "old", 1),
+        ("write", 250_000, 10_000, "old", 1),
+        ("write", 260_000, *NEW),
+        ("write", 900_000, 512, "old", 1),
+        ("write", 600_512, 299_488, "old", 1),
+        ("write", 1_000_000, *NEW),
+        ("write", 950_000, 100_000, "mixed", 88),
+        ("truncate", 980_000),
+    ],
     "equal data, all of it": [
         ("reopen", True),
         ("next", 0, SIZE // 2, "old", 1),

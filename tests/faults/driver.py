@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mirrorfs.backing import tree
 from mirrorfs.cli.main import main
-from mirrorfs.mirror import fresh, seeding, sync, writer
-from mirrorfs.mount import at_once, eager, guard, names, operations, sparse, xattrs
+from mirrorfs.mirror import cutting, file, fresh, progress, recovery, seeding, sync, writer
+from mirrorfs.mount import at_once, eager, guard, mirrors, names, operations, sparse, steps, xattrs
 
 pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
 
@@ -62,6 +63,13 @@ AT_ONCE = {
     for name in set(vars(owner)) & {name for handlers in OWNERS for name in vars(handlers)}
     if not name.startswith("_")
 }
+
+
+# All that changes or syncs a file below, for the mirror or for a handler.
+MODULES = (
+    *(cutting, file, fresh, progress, recovery, seeding, sync, writer),
+    *(mirrors, names, operations, sparse, steps, tree, xattrs),
+)
 
 
 class Orders:
@@ -173,6 +181,6 @@ if __name__ == "__main__":
     faults = Orders(Path(sys.argv[1]))
     inject(faults)
     inject_cut(faults)
-    for module in (writer, fresh, seeding, sync):
+    for module in MODULES:
         module.os = FaultyOs(faults)  # type: ignore[attr-defined]
     sys.exit(main(sys.argv[2:]))

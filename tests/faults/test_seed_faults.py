@@ -132,3 +132,28 @@ def test_a_file_that_could_not_be_cut_is_cut_later(faulty: FaultyMirror, again: 
             time.sleep(0.1)
     assert faulty.read("file") == (faulty.backing / "file").read_bytes() == content
     assert "Traceback" not in faulty.log.read_text()
+
+
+def test_a_file_that_fails_after_its_close_is_logged_and_believed_no_longer(
+    faulty: FaultyMirror,
+) -> None:
+    """Nobody has it open any more who could be told."""
+    content = NEW * 8 * MIB
+    path = faulty.path / "file"
+    path.write_bytes(content)
+    path.write_bytes(OLD * 5000)
+    faulty.order(f"fsync {errno.EIO}")
+    for _ in range(100):
+        if "could not be written" in faulty.log.read_text():
+            break
+        time.sleep(0.1)
+    faulty.order()
+    assert (
+        f"WARNING mirrorfs.mount.state: file: could not be written: {os.strerror(errno.EIO)}"
+        in (faulty.log.read_text())
+    )
+    assert faulty.read("file") == OLD * 5000
+    with path.open("r+b", buffering=0) as file:
+        before = faulty.counters().written_bytes
+        file.write(OLD * 5000)
+        assert faulty.counters().written_bytes == before + 5000

@@ -66,10 +66,20 @@ def test_reads_and_seeks_agree_with_a_bytearray(old_file: int, trusted: bool) ->
         suppress_health_check=list(HealthCheck),
         database=None,
     )
-    @given(frontier=places, more=lengths, asked=st.lists(st.tuples(places, lengths), max_size=8))
-    def check(frontier: int, more: int, asked: list[tuple[int, int]]) -> None:
+    @given(
+        frontier=places,
+        more=lengths,
+        gap=st.none() | st.tuples(places, places),
+        asked=st.lists(st.tuples(places, lengths), max_size=8),
+    )
+    def check(
+        frontier: int, more: int, gap: tuple[int, int] | None, asked: list[tuple[int, int]]
+    ) -> None:
         tail = made_tail(frontier, frontier + more)
         model = below[:frontier] + bytes(more)
+        if gap is not None and gap[0] < gap[1] < frontier:
+            tail.gap = gap
+            model = model[: gap[0]] + bytes(gap[1] - gap[0]) + model[gap[1] :]
         assert tails.read(tail, old_file, 0, len(model) + BLOCK, trusted) == model
         for offset, length in [*asked, (len(model), 1), (len(model) + 1, BLOCK)]:
             got = tails.read(tail, old_file, offset, length, trusted)
@@ -82,14 +92,18 @@ def test_reads_and_seeks_agree_with_a_bytearray(old_file: int, trusted: bool) ->
         if offset >= tail.size:
             assert data is hole is None
             return
-        # As a file that ends at the frontier answers, with a hole from there to its size.
-        alone = [
-            (start, end)
-            for start, end in holes.data_ranges(old_file, 0, tail.frontier)
-            if end > offset
-        ]
+        # As a file that ends at the frontier answers, with a hole from there to its size, and one
+        # that is the gap.
+        found = list(holes.data_ranges(old_file, 0, tail.frontier))
         if not trusted:
-            alone = [(offset, tail.frontier)] if offset < tail.frontier else []
+            found = [(0, tail.frontier)]
+        first, last = tail.gap or (0, 0)
+        around = [
+            part
+            for start, end in found
+            for part in ((start, min(end, first)), (max(start, last), end))
+        ]
+        alone = [(start, end) for start, end in around if start < end > offset]
         if not alone:
             assert (data, hole) == (None, offset)
             return
@@ -130,3 +144,23 @@ def test_a_file_that_was_only_given_a_size_is_known(
     tail = made_tail(frontier, size)
     tail.has_data = has_data
     assert tail.only_grown is only_grown
+
+
+@pytest.mark.parametrize(
+    ("data_bytes", "hidden_bytes", "awaits_more"),
+    [
+        pytest.param(0, 4 << 20, True, id="emptied"),
+        pytest.param(0, (4 << 20) - 1, False, id="emptied, with little to lose"),
+        pytest.param(2 << 20, 8 << 20, True, id="a header"),
+        pytest.param((2 << 20) + 1, 8 << 20, False, id="more"),
+        pytest.param(1 << 30, 8 << 30, True, id="the header of a large disk"),
+        pytest.param(5, 0, False, id="all of it"),
+    ],
+)
+def test_a_file_of_which_little_was_written_awaits_more(
+    data_bytes: int, hidden_bytes: int, awaits_more: bool
+) -> None:
+    tail = made_tail(data_bytes, data_bytes, hidden_bytes)
+    tail.written = tail.has_data = data_bytes > 0
+    tail.data_bytes = data_bytes
+    assert tail.awaits_more is awaits_more

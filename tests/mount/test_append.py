@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import run
+from tests.conftest import CLASSES, run
 from tests.posix import checks
 from tests.posix.checks import USER, as_user, let_others_through
+from tests.posix.space import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +111,75 @@ def test_a_file_that_is_open_can_be_protected_from_others(mirror: Mirror, flag: 
     plain.unlink()
     assert found[0] == found[1]
     assert found[0][2] == b"0123456789"
+
+
+BLOCK = 4096
+DATA = b"d" * BLOCK
+CALLS: list[Callable[[int, int], Any]] = [
+    lambda fd, _: os.write(fd, bytes(2 * BLOCK)),
+    lambda fd, _: os.write(fd, DATA + bytes(3 * BLOCK) + DATA),
+    lambda fd, _: os.write(fd, bytes(100)),
+    lambda fd, _: os.write(fd, b"odd" + bytes(2 * BLOCK) + b"odd"),
+    lambda fd, _: os.write(fd, bytes(5 * BLOCK + 7)),
+    lambda fd, _: os.write(fd, b""),
+    lambda fd, _: os.pwrite(fd, bytes(BLOCK), 0),
+    lambda fd, _: os.pwrite(fd, DATA, 100 * BLOCK),
+    lambda fd, _: os.pwrite(fd, bytes(BLOCK), 200 * BLOCK + 5),
+    lambda fd, _: os.ftruncate(fd, 0),
+    lambda fd, _: os.ftruncate(fd, 5),
+    lambda fd, _: os.ftruncate(fd, os.fstat(fd).st_size),
+    lambda fd, _: os.ftruncate(fd, 1 << 30),
+    lambda fd, _: fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 0, BLOCK),
+    lambda fd, _: fallocate(fd, ZERO_RANGE, 0, BLOCK),
+    lambda fd, _: fallocate(fd, KEEP_SIZE, 300 * BLOCK, BLOCK),
+    lambda fd, _: fallocate(fd, 0, 300 * BLOCK, BLOCK),
+    lambda fd, source: os.copy_file_range(source, fd, 3 * BLOCK, 0, 310 * BLOCK),
+    lambda fd, _: os.utime(fd),
+    lambda fd, _: os.utime(fd, ns=(1, 1)),
+    lambda fd, _: os.fsync(fd),
+]
+
+
+def what_a_writer_is_told(
+    view: Path, below: Path, flags: int, is_flagged_first: bool
+) -> list[object]:
+    """What each of `CALLS` says of an append-only file, and how large it is then; what it holds in
+    the end.
+    """
+    below.write_bytes(b"begun" * 1000)
+    source = below.with_name(below.name + "-source")
+    source.write_bytes(DATA + bytes(BLOCK) + DATA)
+    with contextlib.ExitStack() as stack:
+        if is_flagged_first:
+            stack.enter_context(flagged(below, "a"))
+        reader = stack.enter_context(checks.opened(view.with_name(source.name), os.O_RDONLY))
+        fd = stack.enter_context(checks.opened(view, flags))
+        if not is_flagged_first:
+            stack.enter_context(flagged(below, "a"))
+        told = [(checks.said(call, fd, reader), os.fstat(fd).st_size) for call in CALLS]
+        return [*told, view.read_bytes(), below.read_bytes()]
+
+
+@pytest.mark.parametrize("options", ["", "zeros=keep", "preallocate=ignore"])
+def test_a_file_that_can_only_be_appended_to_is_as_in_a_plain_folder(
+    loop_fs: Path, mount_mirror: Callable[..., Mirror], options: str
+) -> None:
+    """However it was opened, and whether it has become so before or since."""
+    (loop_fs / "backing").mkdir()
+    (loop_fs / "plain").mkdir()
+    mirror = mount_mirror(loop_fs / "backing", options, noisy=bool(options))
+    for name, flags, is_flagged_first in (
+        ("appender", os.O_WRONLY | os.O_APPEND, True),
+        ("reading appender", os.O_RDWR | os.O_APPEND, True),
+        ("appender before", os.O_WRONLY | os.O_APPEND, False),
+        ("writer before", os.O_RDWR, False),
+    ):
+        plain = loop_fs / "plain" / name
+        expected = what_a_writer_is_told(plain, plain, flags, is_flagged_first)
+        view, below = mirror.path / name, mirror.backing / name
+        assert what_a_writer_is_told(view, below, flags, is_flagged_first) == expected
+        counted = vars(mirror.account(name))
+        assert counted["received_bytes"] == sum(counted[kind] for kind in CLASSES)
 
 
 def test_a_handle_that_stopped_appending_writes_where_it_is_told(mirror: Mirror) -> None:

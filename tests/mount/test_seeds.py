@@ -15,7 +15,7 @@ import pytest
 
 from mirrorfs.backing import ledger
 from mirrorfs.backing.unsettled import Unsettled
-from mirrorfs.mirror import seeding
+from mirrorfs.mirror import progress
 from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
@@ -234,7 +234,7 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
         real(fd)
 
     truncate(file, 0, account, seeds=True)
-    monkeypatch.setattr(seeding, "_DURABLE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_DURABLE_SECONDS", 0.0)
     monkeypatch.setattr(os, "fdatasync", fail_once)
     for offset in range(0, MIB, 4096):
         write(file, pending, offset, b"new!" * 1024, account)

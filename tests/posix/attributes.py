@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+from mirrorfs.backing.callers import CAP_FSETID
 from tests.posix.checks import (
     CAPABILITY,
     GROUP,
@@ -198,6 +199,51 @@ def whoever_changes_a_file_takes_its_setuid_and_capability(folder: Path) -> Any:
             if has_capability:
                 os.setxattr(path, "security.capability", CAPABILITY)
             found.append((act(change), seen(path)[0], os.listxattr(path)))
+    return found
+
+
+@check
+def setuid_goes_by_who_changes_a_file_and_not_by_how(folder: Path) -> Any:
+    """Root may have given up what lets it stay, and a group that may not execute the file counts
+    for those who are in it alone.
+    """
+    block, punch, zero = 4096, 2 | 1, 16
+    reader = os.open(put(folder / "source", b"s" * 8192), os.O_RDONLY)
+    changes: list[tuple[int, Callable[[int], Any]]] = [
+        (os.O_RDWR, lambda fd: os.pwrite(fd, b"x", 0)),
+        (os.O_RDWR, lambda fd: os.pwrite(fd, b"f", 1)),
+        (os.O_WRONLY, lambda fd: os.pwrite(fd, b"x", 0)),
+        (os.O_WRONLY | os.O_APPEND, lambda fd: os.write(fd, b"x")),
+        (os.O_RDWR, lambda fd: os.ftruncate(fd, 5000)),
+        (os.O_RDWR, lambda fd: os.posix_fallocate(fd, block, block)),
+        (os.O_RDWR, lambda fd: libc.fallocate(fd, punch, block, block)),
+        (os.O_RDWR, lambda fd: libc.fallocate(fd, zero, block, block)),
+        (os.O_RDWR, lambda fd: os.copy_file_range(reader, fd, block, 0, 0)),
+    ]
+    callers: list[dict[str, Any]] = [
+        {"uid": 0},
+        {"uid": 0, "without": CAP_FSETID},
+        {"uid": USER},
+        {"uid": USER + 1, "groups": (GROUP,)},
+        {"uid": USER + 1},
+        {"uid": USER + 1, "with_": CAP_FSETID},
+    ]
+    found = []
+    for mode, caller in itertools.product((0o6755, 0o2755, 0o2644, 0o4711), callers):
+        paths = [put(folder / f"file-{index}", b"f" * 8192) for index in range(len(changes))]
+        opens = zip(paths, changes, strict=True)
+        fds = [os.open(path, flags) for path, (flags, _) in opens]
+        for fd in fds:
+            os.fchown(fd, USER, GROUP)
+            os.fchmod(fd, mode)
+
+        def change_all(fds: list[int] = fds) -> list[Any]:
+            return [said(change, fd) for fd, (_, change) in zip(fds, changes, strict=True)]
+
+        found.append((oct(mode), caller, as_user(change_all, **caller), *map(seen, paths)))
+        for fd in fds:
+            os.close(fd)
+    os.close(reader)
     return found
 
 

@@ -24,7 +24,10 @@ CHECKS: dict[str, Check] = {}
 USER, GROUP = 12345, 23456
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # of security.capability
 
+_PR_SET_KEEPCAPS = 8  # linux/prctl.h
+
 libc = ctypes.CDLL(None, use_errno=True)
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 def check(function: Check) -> Check:
@@ -65,8 +68,16 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(old)
 
 
-def as_user(call: Callable[[], Any], uid: int = USER, groups: tuple[int, ...] = ()) -> Any:
-    """What a call says in a process of another user."""
+def as_user(
+    call: Callable[[], Any],
+    uid: int = USER,
+    groups: tuple[int, ...] = (),
+    with_: int | None = None,
+    without: int | None = None,
+) -> Any:
+    """What a call says in a process of another user, which keeps or gives up a capability of root's
+    (its number, linux/capability.h).
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -74,7 +85,12 @@ def as_user(call: Callable[[], Any], uid: int = USER, groups: tuple[int, ...] = 
         try:
             os.setgroups(groups)
             os.setgid(uid)
+            libc.prctl(_PR_SET_KEEPCAPS, with_ is not None)
             os.setuid(uid)
+            if with_ is not None:
+                _set_capabilities(1 << with_)
+            if without is not None:
+                _set_capabilities(~(1 << without))
             os.write(writing, repr(said(call)).encode())
         finally:
             os._exit(0)
@@ -83,6 +99,18 @@ def as_user(call: Callable[[], Any], uid: int = USER, groups: tuple[int, ...] = 
         answer = pipe.read().decode()
     os.waitpid(child, 0)
     return answer
+
+
+def _set_capabilities(mask: int) -> None:
+    """Let this process have those of its permitted capabilities below 32 that are in `mask`, and
+    no others of these (capset(2)).
+    """
+    header = struct.pack("=Ii", 0x20080522, 0)
+    sets = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; and of 32 to 63
+    libc.capget(header, sets)
+    _, permitted, *_ = struct.unpack("=6I", sets.raw)
+    if libc.capset(header, struct.pack("=6I", permitted & mask, permitted & mask, 0, 0, 0, 0)) < 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def let_others_through(*paths: Path) -> None:

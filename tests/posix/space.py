@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 BLOCK = 4096
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT = 1, 2, 8, 16, 32
 HUGE = 1 << 62
-libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> Any:
