@@ -189,7 +189,9 @@ class InodeTable:
     def _begin(self, status: Status, parent: Inode, name: bytes) -> Inode:
         inode = Inode(self.devices.at(status.dev), status, parent, name)
         inode.device.known += 1
-        self.known.add(inode)
+        gone = self.known.add(inode)
+        if gone is not None:
+            self._left(gone)
         return inode
 
     def _note_mount(self, inode: Inode, visiting: bool) -> None:
@@ -329,7 +331,16 @@ class InodeTable:
         # It may have been dropped before, and have been held as somebody's parent since.
         if self.known.get(inode.node_id) is inode:
             self.known.remove(inode)
-            inode.device.known -= 1
+            self._left(inode)
+        else:
+            self._let_go(inode)
+
+    def _left(self, inode: Inode) -> None:
+        """An inode is no longer known."""
+        inode.device.known -= 1
+        self._let_go(inode)
+
+    def _let_go(self, inode: Inode) -> None:
         self._unkeep(inode)
         if inode.fd >= 0:
             self._dispose(inode)

@@ -61,15 +61,25 @@ class Known:
         inode.generation = 0
         inode.own_generation = True
 
-    def add(self, inode: Inode) -> None:
-        """Make an inode known: it gets its node id, and a generation where there is none below."""
+    def add(self, inode: Inode) -> Inode | None:
+        """Make an inode known: it gets its node id, and a generation where there is none below.
+
+        Returns the one that had this node id and is no more, which is then no longer known.
+        """
         dev, number, _ = inode.key
         is_top = number < 0  # see `steps.top`
         if is_top and inode.parent is not None:
             usual = numbers.of_place(inode.parent.node_id, inode.name)
         else:
             usual = self._devices.number(dev, number)
-        self._put(inode, self._free_id(usual, inode))
+        gone = self._by_id.get(usual)
+        if gone is not None and _is_successor(inode, gone):
+            inode.lookups = gone.lookups  # those are yet to be given back by the kernel
+            gone.lookups = 0
+            self.remove(gone)
+        else:
+            gone = None
+        self._put(inode, self._free_id(usual))
         if not inode.generation:
             inode.own_generation = True
             inode.generation = (
@@ -77,6 +87,7 @@ class Known:
                 if is_top
                 else next(self._generations) & 0xFFFFFFFF
             )
+        return gone
 
     def _put(self, inode: Inode, node_id: int) -> None:
         inode.node_id = node_id
@@ -84,17 +95,7 @@ class Known:
         if node_id != self._devices.number(*inode.key[:2]):
             self._other[inode.key[:2]] = node_id
 
-    def _free_id(self, node_id: int, inode: Inode) -> int:
-        """`node_id` if it is free, or if its holder is surely no more: `inode` then takes over the
-        lookups that the kernel has yet to give back. Else the next one that is free.
-        """
-        holder = self._by_id.get(node_id)
-        if holder is not None and _is_successor(inode, holder):
-            inode.lookups += holder.lookups
-            holder.lookups = 0
-            holder.device.known -= 1
-            self.remove(holder)
-            return node_id
+    def _free_id(self, node_id: int) -> int:
         while node_id in self._by_id:
             node_id = numbers.next_to_try(node_id)
         return node_id
@@ -115,12 +116,15 @@ class Known:
         return inodes
 
 
-def _is_successor(inode: Inode, holder: Inode) -> bool:
-    """Whether `inode` has the number of `holder` on the same file system, or is mounted at the same
-    place, and nothing holds on to `holder`.
+def _is_successor(inode: Inode, old: Inode) -> bool:
+    """Whether `old`, which is not in use, is no more where `inode` is now: that is mounted at the
+    same place, or has the same number on the same file system.
     """
-    if holder.fd >= 0 or holder.pins or holder.nameless:
+    if old.pins or old.nameless:
         return False
-    if holder.key[1] < 0 or inode.key[1] < 0:
-        return holder.key[1] < 0 and inode.key[1] < 0
-    return holder.key[1] == inode.key[1] and holder.device.shift == inode.device.shift
+    if old.key[1] < 0 or inode.key[1] < 0:
+        return old.key[1] < 0 and inode.key[1] < 0
+    if old.key[1] != inode.key[1] or old.device.shift != inode.device.shift:
+        return False
+    # A descriptor would keep the number from being used again, unless all was mounted anew.
+    return old.fd < 0 or old.device is not inode.device

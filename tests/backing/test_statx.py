@@ -10,7 +10,7 @@ import pytest
 
 from mirrorfs import _statx  # type: ignore[attr-defined]
 from mirrorfs.backing import statx as module
-from mirrorfs.backing.statx import Status, statx
+from mirrorfs.backing.statx import Status, identify, statx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,23 @@ def test_birth_and_mount_are_the_same_in_both(tmp_path: Path) -> None:
     os.close(folder)
     assert first == second
     assert first.btime_ns > 0
+
+
+def test_the_generation_is_the_same_in_both_by_name_and_by_descriptor(
+    loop_fs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (loop_fs / "file").write_bytes(b"")
+    folder, file = os.open(loop_fs, os.O_PATH), os.open(loop_fs / "file", os.O_PATH)
+    found = []
+    for call in KINDS.values():
+        monkeypatch.setattr(module, "_call", call)
+        found += [identify(folder, b"file"), identify(file), identify(file, ask=False)]
+        assert statx(file).generation == 0
+    assert len({status.generation for status in found}) == 1
+    assert 0 < found[0].generation < 1 << 32
+    assert identify(folder).generation != found[0].generation
+    os.close(folder)
+    os.close(file)
 
 
 @pytest.mark.usefixtures("kind")
