@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -419,3 +421,38 @@ def test_without_a_ledger_the_mark_itself_follows(
     assert (found.table, found.frontier, found.size) == (ledger.NONE, 5000, 5000)
     assert not elide(target, 5000, OLD * 1000)
     assert target.settle() == OLD * 5000
+
+
+def test_a_seed_that_cannot_even_be_tried_counts_as_a_failed_write(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_file: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(seeding, "plant", fail)
+    target.file.seed_fd = os.dup(target.file.fd)
+    with pytest.raises(OSError, match="Input"):
+        target.write(0, NEW * BLOCK)
+    counted = target.account.snapshot().since_mount
+    assert (counted["failed_bytes"], counted["received_bytes"]) == (BLOCK, 0)
+    assert counted["write_requests"] == 1
+    assert target.pending.code == errno.EIO
+    os.close(target.file.seed_fd)
+    target.file.seed_fd = -1
+
+
+def test_a_mark_is_renewed_before_a_change_that_comes_later(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is changed then would be taken for somebody's doing after a power cut."""
+    target.truncate(0)
+    before = mark.read(target.file.fd)
+    assert before is not None
+    assert before.mtime is not None
+    later = time.time() + mark.FRESH_SECONDS + 100
+    monkeypatch.setattr(time, "time", lambda: later)
+    os.utime(target.file.fd, (before.mtime - 50, before.mtime - 50))
+    target.write(0, NEW * BLOCK)
+    after = mark.read(target.file.fd)
+    assert after is not None
+    assert after.mtime == int(os.fstat(target.file.fd).st_mtime)

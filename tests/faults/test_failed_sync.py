@@ -1,0 +1,84 @@
+"""Data that does not reach the disk is remembered, whoever meets that, and when."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import run
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import FaultyMirror
+
+MIB = 1 << 20
+DATA = os.urandom(2 * MIB)
+
+
+def fail_to_sync(faulty: FaultyMirror) -> None:
+    """As sync(1) does: by a descriptor for reading."""
+    faulty.order(f"fsync {errno.EIO}")
+    fd = os.open(faulty.path / "file", os.O_RDONLY)
+    with pytest.raises(OSError, match="Input"):
+        os.fsync(fd)
+    os.close(fd)
+    faulty.order()
+
+
+def rewrite(faulty: FaultyMirror) -> int:
+    """Write the same in place; returns how much of it was stored."""
+    before = faulty.account("file").written_bytes
+    fd = os.open(faulty.path / "file", os.O_WRONLY)
+    os.pwrite(fd, DATA, 0)
+    os.fsync(fd)
+    os.close(fd)
+    return faulty.account("file").written_bytes - before
+
+
+def test_what_a_reader_could_not_sync_is_written_again(faulty: FaultyMirror) -> None:
+    (faulty.path / "file").write_bytes(DATA)
+    assert rewrite(faulty) == 0
+    fail_to_sync(faulty)
+    assert rewrite(faulty) == len(DATA)
+    assert rewrite(faulty) == 0
+    assert any("file: could not be written: Input" in line for line in faulty.troubles())
+
+
+def test_the_writer_learns_of_what_a_reader_could_not_sync(faulty: FaultyMirror) -> None:
+    fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_CREAT)
+    os.pwrite(fd, DATA, 0)
+    fail_to_sync(faulty)
+    with pytest.raises(OSError, match="Input"):
+        os.fsync(fd)
+    os.pwrite(fd, DATA, 0)
+    os.fsync(fd)
+    os.close(fd)
+    assert faulty.account("file").written_bytes == 2 * len(DATA)
+
+
+def test_what_could_not_be_settled_at_the_end_is_in_the_log(faulty: FaultyMirror) -> None:
+    (faulty.backing / "file").write_bytes(DATA)
+    fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, os.urandom(50_000))
+    faulty.order(f"fsync {errno.EIO}")
+    faulty.daemon.send_signal(signal.SIGTERM)
+    faulty.daemon.wait(30)
+    with pytest.raises(OSError):
+        os.close(fd)
+    assert "file: could not be written at the end: Input/output error" in faulty.log.read_text()
+
+
+def test_a_failed_settling_at_close_is_remembered(faulty: FaultyMirror) -> None:
+    (faulty.backing / "file").write_bytes(DATA)
+    fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, DATA[: MIB + 5])
+    os.write(fd, os.urandom(MIB - 5))
+    faulty.order(f"fsync {errno.EIO}")
+    with pytest.raises(OSError, match="Input"):
+        os.close(fd)
+    faulty.order()
+    assert rewrite(faulty) == len(DATA)
+    assert run("cmp", faulty.path / "file", faulty.backing / "file").returncode == 0
