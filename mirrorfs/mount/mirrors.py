@@ -253,7 +253,12 @@ class Mirrors:
 
         Counted as used meanwhile: whoever has it open may close it.
         """
-        mirror = mirror or self.get(inode)
+        if mirror is None:
+            # Who does not write it does not come back for the rest (`Tail.resumed`).
+            written = self.get(inode)
+            if written is not None:
+                await self.settle(inode, written)
+            mirror = self.get(inode)
         if mirror is None:
             await self._sync_unwritten(inode, reading, data_only and not self.was_seeded(inode))
             return
