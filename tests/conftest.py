@@ -273,22 +273,27 @@ def no_table_is_left(file_systems: Callable[[str], Path]) -> Iterator[None]:
     assert not left()
 
 
+def emptied(folder: Path) -> Iterator[Path]:
+    """Makes a folder that is removed after the test, so that the file system stays empty. What is
+    mounted inside it is left alone.
+    """
+    folder.mkdir()
+    yield folder
+    run("rm", "-rf", "--one-file-system", folder, check=False)
+
+
 @pytest.fixture(params=list(MKFS))
 def loop_fs(
     request: pytest.FixtureRequest, file_systems: Callable[[str], Path], tmp_path: Path
-) -> Path:
+) -> Iterator[Path]:
     """A fresh empty folder on each of the three file systems."""
-    folder = file_systems(request.param) / tmp_path.name
-    folder.mkdir()
-    return folder
+    yield from emptied(file_systems(request.param) / tmp_path.name)
 
 
 @pytest.fixture
-def ext4_folder(file_systems: Callable[[str], Path], tmp_path: Path) -> Path:
+def ext4_folder(file_systems: Callable[[str], Path], tmp_path: Path) -> Iterator[Path]:
     """A fresh empty folder on ext4 alone, for what does not depend on the file system."""
-    folder = file_systems("ext4") / tmp_path.name
-    folder.mkdir()
-    return folder
+    yield from emptied(file_systems("ext4") / tmp_path.name)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from mirrorfs.backing.ledger import Noted
 from mirrorfs.backing.mark import FRESH_SECONDS, Mark
 from mirrorfs.mirror.recovery import is_as_left
 from tests.conftest import mirrorfs, run
-from tests.crash.test_seed_crash import MARK, cut_power, kill, make, remount_and_check
+from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
+from tests.crash.test_seed_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
 
 if TYPE_CHECKING:

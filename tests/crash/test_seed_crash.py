@@ -5,22 +5,16 @@ acknowledged, to the byte, and no old block shows.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import random
 import shutil
-import struct
 import threading
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger, mark
-from mirrorfs.backing.statx import statx
-from tests.conftest import MKFS, image_mounted, loop_mounted, run
+from mirrorfs.backing import mark
 from tests.model.test_seed_model import (
     BLOCK,
     MIB,
@@ -261,118 +255,6 @@ def test_killed_in_the_middle_of_a_write(mirror: Mirror) -> None:
         assert MARK not in os.listxattr(made.backing)
 
 
-def owner(mirror: Mirror) -> str:
-    return ledger.owner_of(os.fsencode(mirror.backing / ".mirrorfs"))
-
-
-def marked(path: Path) -> mark.Mark:
-    with path.open("rb") as file:
-        found = mark.read(file.fileno())
-    assert found is not None
-    return found
-
-
-def cut_power(path: Path, durable: int | None = None) -> mark.Mark:
-    """Let the mark of a file say that the machine was restarted since, and perhaps that so many
-    bytes were on the disk by then.
-    """
-    fd = os.open(path, os.O_RDWR)
-    try:
-        found = mark.read(fd)
-        assert found is not None
-        kept = found.durable if durable is None else durable
-        made = replace(found, instance=b"rest", durable=kept)
-        mark.write(fd, made)
-        return made
-    finally:
-        os.close(fd)
-
-
-@pytest.mark.parametrize("durable", [None, 2 * BLOCK, 3 * BLOCK + 17])
-@pytest.mark.parametrize("grown", [False, True])
-def test_after_a_power_cut_only_what_is_durable_is_kept(
-    mirror: Mirror, durable: int | None, grown: bool
-) -> None:
-    made = make(mirror, "file")
-    made.reopen(empty=True)
-    if grown:
-        made.truncate(2 * MIB)
-    made.write(0, 8 * BLOCK, "old", 1)
-    made.next(0, 50_000, "new", 7)
-    kill(mirror, [made])
-    found = cut_power(made.backing, durable)
-    made.file.content[found.durable :] = bytes(2 * MIB - found.durable if grown else 0)
-    remount_and_check(mirror, [made])
-
-
-def test_what_was_there_before_a_cut_is_durable(mirror: Mirror) -> None:
-    made = make(mirror, "file")
-    made.truncate(100_001)
-    made.write(100_001, 50_000, "new", 7)
-    kill(mirror, [made])
-    cut_power(made.backing)
-    del made.file.content[100_001:]
-    remount_and_check(mirror, [made])
-
-
-@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
-def test_what_was_synced_is_durable_whoever_has_synced_it(mirror: Mirror, flags: int) -> None:
-    """sync(1) opens a file for reading only."""
-    made = make(mirror, "file")
-    made.reopen(empty=True)
-    made.next(0, 50_000, "new", 7)
-    fd = os.open(made.path, flags)
-    os.fsync(fd)
-    os.close(fd)
-    made.check_backing()
-    kill(mirror, [made])
-    remount_and_check(mirror, [made])
-
-
-def test_where_the_ledger_is_lost_only_what_is_durable_is_kept(mirror: Mirror) -> None:
-    made = make(mirror, "file")
-    made.reopen(empty=True)
-    made.write(0, 8 * BLOCK, "old", 1)
-    kill(mirror, [made])
-    found = marked(made.backing)
-    ledger.remove_all(owner(mirror))
-    del made.file.content[found.durable :]
-    remount_and_check(mirror, [made])
-
-
-def old_instance(fd: int) -> bytes:
-    """What older versions write into a mark to name this boot, and this mount of the disk."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    status = statx(fd)
-    text = f"{boot} {status.dev} {status.mount_id}"
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def test_a_mark_without_a_ledger_says_it_itself(mirror: Mirror) -> None:
-    """As an older version leaves it, or a machine without a file system in memory."""
-    made = make(mirror, "file")
-    made.reopen(empty=True)
-    made.next(0, 50_000, "new", 7)
-    kill(mirror, [made])
-    with made.backing.open("r+b") as file:
-        ledger.remove_all(owner(mirror))
-        first = struct.pack("<B8sQQQ", 1, old_instance(file.fileno()), 0, 50_000, 50_000)
-        os.setxattr(file.fileno(), mark.NAME, first)
-    remount_and_check(mirror, [made])
-
-
-def test_a_temporary_file_after_a_power_cut_shows_nothing_of_the_old_one(mirror: Mirror) -> None:
-    made = make(mirror, "file")
-    made.make_temporary()
-    made.next(0, 8 * BLOCK, "old", 1)
-    made.next(0, 50_000, "new", 7)
-    kill(mirror, [made])
-    if MARK in os.listxattr(made.backing):  # not where files cannot share blocks
-        cut_power(made.backing)
-        made.file.content.clear()
-    remount_and_check(mirror, [made])
-
-
 def test_a_copy_of_the_folder_has_a_file_by_the_name_that_it_had_last(
     mirror: Mirror, mount_mirror: Callable[..., Mirror]
 ) -> None:
@@ -391,30 +273,3 @@ def test_a_copy_of_the_folder_has_a_file_by_the_name_that_it_had_last(
     found = mount_mirror(copy)
     assert MARK not in os.listxattr(copy / "hosts/image")
     assert new.startswith(found.read("hosts/image"))
-
-
-@pytest.mark.parametrize("kind", MKFS)
-def test_a_power_cut_after_a_file_was_settled_and_another_begun(
-    tmp_path: Path, mount_mirror: Callable[..., Mirror], kind: str
-) -> None:
-    """The list, synced for the second file, must not forget the first before it is cut."""
-    image = tmp_path / "after the cut"
-    with loop_mounted(kind, tmp_path, 400) as disk:
-        backing = disk / "backing"
-        backing.mkdir()
-        mirror = mount_mirror(backing)
-        first, second = make(mirror, "first", 3 * MIB), make(mirror, "second", 3 * MIB)
-        run("sync", "-f", backing)
-        for made in (first, second):
-            made.reopen(empty=True)
-            made.next(0, MIB, "new", 7)
-            if made is first:
-                made.close_all()
-        run("cp", "--sparse=always", tmp_path / f"{kind}.img", image)
-        second.close_all()
-        mirror.umount()
-    with image_mounted(image, tmp_path / "found") as found:
-        mirror = mount_mirror(found / "backing")
-        assert mirror.read("first") in {b"", bytes(first.file.content)}
-        assert MARK not in os.listxattr(mirror.backing / "first")
-        mirror.umount()

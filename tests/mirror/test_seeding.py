@@ -12,69 +12,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mirrorfs.backing import commits, holes, ledger, mark
-from mirrorfs.backing.unsettled import Unsettled, read_list
+from mirrorfs.backing.unsettled import read_list
 from mirrorfs.mirror import elision, progress, seeding, sync, writer
 from mirrorfs.mirror import tail as tail_module
-from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.elision import Elided
-from mirrorfs.mirror.file import PendingError
-from mirrorfs.mirror.truncate import truncate
 from tests.mirror.opened import open_mirrored
+from tests.mirror.seeded import BLOCK, MIB, NEW, OLD, Target, opened_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-BLOCK = 4096
-MIB = 1 << 20
-OLD, NEW = b"\xa5", b"\x5a"
-
-
-class Target:
-    """A file of 2 MiB of old data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = folder / "file"
-        path.write_bytes(OLD * 2 * MIB)
-        self.state = os.fsencode(folder / "state")
-        self.owner = ledger.owner_of(self.state)
-        os.mkdir(self.state, 0o700)
-        self.state_fd = os.open(self.state, os.O_RDONLY)
-        self.file = open_mirrored(path)
-        self.file.unsettled, self.file.path = Unsettled(self.state), lambda: b"file"
-        self.account, self.pending = Account(), PendingError()
-
-    def truncate(self, size: int) -> None:
-        truncate(self.file, size, self.account, seeds=True)
-
-    def write(self, offset: int, data: bytes) -> None:
-        assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
-
-    def settle(self) -> bytes:
-        sync.settle(self.file, self.account)
-        assert mark.read(self.file.fd) is None
-        assert not read_list(self.state_fd)
-        return os.pread(self.file.fd, 4 * MIB, 0)
-
-    @property
-    def mark(self) -> mark.Mark:
-        """With what the ledger says, where that is newer."""
-        found = mark.read(self.file.fd)
-        assert found is not None
-        (entry,) = read_list(self.state_fd)
-        noted = ledger.read(found.table, found.place, entry.number)
-        assert noted is not None
-        return replace(found, frontier=noted.frontier, size=noted.size)
-
 
 @pytest.fixture
 def target(loop_fs: Path) -> Iterator[Target]:
-    made = Target(loop_fs)
-    yield made
-    os.close(made.file.fd)
-    os.close(made.state_fd)
-    ledger.remove_all(made.owner)
+    with opened_target(loop_fs) as made:
+        yield made
 
 
 def test_the_mark_follows_what_clients_see(target: Target) -> None:
@@ -227,22 +180,12 @@ def test_a_tail_that_begins_while_a_write_comes_in_is_seen(target: Target) -> No
         os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
 
 
-def elide(target: Target, offset: int, data: bytes) -> bool:
-    """Tried within a tick of the clock that stamps files, as most writes of a copy are."""
-    for _ in range(50):
-        os.utime(target.file.fd)
-        elided = elision.elide(target.file, target.pending, offset, data, target.account)
-        if elided is not Elided.NOTHING:
-            return True
-    return False
-
-
 @pytest.mark.parametrize("sizes", [[BLOCK, BLOCK, 3 * BLOCK], [9728, 10_240, 7]])
 def test_equal_data_moves_the_frontier_without_the_writer(target: Target, sizes: list[int]) -> None:
     target.truncate(0)
     end = 0
     for size in sizes:
-        assert elide(target, end, OLD * size)
+        assert target.elide(end, OLD * size)
         end += size
         assert (target.mark.frontier, target.mark.size) == (end, end)
     counted = target.account.file((0, 0, 0))
@@ -253,8 +196,8 @@ def test_equal_data_moves_the_frontier_without_the_writer(target: Target, sizes:
 def test_zeros_over_a_hole_below_move_it_too(target: Target) -> None:
     os.truncate(target.file.fd, 4 * MIB)
     target.truncate(2 * MIB - BLOCK)
-    assert elide(target, 2 * MIB - BLOCK, OLD * BLOCK)
-    assert elide(target, 2 * MIB, bytes(10_000))
+    assert target.elide(2 * MIB - BLOCK, OLD * BLOCK)
+    assert target.elide(2 * MIB, bytes(10_000))
     assert target.mark.frontier == 2 * MIB + 10_000
     assert target.settle() == OLD * 2 * MIB + bytes(10_000)
 
@@ -262,7 +205,7 @@ def test_zeros_over_a_hole_below_move_it_too(target: Target) -> None:
 def test_a_gap_that_is_a_hole_below_needs_no_writer(target: Target) -> None:
     os.pwrite(target.file.fd, OLD * BLOCK, 4 * MIB)
     target.truncate(2 * MIB)
-    assert elide(target, 4 * MIB, OLD * 1000)
+    assert target.elide(4 * MIB, OLD * 1000)
     assert target.mark.frontier == 4 * MIB + 1000
     assert target.settle() == OLD * 2 * MIB + bytes(2 * MIB)
     assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000
@@ -313,76 +256,6 @@ def test_data_behind_such_zeros_is_stored(target: Target) -> None:
     assert target.settle() == bytes(BLOCK + 100) + OLD * 50 + NEW * BLOCK
 
 
-def gap_noted(target: Target) -> tuple[int, int]:
-    """What a crash would find in the ledger."""
-    found = mark.read(target.file.fd)
-    assert found is not None
-    (entry,) = read_list(target.state_fd)
-    noted = ledger.read(found.table, found.place, entry.number)
-    assert noted is not None
-    return noted.gap_start, max(noted.gap_start, noted.gap_end)
-
-
-def test_a_range_that_was_left_out_is_compared_when_it_is_filled(target: Target) -> None:
-    target.truncate(0)
-    tail = target.file.tail
-    assert tail is not None
-    target.write(MIB, OLD * 512)
-    assert tail.gap == gap_noted(target) == (0, MIB)
-    target.write(0, OLD * 5000)
-    assert tail.gap == gap_noted(target) == (5000, MIB)
-    assert not elide(target, 5000, OLD * BLOCK)
-    target.write(5000, OLD * (MIB - 5000))
-    assert tail.gap is None
-    assert gap_noted(target) == (MIB, MIB)
-    assert not tail.changed
-    hidden = 2 * MIB - MIB - 512
-    assert abs(tail.hidden_bytes - hidden) <= 2 * BLOCK
-    assert target.settle() == OLD * (MIB + 512)
-
-
-def test_what_is_filled_from_its_middle_on_is_zeros_before(target: Target) -> None:
-    target.truncate(0)
-    target.write(MIB, NEW * 512)
-    target.write(100_000, OLD * 50_000)
-    tail = target.file.tail
-    assert tail is not None
-    assert tail.gap == gap_noted(target) == (150_000, MIB)
-    target.write(MIB - 50, NEW * 1000)  # over its end
-    assert tail.gap is None
-    content = bytes(100_000) + OLD * 50_000 + bytes(MIB - 150_050) + NEW * 1000
-    assert target.settle() == content
-
-
-def test_there_is_one_gap_at_a_time(target: Target) -> None:
-    target.truncate(0)
-    target.write(300_000, NEW * 512)
-    target.write(800_000, OLD * 512)
-    tail = target.file.tail
-    assert tail is not None
-    assert tail.gap == gap_noted(target) == (300_512, 800_000)
-    assert os.pread(target.file.fd, 300_000, 0) == bytes(300_000)
-    content = bytes(300_000) + NEW * 512 + bytes(800_000 - 300_512) + OLD * 512
-    assert target.settle() == content
-
-
-@pytest.mark.parametrize("how", ["cut into it", "made durable", "emptied"])
-def test_a_gap_ends_when(target: Target, how: str) -> None:
-    target.truncate(0)
-    target.write(MIB, NEW * 512)
-    content = bytes(MIB) + NEW * 512
-    tail = target.file.tail
-    assert tail is not None
-    if how == "made durable":
-        seeding.refresh(target.file, tail)
-        assert tail.durable == MIB + 512
-    else:
-        content = content[: 5000 if how == "cut into it" else 0]
-        target.truncate(len(content))
-    assert tail.gap is None
-    assert target.settle() == content
-
-
 def test_a_sync_of_what_somebody_came_back_to_leaves_the_tail(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,13 +276,6 @@ def test_a_sync_of_what_somebody_came_back_to_leaves_the_tail(
     assert os.pread(target.file.fd, 2 * MIB, 0) == OLD * (MIB + 5000)
 
 
-def test_what_a_gap_would_show_is_left_to_the_writer(target: Target) -> None:
-    target.truncate(0)
-    assert not elide(target, BLOCK, OLD * BLOCK)
-    target.write(BLOCK, OLD * BLOCK)
-    assert target.settle() == bytes(BLOCK) + OLD * BLOCK
-
-
 def test_without_a_ledger_the_mark_itself_follows(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,7 +285,7 @@ def test_without_a_ledger_the_mark_itself_follows(
     found = mark.read(target.file.fd)
     assert found is not None
     assert (found.table, found.frontier, found.size) == (ledger.NONE, 5000, 5000)
-    assert not elide(target, 5000, OLD * 1000)
+    assert not target.elide(5000, OLD * 1000)
     assert target.settle() == OLD * 5000
 
 

@@ -1,15 +1,10 @@
-"""An NFS server in user space on the mount, where there is one (nfs-ganesha-vfs, rpcbind and
-libnfs-utils, which the set-up does not install: they begin to serve by themselves).
-"""
+"""An NFS server in user space on the mount, and a client of it that is no file system."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
-
-import pytest
 
 from tests.conftest import run
 
@@ -19,7 +14,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Mirror
 
-NEEDED = ("ganesha.nfsd", "rpcbind", "nfs-cp")
 CONFIG = """
 NFS_CORE_PARAM {{ Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; }}
 NFSv4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = {folder}; }}
@@ -52,9 +46,6 @@ nfs-ls -R 'nfs://127.0.0.1{export}?version=3' | sed 's/.* //' | sort
 """
 
 
-@pytest.mark.skipif(
-    any(shutil.which(name) is None for name in NEEDED), reason="there is no NFS server here"
-)
 def test_a_client_reads_and_writes_while_the_kernel_forgets(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:

@@ -1,0 +1,84 @@
+"""A file with a tail at work, without a mount."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import ledger, mark
+from mirrorfs.backing.unsettled import Unsettled, read_list
+from mirrorfs.mirror import elision, sync, writer
+from mirrorfs.mirror.counters import Account
+from mirrorfs.mirror.elision import Elided
+from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.truncate import truncate
+from tests.mirror.opened import open_mirrored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+MIB = 1 << 20
+OLD, NEW = b"\xa5", b"\x5a"
+
+
+class Target:
+    """A file of 2 MiB of old data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "file"
+        path.write_bytes(OLD * 2 * MIB)
+        self.state = os.fsencode(folder / "state")
+        self.owner = ledger.owner_of(self.state)
+        os.mkdir(self.state, 0o700)
+        self.state_fd = os.open(self.state, os.O_RDONLY)
+        self.file = open_mirrored(path)
+        self.file.unsettled, self.file.path = Unsettled(self.state), lambda: b"file"
+        self.account, self.pending = Account(), PendingError()
+
+    def truncate(self, size: int) -> None:
+        truncate(self.file, size, self.account, seeds=True)
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
+
+    def elide(self, offset: int, data: bytes) -> bool:
+        """Whether the main loop took it; tried within a tick of the clock that stamps files, as
+        most writes of a copy are.
+        """
+        for _ in range(50):
+            os.utime(self.file.fd)
+            elided = elision.elide(self.file, self.pending, offset, data, self.account)
+            if elided is not Elided.NOTHING:
+                return True
+        return False
+
+    def settle(self) -> bytes:
+        sync.settle(self.file, self.account)
+        assert mark.read(self.file.fd) is None
+        assert not read_list(self.state_fd)
+        return os.pread(self.file.fd, 4 * MIB, 0)
+
+    @property
+    def mark(self) -> mark.Mark:
+        """With what the ledger says, where that is newer."""
+        found = mark.read(self.file.fd)
+        assert found is not None
+        (entry,) = read_list(self.state_fd)
+        noted = ledger.read(found.table, found.place, entry.number)
+        assert noted is not None
+        return replace(found, frontier=noted.frontier, size=noted.size)
+
+
+@contextlib.contextmanager
+def opened_target(folder: Path) -> Iterator[Target]:
+    """A target that leaves nothing behind."""
+    made = Target(folder)
+    yield made
+    os.close(made.file.fd)
+    os.close(made.state_fd)
+    ledger.remove_all(made.owner)
