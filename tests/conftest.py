@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -45,8 +47,19 @@ os.setgid(65534)
 os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """
+_CLONE_NEWNS = 0x20000
 # All that were used; each may have had a table in memory (`mirrorfs.backing.ledger`).
 STATE_FOLDERS: set[bytes] = set()
+
+
+def pytest_configure() -> None:
+    """Where tests run beside others (pytest-xdist), each process has its mounts to itself: a new
+    namespace would else keep a copy of everybody's, and with it the daemons. No test has begun yet.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        if ctypes.CDLL(None).unshare(_CLONE_NEWNS):
+            pytest.exit("the tests need a mount namespace of their own: run them as root")
+        run("mount", "--make-rprivate", "/")
 
 
 def run(
@@ -323,10 +336,12 @@ def mount_mirror(tmp_path: Path) -> Iterator[Callable[..., Mirror]]:
 @pytest.fixture
 def fuse_for_all() -> Iterator[None]:
     """What udev does on a usual machine: everybody may open /dev/fuse."""
-    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", before)
+    with open("/dev/fuse", "rb") as device:
+        fcntl.flock(device, fcntl.LOCK_EX)  # other tests may want the same
+        before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+        os.chmod("/dev/fuse", 0o666)
+        yield
+        os.chmod("/dev/fuse", before)
 
 
 @pytest.fixture
