@@ -148,10 +148,8 @@ def test_a_file_that_fails_after_its_close_is_logged_and_believed_no_longer(
             break
         time.sleep(0.1)
     faulty.order()
-    assert (
-        f"WARNING mirrorfs.mount.state: file: could not be written: {os.strerror(errno.EIO)}"
-        in (faulty.log.read_text())
-    )
+    said = f"WARNING {faulty.path}: file: could not be written: {os.strerror(errno.EIO)}"
+    assert said in faulty.log.read_text()
     assert faulty.read("file") == OLD * 5000
     with path.open("r+b", buffering=0) as file:
         before = faulty.counters().written_bytes
