@@ -8,6 +8,9 @@ at, and what is sure on the disk.
 Beside the frontier stands how the file below was left, so that what somebody does to it after a
 crash is told from what the daemon did.
 
+The daemon holds a lock on its table (flock(2)), so that who meets a mark of its files knows that it
+lives.
+
 Guarantees: what `set` has noted is there as long as this machine runs, whatever becomes of the
 process; each number is stored whole. The table is a file of its own in a file system in memory
 (tmpfs(5)), readable and writable by its user alone. A crash leaves it there: the next mount with
@@ -17,6 +20,8 @@ the same state folder reads and removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import mmap
 import os
@@ -26,8 +31,12 @@ import struct
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing.mounts import mount_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDER = b"/dev/shm"
 ID_BYTES = 4
@@ -35,8 +44,11 @@ NONE = bytes(ID_BYTES)
 _PREFIX = b"mirrorfs-"
 NO_PLACE = -1
 _PLACES = 1024
-# Number on the list of unsettled files, frontier, size, mtime, size below, begin of a change, gap.
-_PLACE = struct.Struct("=QQQQQQQQ")
+# A change that is not held up has moved the mtime by then.
+PROMPT_NS = 100_000_000
+# Number on the list of unsettled files, frontier, size, mtime, size below, begin of a change, gap,
+# begin of the change that was last seen to be held up.
+_PLACE = struct.Struct("=QQQQQQQQQ")
 _WORDS = _PLACE.size // 8
 _OLD_PLACE = struct.Struct("=QQQ")  # of older versions, whose tables have longer ids
 _WORD = (1 << 64) - 1
@@ -47,8 +59,9 @@ class Noted:
     """How much clients had written, and the file's size for them, in bytes; and how the file below
     was left: its mtime in ns, modulo 2^64, and its size. None where an older version has not noted
     that. `busy_ns` is when the change began that was under way then (clock_gettime(2),
-    CLOCK_REALTIME), 0 if there was none. `[gap_start, gap_end)` is what clients have left out
-    before the frontier (`mirror.gaps`).
+    CLOCK_REALTIME), 0 if there was none, and `stalled_ns` is equal if that was seen to be held up
+    by the file system, as by fsfreeze(8), before it had moved the mtime. `[gap_start, gap_end)` is
+    what clients have left out before the frontier (`mirror.gaps`).
     """
 
     frontier: int
@@ -58,6 +71,7 @@ class Noted:
     busy_ns: int = 0
     gap_start: int = 0
     gap_end: int = 0
+    stalled_ns: int = 0
 
 
 class Ledger:
@@ -70,6 +84,7 @@ class Ledger:
         self._owner = owner
         self._folder = folder
         self._lock = threading.Lock()
+        self._fd = -1
         self._words: memoryview | None = None
         self._free: list[int] = []
         self._is_possible = True
@@ -104,6 +119,18 @@ class Ledger:
             words[first + 4] = below.st_size
             words[first + 5] = 0
 
+    def note_stalled(self, place: int, fd: int) -> None:
+        """Note it if the change of the file `fd` that is under way has taken longer than changes
+        do, and has not even moved the mtime. For another thread than the one that changes it:
+        whatever that notes meanwhile stands.
+        """
+        words = self._words
+        if words is None or not (busy := words[place * _WORDS + 5]):
+            return
+        is_old = time.time_ns() - busy > PROMPT_NS
+        if is_old and os.fstat(fd).st_mtime_ns & _WORD == words[place * _WORDS + 3]:
+            words[place * _WORDS + 8] = busy
+
     def set_gap(self, place: int, start: int, end: int) -> None:
         """Note what clients have left out before the frontier; nothing if `end` is 0."""
         words = self._words
@@ -132,6 +159,8 @@ class Ledger:
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(_path(self._owner, self.id, self._folder))
+        os.close(self._fd)
+        self._fd = -1
 
     def _make(self) -> None:
         """Where that is not possible, there is no place for anybody."""
@@ -142,8 +171,9 @@ class Ledger:
             fd = os.open(_path(self._owner, made, self._folder), flags, 0o600)
         except OSError:
             return
-        self.id = made
+        self.id, self._fd = made, fd
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if mount_of(fd).fs_type == "tmpfs":
                 # Not ftruncate: memory that is missing must be missed here, not at a store.
                 os.posix_fallocate(fd, 0, _PLACES * _PLACE.size)
@@ -152,7 +182,6 @@ class Ledger:
         except OSError:
             pass
         finally:
-            os.close(fd)
             if self._words is None:
                 self._remove()
                 self.id = NONE
@@ -171,31 +200,56 @@ def read(table: bytes, place: int, entry: int, folder: bytes = FOLDER) -> Noted 
     that is not known any more.
     """
     form = _PLACE if len(table) == ID_BYTES else _OLD_PLACE
-    for name in _names(folder):
-        if name.startswith(_PREFIX) and name.endswith(b"-" + table.hex().encode()):
-            found = _read(os.path.join(folder, name), form, place)
-            if found and found[0] == entry:
-                _, frontier, size, *below = found
-                return Noted(frontier, max(size, frontier), *below)
+    for path in _tables(table, folder):
+        found = _read(path, form, place)
+        if found and found[0] == entry:
+            _, frontier, size, *below = found
+            return Noted(frontier, max(size, frontier), *below)
     return None
+
+
+def _tables(table: bytes, folder: bytes) -> list[bytes]:
+    """The paths of those with this id."""
+    end = b"-" + table.hex().encode()
+    names = _names(folder)
+    found = [name for name in names if name.startswith(_PREFIX) and name.endswith(end)]
+    return [os.path.join(folder, name) for name in found]
 
 
 def _read(path: bytes, form: struct.Struct, place: int) -> tuple[int, ...]:
     """The words of a place in a table of ours; none if there is no such table, or no such place."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ()
+    found = b""
+    with contextlib.suppress(OSError), _opened(path) as fd:
+        found = os.pread(fd, form.size, place * form.size)
+    return form.unpack(found) if len(found) == form.size else ()
+
+
+def is_in_use(table: bytes, folder: bytes = FOLDER) -> bool:
+    """Whether the daemon that has this table lives, or has died, but with a thread that is still
+    changing something.
+    """
+    for path in _tables(table, folder):
+        try:
+            with _opened(path) as fd:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            continue
+    return False
+
+
+@contextlib.contextmanager
+def _opened(path: bytes) -> Iterator[int]:
+    """A descriptor of a table of ours. Raises OSError if it is none."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
-            return ()
-        found = os.pread(fd, form.size, place * form.size)
-    except OSError:
-        return ()
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        yield fd
     finally:
         os.close(fd)
-    return form.unpack(found) if len(found) == form.size else ()
 
 
 def _names(folder: bytes) -> list[bytes]:

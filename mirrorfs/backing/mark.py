@@ -8,7 +8,6 @@ mark says where they begin, as long as the file is still what the crash has left
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -103,9 +102,14 @@ def read(fd: int) -> Mark | None:
 
 
 def remove(fd: int) -> None:
-    """Take the mark away, if there is one."""
-    with contextlib.suppress(OSError):
+    """Take the mark away, if there is one. Raises OSError where that is not possible: the file is
+    immutable (chattr(1)), say.
+    """
+    try:
         os.removexattr(fd, NAME)
+    except OSError as exc:
+        if exc.errno not in {errno.ENODATA, errno.EOPNOTSUPP}:
+            raise
 
 
 def instance_of(status: Status) -> bytes:

@@ -134,15 +134,17 @@ class Unsettled:
 
     def number_of(self, ino: int) -> int:
         """The number that a crash has left for the file with this inode number; 0 if none."""
-        numbers = (entry.number for entry in self._left.values() if entry.ino == ino)
-        return next(numbers, 0)
+        with self._lock:
+            numbers = (entry.number for entry in self._left.values() if entry.ino == ino)
+            return next(numbers, 0)
 
-    def is_left(self, number: int, ino: int) -> bool:
-        """Whether a crash has left the file with the inode number `ino` on the list by this number,
-        and it is still there.
-        """
-        entry = self._left.get(number)
-        return entry is not None and entry.ino == ino
+    def close(self) -> None:
+        """Close the descriptors of a list to which nothing is added any more."""
+        with self._lock:
+            for fd in (self._fd, self._folder_fd, self._parent_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._folder_fd = self._parent_fd = -1
 
     def _open(self) -> None:
         """Open the list; makes the state folder where there is none. A folder or a list that is not

@@ -49,7 +49,7 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> StateFold
     kept = StateFolder(folder, lock_fd=lock_fd)
     # An earlier mount may have had the default.
     for place in sorted({folder, default}):
-        found = _look_into(backing, backing_fd, place, options.ro)
+        found = _look_into(backing, backing_fd, place, options.ro, is_used=place == folder)
         if place == folder:
             kept = replace(kept, no_seeds=found.no_seeds, left=found.left)
         kept = replace(
@@ -88,9 +88,11 @@ def _lock(folder: bytes) -> int:
     return fd
 
 
-def _look_into(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) -> StateFolder:
+def _look_into(
+    backing: bytes, backing_fd: int, folder: bytes, read_only: bool, is_used: bool
+) -> StateFolder:
     """See what a state folder holds, if there is one; why it cannot be used, and what a crash has
-    left there that is not finalised yet.
+    left there that is not finalised yet. `is_used` says that it is the one of this mount.
     """
     taken = "the name .mirrorfs is taken in the backing folder; pass -o state=DIR"
     parent, name = os.path.split(folder)
@@ -102,7 +104,7 @@ def _look_into(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) 
     except NotADirectoryError:
         return StateFolder(None, taken)
     except OSError as exc:
-        return _refused(folder, exc)
+        return _refused(folder, exc, is_used)
     finally:
         os.close(parent_fd)
     try:
@@ -118,12 +120,17 @@ def _look_into(backing: bytes, backing_fd: int, folder: bytes, read_only: bool) 
             )
         return StateFolder(None) if read_only else _recover(backing_fd, folder, folder_fd, left)
     except OSError as exc:
-        return _refused(folder, exc)
+        return _refused(folder, exc, is_used)
     finally:
         os.close(folder_fd)
 
 
-def _refused(folder: bytes, exc: OSError) -> StateFolder:
+def _refused(folder: bytes, exc: OSError, is_used: bool) -> StateFolder:
+    """A folder that is not used may be somebody else's: what a crash has left is known by its mark,
+    too.
+    """
+    if not is_used:
+        return StateFolder(None)
     reason = f"the state folder {show(folder)} cannot be used: {exc.strerror}"
     note(f"files get no seeds: {reason}")
     return StateFolder(None, reason, warnings=(f"files get no seeds: {reason}",))
@@ -153,6 +160,7 @@ def _recover(backing_fd: int, folder: bytes, folder_fd: int, entries: list[Entry
                 done.append(entry.path)
         except OSError:
             left.append(entry)
+    known.close()
     if not left:
         # Also of a last line that is cut off, to which the next one would be added.
         unsettled.clear(folder_fd)

@@ -46,7 +46,7 @@ def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSEr
     file.begin_change()
     try:
         file.store(start, rest)
-        os.fdatasync(file.fd)
+        file.make_durable(os.fdatasync)
     except OSError as exc:
         return exc
     return None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls, tree
+from mirrorfs.mirror import progress
 from mirrorfs.mirror.ahead import Ahead
 from mirrorfs.mirror.counters import Account, Counters, FileKey
 from mirrorfs.mirror.plan import Rules, is_zero
@@ -40,10 +41,12 @@ class MirrorFile:
 
     `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
     and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
-    all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. `calm` says
-    that the last write found nothing to do, and had its part of the file's map read from the disk;
-    `reserved` that a client has preallocated blocks, which stay with the file until it is truncated
-    to nothing; `append_only` that it can only be appended to (chattr(1)).
+    all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. The errno
+    is in `failed_sync` until those who have the file open were told.
+
+    `calm` says that the last write found nothing to do, and had its part of the file's map read
+    from the disk; `reserved` that a client has preallocated blocks, which stay with the file until
+    it is truncated to nothing; `append_only` that it can only be appended to (chattr(1)).
 
     `seek_proven` says that SEEK_DATA is right for this file (`backing.seek_answers`). Whoever takes
     a hole that it reports for one asks `is_seek_trusted` first.
@@ -66,6 +69,7 @@ class MirrorFile:
     seek_proven: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     distrusted: bool = False
+    failed_sync: int = 0
     calm: bool = False
     reserved: bool = False
     append_only: bool = False
@@ -81,12 +85,24 @@ class MirrorFile:
     was_seen: bool = False
     has_capability: bool = False
 
-    def distrust(self) -> None:
+    def make_durable(self, sync: Callable[[int], None]) -> None:
+        """Call `sync`, one of fsync(2), fdatasync(2), or what does as much. Raises OSError; what
+        reading the file shows is believed no longer then, whatever it was called for.
+        """
+        try:
+            sync(self.fd)
+        except OSError as exc:
+            if exc.errno != errno.EINTR:
+                self.doubt()
+                self.failed_sync = exc.errno or errno.EIO
+                # Drops the pages that were marked clean without having been written.
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            raise
+
+    def doubt(self) -> None:
         """Begin to doubt what reading the file shows, after a failed fsync."""
         self.distrusted = True
         self.rewritten = []
-        # Drops the pages that were marked clean without having been written.
-        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def note_rewritten(self, start: int, end: int) -> None:
         """Note that `[start, end)` was written, if that matters."""
@@ -125,14 +141,14 @@ class MirrorFile:
         self.end_change()
 
     def begin_change(self) -> None:
-        """Note that the file below is about to be changed, if it is unsettled (`Tail`)."""
+        """Note that the file below is about to be changed, if it is unsettled (`progress`)."""
         if self.tail is not None:
-            self.tail.begin_change()
+            progress.begin_change(self, self.tail)
 
     def end_change(self) -> None:
         """Note how the file below was left, if it is unsettled."""
         if self.tail is not None:
-            self.tail.end_change(self.fd)
+            progress.note(self, self.tail)
 
     def store_zeros(self, start: int, end: int) -> None:
         """Write zeros to `[start, end)`; the caller holds the lock."""

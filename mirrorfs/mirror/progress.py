@@ -1,9 +1,9 @@
 """How far clients have written an unsettled file, and where a crash leaves that to be found: in the
 table that outlives the daemon (`backing.ledger`), and in the mark of the file (`backing.mark`).
 
-Guarantees: mark and list are on the disk before anything below is changed, and the mark is never
-much older than a change, so that a file that was changed later is known to be somebody else's
-doing. Every function is called under the lock of the file.
+Guarantees: mark and list are on the disk before any content below is changed, and the mark is never
+much older than the file's mtime, so that a file that was changed later is known to be somebody
+else's doing. Every function is called under the lock of the file.
 """
 
 from __future__ import annotations
@@ -22,24 +22,37 @@ if TYPE_CHECKING:
 # How old data may be that a power cut takes from an unsettled file: as in a plain folder, where the
 # kernel writes it after that time (vm.dirty_expire_centisecs).
 _DURABLE_SECONDS = 30.0
+_SECOND_NS = 1_000_000_000
 
 
-def about_to_change(file: MirrorFile, tail: Tail) -> None:
-    """Before anything below is changed, the list and the mark have to be on the disk: the old
-    blocks could else be taken for new ones after a power cut. And the mark must not be much older
-    than the change: what was changed later has not been changed by us (`recovery`).
+def begin_change(file: MirrorFile, tail: Tail) -> None:
+    """Note that the file below is about to be changed, its times alone at least. The mark must not
+    be much older than that: what was changed later has not been changed by us (`recovery`).
+    Between the two calls that renew it a power cut finds a file that seems changed by others.
     """
-    tail.changed = True
     tail.begin_change()
-    if not 0 <= time.time() - tail.mtime <= mark.FRESH_SECONDS:
+    if not _is_fresh(tail, time.time()):
         syscalls.touch(file.fd)
         write_mark(file, tail)
         tail.begin_change()
+
+
+def about_to_change(file: MirrorFile, tail: Tail) -> None:
+    """Before any content below is changed, the list and the mark have to be on the disk, too: the
+    old blocks could else be taken for new ones after a power cut.
+    """
+    tail.changed = True
+    begin_change(file, tail)
     if not tail.marked and file.unsettled is not None:
         file.unsettled.make_durable()
-        os.fsync(file.fd)
+        file.make_durable(os.fsync)
         tail.marked = True
         tail.begin_change()
+
+
+def _is_fresh(tail: Tail, mtime: float) -> bool:
+    """Whether the mark on the file fits an mtime in seconds since the epoch."""
+    return 0 <= mtime - tail.mtime <= mark.FRESH_SECONDS
 
 
 def move_frontier(tail: Tail, start: int, done: int, is_zero: bool) -> bool:
@@ -65,16 +78,20 @@ def is_behind(tail: Tail) -> bool:
 
 
 def note(file: MirrorFile, tail: Tail) -> None:
-    """Let a crash of the daemon, as opposed to the machine's, find the frontier where it is now."""
-    if tail.place >= 0:
-        tail.end_change(file.fd)
+    """The end of a change: let a crash of the daemon, as opposed to the machine's, find the
+    frontier where it is now, and how the file below was left. A disk may have held the change up
+    for so long that the mark is too old for it.
+    """
+    below = os.fstat(file.fd)
+    if tail.place >= 0 and _is_fresh(tail, below.st_mtime_ns // _SECOND_NS):
+        tail.progress.set(tail.place, tail.frontier, tail.size, below)
     else:
         write_mark(file, tail)
 
 
 def write_mark(file: MirrorFile, tail: Tail) -> None:
     below, unsettled = os.fstat(file.fd), file.unsettled
-    tail.mtime = below.st_mtime_ns // 1_000_000_000
+    tail.mtime = below.st_mtime_ns // _SECOND_NS
     made = mark.Mark(
         instance=tail.instance,
         durable=tail.durable,

@@ -6,8 +6,8 @@ to be on the disk is kept. A file that was changed since, as by somebody who has
 left as it is.
 
 Guarantees: nobody is shown an old block as new by way of this mount, whether the file is on a list
-that we know or not: a file that cannot be finalised cannot be opened. A crash in here leaves files
-that are finalised, or still marked and listed.
+that we know or not: the mark alone decides, and a file that cannot be finalised cannot be opened. A
+crash in here leaves files that are finalised, or still marked.
 
 A backing folder may be a copy or a snapshot of one that is being written at this moment: nothing in
 here may touch the files of that one.
@@ -22,6 +22,7 @@ import os
 import stat
 import threading
 import time
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,10 @@ log = logging.getLogger(__name__)
 _SECOND_NS = 1_000_000_000
 _WORD = (1 << 64) - 1
 _MAX_SIZE = (1 << 63) - 1
-# A change that was under way has moved the time of the file when it began, or not at all. The clock
-# that stamps files runs behind the other by one tick at most; a thread may have been held up.
+# A change that was under way has moved the time of the file when it began, or not at all, or it was
+# seen to be held up (`Ledger.note_stalled`). The clock that stamps files runs behind the other by
+# one tick at most.
 _TICK_NS = 20_000_000
-_BEGUN_NS = 100_000_000
 # A mark is at most so old when the file is changed; see `progress.about_to_change`.
 _FRESH_SECONDS = mark.FRESH_SECONDS + 2
 
@@ -64,7 +65,9 @@ def is_as_left(found: Mark, noted: Noted | None, size: int, mtime_ns: int, boote
         if not noted.busy_ns:
             return (mtime_ns & _WORD, size) == (noted.mtime_ns, noted.stored_size)
         since = mtime_ns - noted.busy_ns
-        return mtime_ns & _WORD == noted.mtime_ns or -_TICK_NS <= since <= _BEGUN_NS
+        is_begun = -_TICK_NS <= since <= ledger.PROMPT_NS
+        is_stalled = noted.stalled_ns == noted.busy_ns and since > 0
+        return mtime_ns & _WORD == noted.mtime_ns or is_begun or is_stalled
     second = mtime_ns // _SECOND_NS
     is_of_this_boot = found.mtime < booted - 1 and second >= booted
     return found.mtime <= second <= found.mtime + _FRESH_SECONDS and not is_of_this_boot
@@ -104,7 +107,8 @@ class Recovery:
         self._unsettled = unsettled
         self._is_writable = is_writable
         self._say = tell
-        self._lock = threading.Lock()
+        self._condition = threading.Condition()
+        self._busy: set[tuple[int, int]] = set()
         self._told: set[tuple[int, int]] = set()
 
     def check(self, fd: int, path: Callable[[], bytes]) -> Outcome:
@@ -137,9 +141,12 @@ class Recovery:
         return Outcome.NOTHING
 
     def _check_marked(self, reading: int, path: Callable[[], bytes], is_copied: bool) -> Outcome:
-        with self._lock:
-            found, status = mark.read(reading), statx(reading)
-            if found is None or self._is_live(found, status):
+        if self._mark_of_crash(reading) is None:
+            return Outcome.NOTHING
+        status = statx(reading)
+        with self._alone_at((status.dev, status.ino)):
+            found, status = self._mark_of_crash(reading), statx(reading)
+            if found is None:
                 return Outcome.NOTHING
             try:
                 if not self._is_writable:
@@ -162,41 +169,56 @@ class Recovery:
             )
         return outcome
 
+    @contextlib.contextmanager
+    def _alone_at(self, key: tuple[int, int]) -> Iterator[None]:
+        """Let no other thread be at the same inode; those at others go on."""
+        with self._condition:
+            self._condition.wait_for(lambda: key not in self._busy)
+            self._busy.add(key)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._busy.remove(key)
+                self._condition.notify_all()
+
+    def _mark_of_crash(self, fd: int) -> Mark | None:
+        """The mark of a file that this mount is not writing itself. A mark that was read is still
+        there then: it goes before the list forgets the file (`seeding.settle`), which may happen at
+        this moment.
+        """
+        found, before = mark.read(fd), None
+        while found is not None and found != before:
+            if self._is_live(found, statx(fd)):
+                return None
+            found, before = mark.read(fd), found
+        return found
+
     def _finalise(self, fd: int, found: Mark, status: Status, is_copied: bool) -> Outcome:
-        if self._is_settled(found, status):
-            mark.remove(fd)  # where a full disk does not even allow that, it does no harm
-            return Outcome.NOTHING
         is_here = mark.is_of_this_mount(found, status) and not is_copied
         noted = None
         if is_here and found.table.strip(b"\0"):
+            if ledger.is_in_use(found.table):
+                raise OSError(errno.EBUSY, "another mount is writing it, or was a moment ago")
             number = found.entry or self._number_of(status)
             noted = ledger.read(found.table, found.place, number)
         if not is_as_left(found, noted, status.size, status.mtime_ns, _booted()):
             _take_mark(fd)
             return Outcome.LEFT_AS_IT_IS
+        frontier, size = _end(found, noted, is_here)
         if noted is not None and noted.gap_start < noted.gap_end:
+            _mark_anew(fd, found, min(frontier, noted.gap_start), size)
             syscalls.punch_hole(fd, noted.gap_start, noted.gap_end)
-        _cut(fd, status, *_end(found, noted, is_here))
+        _mark_anew(fd, found, frontier, size)
+        _cut(fd, status, frontier, size)
         return Outcome.FINALISED
 
     def _is_live(self, found: Mark, status: Status) -> bool:
         """Whether this mount is writing the file itself."""
-        unsettled = self._list_of(found, status)
-        return unsettled is not None and unsettled.is_live(found.entry, status.ino)
-
-    def _is_settled(self, found: Mark, status: Status) -> bool:
-        """Whether the list, which forgets a file only when it is settled, has forgotten this one: a
-        power cut has brought its mark back, or it could not be taken away.
-        """
-        unsettled = self._list_of(found, status)
-        return unsettled is not None and not unsettled.is_left(found.entry, status.ino)
-
-    def _list_of(self, found: Mark, status: Status) -> Unsettled | None:
-        """Our list, if it is the one on which the file was noted when it was marked."""
         unsettled = self._unsettled
         if unsettled is None or not unsettled.id or unsettled.id != found.state:
-            return None
-        return unsettled if mark.is_of_this_file(found, status) else None
+            return False
+        return mark.is_of_this_file(found, status) and unsettled.is_live(found.entry, status.ino)
 
     def _number_of(self, status: Status) -> int:
         """The file's number on the list, which older versions did not write into the mark."""
@@ -223,6 +245,21 @@ def _end(found: Mark, noted: Noted | None, is_here: bool) -> tuple[int, int]:
     return found.durable, size
 
 
+def _mark_anew(fd: int, found: Mark, frontier: int, size: int) -> None:
+    """Let another crash, in the middle of this, find what is to be done."""
+    syscalls.touch(fd)
+    made = replace(
+        found,
+        durable=min(found.durable, frontier),
+        frontier=frontier,
+        size=size,
+        table=ledger.NONE,
+        place=ledger.NO_PLACE,
+        mtime=os.fstat(fd).st_mtime_ns // _SECOND_NS,
+    )
+    mark.write(fd, made)
+
+
 def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
     if max(frontier, size) > _MAX_SIZE:  # no mark of ours
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -235,7 +272,7 @@ def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
 
 
 def _take_mark(fd: int) -> None:
-    os.removexattr(fd, mark.NAME)
+    mark.remove(fd)
     os.fsync(fd)
 
 

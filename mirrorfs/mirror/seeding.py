@@ -89,7 +89,7 @@ def plant(file: MirrorFile) -> None:
             if file.abilities.file_system == "xfs":
                 syscalls.copy_single_blocks(file.fd)
             syscalls.clone(file.fd, source_fd)
-            tail.end_change(file.fd)
+            file.end_change()
             tail.hidden_bytes = os.fstat(file.fd).st_blocks * 512
             tail.changed = False
         except OSError:
@@ -112,8 +112,8 @@ def _begin(
     file: MirrorFile, unsettled: Unsettled, frontier: int, size: int, shared: bool
 ) -> Tail | None:
     """Note the file on the list and mark it; None where one of them is not possible."""
-    mark.remove(file.fd)  # an old one must not be taken for that of this entry
     try:
+        mark.remove(file.fd)  # an old one must not be taken for that of this entry
         entry = unsettled.add(file.fd, file.path())
     except OSError:
         return None
@@ -138,7 +138,8 @@ def _begin(
         syscalls.touch(file.fd)
         progress.write_mark(file, tail)
     except OSError:
-        mark.remove(file.fd)
+        with contextlib.suppress(OSError):
+            mark.remove(file.fd)
         unsettled.remove(entry)
         table.give_back(place)
         return None
@@ -236,10 +237,7 @@ def advance(
 
     Returns the error if that cannot be recorded, nor the file be settled without one.
     """
-    if not progress.move_frontier(tail, start, done, is_zero):
-        tail.end_change(file.fd)
-        return None
-    if progress.is_behind(tail):
+    if progress.move_frontier(tail, start, done, is_zero) and progress.is_behind(tail):
         try:
             refresh(file, tail)
         except OSError as exc:
@@ -261,11 +259,7 @@ def advance(
 def refresh(file: MirrorFile, tail: Tail) -> None:
     """Make what clients have written durable, and let the mark say so."""
     _close_gap(file, tail)
-    try:
-        os.fdatasync(file.fd)
-    except OSError:
-        file.distrust()
-        raise
+    file.make_durable(os.fdatasync)
     tail.durable, tail.durable_since = tail.frontier, time.monotonic()
     progress.write_mark(file, tail)
 
@@ -284,7 +278,8 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     see. Data comes first, so that no power cut shows old blocks in a file without a mark.
 
     Raises OSError if data could not be written; the file is settled all the same. Only where it
-    cannot be cut at all it keeps its tail.
+    cannot be cut at all, or its mark cannot be taken away, it keeps its tail. The mark goes before
+    the list forgets the file (`recovery`).
     """
     tail = file.tail
     if tail is None:
@@ -316,11 +311,10 @@ def settle(file: MirrorFile, account: Account | None) -> None:
 
 
 def _try(file: MirrorFile, sync: Callable[[int], None]) -> OSError | None:
-    """Call `sync`; if it fails, what is cached is believed no longer, and the error is returned."""
+    """Call `sync`, see `MirrorFile.make_durable`; returns the error."""
     try:
-        sync(file.fd)
+        file.make_durable(sync)
     except OSError as exc:
-        file.distrust()
         return exc
     return None
 

@@ -25,23 +25,15 @@ def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
     with file.lock:
         tail = file.tail
         keeps = tail is not None and tail.resumed and tail.has_begun and file.compares
-        try:
-            if tail is not None and keeps:
-                seeding.secure(file, tail)
-            else:
-                seeding.settle(file, account)
-            # The mark of a tail has to be gone, too, or the next mount after a power cut would cut
-            # off what is synced here; fdatasync leaves attributes out on ext4.
-            if data_only and not file.seeded:
-                os.fdatasync(file.fd)
-            else:
-                os.fsync(file.fd)
-            if tail is not None and keeps:
-                tail.marked = True
-        except OSError as exc:
-            if exc.errno != errno.EINTR:
-                file.distrust()
-            raise
+        if tail is not None and keeps:
+            seeding.secure(file, tail)
+        else:
+            seeding.settle(file, account)
+        # The mark of a tail has to be gone, too, or the next mount after a power cut would cut off
+        # what is synced here; fdatasync leaves attributes out on ext4.
+        file.make_durable(os.fdatasync if data_only and not file.seeded else os.fsync)
+        if tail is not None and keeps:
+            tail.marked = True
         size = os.fstat(file.fd).st_size
         if file.distrusted and file.rewritten and file.rewritten[0][0] == 0 <= size:
             file.distrusted = file.rewritten[0][1] < size

@@ -75,6 +75,13 @@ class Tail:
         if self.place >= 0:
             self.progress.set(self.place, self.frontier, self.size, os.fstat(fd))
 
+    def note_stalled(self, fd: int) -> None:
+        """Note it if a change of the file `fd` is held up by the disk. It is not in need of the
+        lock of the file, which somebody has meanwhile.
+        """
+        if self.place >= 0:
+            self.progress.note_stalled(self.place, fd)
+
     @property
     def only_grown(self) -> bool:
         """Whether the file was emptied and given a size, but no data yet: so does qemu-img, which

@@ -170,7 +170,7 @@ def _record(request: _Request, account: Account) -> OSError | None:
     if tail is None:
         return None
     if request.done == request.offset:
-        tail.end_change(file.fd)
+        file.end_change()
         return None
     is_zero = count.hole_bytes + count.punched_bytes == request.done - request.offset
     return seeding.advance(file, tail, request.offset, request.done, is_zero, account)

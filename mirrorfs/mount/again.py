@@ -67,6 +67,7 @@ async def _lookup_at(of: NameOperations, place: Place) -> pyfuse3.EntryAttribute
 
 
 async def _adopt(of: NameOperations, fd: int, status: Status) -> pyfuse3.EntryAttributes:
+    await of.state.leftovers.finish(status.ino, of.devices.root)
     inode = of.inodes.adopt_unnamed(status, fd)
     try:
         return await _count(of, inode.node_id)

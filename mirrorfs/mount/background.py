@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1.0
+_STALL_SECONDS = 0.2
 
 
 class Background:
@@ -36,6 +37,7 @@ class Background:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._guarded, self._finish_leftovers)
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self._watch)
             nursery.start_soon(self._trim)
 
     async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -61,6 +63,14 @@ class Background:
             await trio.sleep(_SWEEP_SECONDS)
             for step in (self._sweep_unlinked, self._sweep_inodes, self._state.mirrors.sweep):
                 await self._guarded(step)
+
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(_STALL_SECONDS)
+            await self._guarded(self._note_stalls)
+
+    async def _note_stalls(self) -> None:
+        self._state.mirrors.note_stalls()
 
     async def _sweep_unlinked(self) -> None:
         self._state.old_files.sweep()

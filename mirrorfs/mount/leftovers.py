@@ -31,31 +31,38 @@ class Leftovers:
     ) -> None:
         self._recovery = recovery
         self._unsettled = unsettled
-        self._untried = {entry.ino: entry for entry in entries}
-        self._lock = trio.Lock()
+        self._untried: dict[int, list[Entry]] = {}
+        for entry in entries:
+            self._untried.setdefault(entry.ino, []).append(entry)
+        self._under_way: dict[int, trio.Event] = {}
 
     def has(self, ino: int) -> bool:
-        """Whether the file with this inode number has yet to be looked at."""
+        """Whether a file with this inode number has yet to be looked at."""
         return ino in self._untried
 
     async def finish(self, ino: int, device: Device) -> None:
-        """Finalise the file with this inode number, if it has yet to be looked at. One that cannot
-        be finalised stays on the list; who opens it meets the error.
+        """Finalise the files with this inode number, if they have yet to be looked at. One that
+        cannot be finalised stays on the list; who opens it meets the error.
         """
-        async with self._lock:
-            entry = self._untried.get(ino)
-            if entry is None:
-                return
-            try:
+        if ino in self._under_way:
+            await self._under_way[ino].wait()
+        if not self.has(ino):
+            return
+        done = self._under_way[ino] = trio.Event()
+        try:
+            for entry in self._untried[ino]:
                 with contextlib.suppress(OSError):
                     await device.workers.run(self._finish, entry)
-            finally:
-                self._untried.pop(ino, None)
+        finally:
+            del self._untried[ino], self._under_way[ino]
+            done.set()
 
     async def finish_these(self, found: Iterable[Status | int], device: Device) -> bool:
-        """The same for those of the files that were looked at (their status, or an errno); returns
+        """Finalise those of the files that were looked at (their status, or an errno); returns
         whether there was one, which has another size now.
         """
+        if not self._untried:
+            return False
         left = [one.ino for one in found if not isinstance(one, int) and self.has(one.ino)]
         for ino in left:
             await self.finish(ino, device)

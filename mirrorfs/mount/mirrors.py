@@ -109,13 +109,14 @@ class Mirrors:
         mirror.handles -= 1
         if mirror.handles:
             return True
+        self.tell_failed_sync(inode, mirror)
         del self._by_id[inode.node_id]
         if mirror.distrusted:
             self._state.distrusted.add(mirror.key)
         if mirror.reserved:
-            self._state.reserved.add(mirror.key)
+            self._state.remember_reserved(mirror.key)
         else:
-            self._state.reserved.discard(mirror.key)
+            self._state.reserved.pop(mirror.key, None)
         if mirror.seeded:
             self._settled[inode.node_id] = time.monotonic()
             self._unsynced.pop(inode.key, None)  # to the end
@@ -273,6 +274,7 @@ class Mirrors:
             raise
         finally:
             await self.unshare(inode, mirror, failed)
+        self.tell_failed_sync(inode, mirror)
         if believed:
             self._believe_again(mirror)
 
@@ -280,8 +282,7 @@ class Mirrors:
         try:
             await inode.device.workers.run(sync.sync_unwritten, fd, data_only)
         except OSError as exc:
-            if exc.errno != errno.EINTR:
-                self._failed(inode, exc)
+            self._failed(inode, exc)
             raise
 
     async def flush(self, inode: Inode, mirror: MirrorFile) -> None:
@@ -297,15 +298,25 @@ class Mirrors:
     def _failed(self, inode: Inode, error: OSError) -> None:
         """Remember that data of a file did not reach the disk, whoever has met that."""
         code = error.errno or errno.EIO
+        if code == errno.EINTR:  # it was not even tried
+            return
         self._state.distrusted.add(inode.key)
         self._state.note_failure(inode, code)
         mirror = self.get(inode)
         if mirror is not None:
-            mirror.distrusted = True
+            mirror.doubt()
+            mirror.failed_sync = 0
         for handle in self._state.handles.files():
             if handle.inode is inode:
                 handle.pending.code = code
                 handle.pending.offset = FAILED_SYNC
+
+    def tell_failed_sync(self, inode: Inode, mirror: MirrorFile) -> None:
+        """Let those who have a file open be told of a sync that failed while something else was
+        done, a write above all: the kernel reports it once.
+        """
+        if mirror.failed_sync:
+            self._failed(inode, OSError(mirror.failed_sync, os.strerror(mirror.failed_sync)))
 
     def _believe_again(self, mirror: MirrorFile) -> None:
         """The end of what a failed fsync began."""
@@ -336,6 +347,13 @@ class Mirrors:
             if left is not None and not left.handles:
                 await self.settle_quietly(inode, left)
             self._state.inodes.release(inode)
+
+    def note_stalls(self) -> None:
+        """Note which files are held up by their disk, for who finds them after a crash."""
+        for node_id, mirror in self._by_id.items():
+            tail = mirror.tail
+            if tail is not None and self._state.inodes.get(node_id).device.is_local:
+                tail.note_stalled(mirror.fd)
 
     async def _refresh(self, inode: Inode, mirror: MirrorFile) -> None:
         """What was written to a file and not synced is made durable after a while."""

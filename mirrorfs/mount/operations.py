@@ -291,6 +291,8 @@ class Operations(XattrOperations):
             if fields.update_atime or fields.update_mtime or fields.update_mode:
                 # What is set now must be the last change of it.
                 await self._settle(inode)
+            if fields.update_mtime and self.mirrors.get(inode) is None:
+                await brief(steps.check_unopened, inode.fd, self.state.leftovers.checked(inode))
             if steps.sets_nothing(fields) and self.mirrors.get(inode) is not None:
                 # The kernel is about to change a file that somebody writes (file_remove_privs).
                 await self._drop_setid(inode, caller)
@@ -339,6 +341,7 @@ class Operations(XattrOperations):
             if tail is not None and tail.written and not tail.awaits_more:
                 # Some tools close a file before they write, or after a header: they come back.
                 await self.mirrors.settle(handle.inode, handle.mirror)
+            self.mirrors.tell_failed_sync(handle.inode, handle.mirror)
             handle.pending.check()
 
     async def fsync(self, fh: int, datasync: bool) -> None:

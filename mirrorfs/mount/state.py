@@ -66,7 +66,7 @@ class State:
     old_files: OldFiles = field(default_factory=OldFiles)
     rooms_made: int = 0
     distrusted: set[FileKey] = field(default_factory=set)
-    reserved: set[FileKey] = field(default_factory=set)
+    reserved: dict[FileKey, None] = field(default_factory=dict)
     describe_extras: Callable[[], dict[str, object]] = dict
     writes_directly: bool = False
     last_paths: dict[FileKey, bytes] = field(default_factory=dict)
@@ -155,6 +155,14 @@ class State:
         if len(self.last_paths) > MAX_FILES:
             del self.last_paths[next(iter(self.last_paths))]
 
+    def remember_reserved(self, key: FileKey) -> None:
+        """Note that space was asked for in a file, of the latest ones: a file that is forgotten is
+        compared again, and keeps its space.
+        """
+        self.reserved[key] = None
+        if len(self.reserved) > MAX_FILES:
+            del self.reserved[next(iter(self.reserved))]
+
     def note_ignored_preallocation(self, inode: Inode) -> None:
         """Say that space which a client asked for was not reserved."""
         self._warn(inode, "a client asked for space, which preallocate=ignore does not reserve")
@@ -188,7 +196,7 @@ class State:
             self.account.drop(inode.key)
             self.last_paths.pop(inode.key, None)
             self.distrusted.discard(inode.key)
-            self.reserved.discard(inode.key)
+            self.reserved.pop(inode.key, None)
         elif inode.key in self.last_paths:
             self.last_paths[inode.key] = inode.path()
 

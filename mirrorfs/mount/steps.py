@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrorfs.backing import atime, callers, syscalls, tree
+from mirrorfs.backing import atime, callers, mark, syscalls, tree
 from mirrorfs.backing.statx import identify, statx
 from mirrorfs.mirror import seed_search
 from mirrorfs.mirror.file import MirrorFile
@@ -272,6 +272,19 @@ def sets_nothing(fields: AnyFields) -> bool:
         or fields.update_atime
         or fields.update_mtime
     )
+
+
+def check_unopened(path_fd: int, check: Callable[[int], None]) -> None:
+    """What opening the file of the O_PATH descriptor `path_fd` would check, for a change that does
+    without: one of its mtime. Only a file with a mark is opened for that.
+    """
+    is_marked = tree.find_xattr(path_fd, mark.NAME) is not None
+    if is_marked and stat.S_ISREG(os.fstat(path_fd).st_mode):
+        fd, _ = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime=True)
+        try:
+            check(fd)
+        finally:
+            os.close(fd)
 
 
 def set_attributes(
