@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -42,7 +42,8 @@ class Entry:
     handles, and its path below the backing folder when it was noted.
 
     `is_copied` says that the list is a copy of the one in which this was noted, made together with
-    the backing folder: number and handle are those of the file that was copied.
+    the backing folder: number and handle are those of the file that was copied. `is_settled` says
+    that the file is settled, but its mark could not be taken away.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Entry:
     handle: bytes
     path: bytes
     is_copied: bool = False
+    is_settled: bool = False
 
 
 class Unsettled:
@@ -100,6 +102,13 @@ class Unsettled:
                 os.fsync(self._folder_fd)  # where it was written anew
                 self._is_durable = True
 
+    def keep_settled(self, number: int) -> None:
+        """Note, durably, that a file is settled and its mark is still there. Raises OSError."""
+        with self._lock:
+            self._append(_settled_line(number))
+            os.fsync(self._fd)
+            self._left[number] = replace(self._live.pop(number), is_settled=True)
+
     def remove(self, number: int) -> None:
         """Take a file, which is settled now, from the list."""
         with self._lock:
@@ -131,6 +140,13 @@ class Unsettled:
         """
         entry = self._live.get(number)
         return entry is not None and entry.ino == ino
+
+    def is_settled(self, number: int, ino: int) -> bool:
+        """Whether the file with the inode number `ino` is on the list by this number, and settled
+        all the same.
+        """
+        entry = self._left.get(number)
+        return entry is not None and entry.ino == ino and entry.is_settled
 
     def number_of(self, ino: int) -> int:
         """The number that a crash has left for the file with this inode number; 0 if none."""
@@ -233,7 +249,12 @@ def clear(folder_fd: int) -> None:
 def _line(entry: Entry, list_ino: int) -> bytes:
     words = (str(entry.number), str(entry.ino), entry.handle.hex() or "-")
     made_in = 0 if entry.is_copied else list_ino
-    return f"+ {' '.join(words)} {quote_from_bytes(entry.path)} {made_in}\n".encode()
+    added = f"+ {' '.join(words)} {quote_from_bytes(entry.path)} {made_in}\n".encode()
+    return added + _settled_line(entry.number) if entry.is_settled else added
+
+
+def _settled_line(number: int) -> bytes:
+    return b"= %d\n" % number
 
 
 def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
@@ -247,6 +268,8 @@ def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
             number = int(words[1])
             if words[0] == b"-":
                 entries.pop(number, None)
+            elif words[0] == b"=" and number in entries:
+                entries[number] = replace(entries[number], is_settled=True)
             elif words[0] == b"+" and 0 < number <= _MAX_NUMBER:
                 handle = b"" if words[3] == b"-" else bytes.fromhex(words[3].decode())
                 path = unquote_to_bytes(words[4])

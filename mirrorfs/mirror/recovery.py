@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import ledger, mark, syscalls, tree
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
+from mirrorfs.backing.unsettled import Unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.ledger import Noted
     from mirrorfs.backing.mark import Mark
     from mirrorfs.backing.statx import Status
-    from mirrorfs.backing.unsettled import Entry, Unsettled
+    from mirrorfs.backing.unsettled import Entry
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Recovery:
         return self._check_marked(fd, path, is_copied=False)
 
     def finish(self, entry: Entry) -> Outcome:
-        """Finalise the file of an entry on a list. Raises OSError."""
+        """Finalise the file of an entry on a list. Raises OSError where that is not possible."""
         for path_fd in _places(self._root_fd, entry):
             try:
                 status = os.fstat(path_fd)
@@ -134,7 +135,10 @@ class Recovery:
             finally:
                 os.close(path_fd)
             try:
-                if mark.read(fd) is not None:
+                found = mark.read(fd)
+                if found is not None and entry.is_settled and found.entry == entry.number:
+                    mark.remove(fd)
+                elif found is not None:
                     return self._check_marked(fd, lambda: entry.path, entry.is_copied)
             finally:
                 os.close(fd)
@@ -148,6 +152,8 @@ class Recovery:
             found, status = self._mark_of_crash(reading), statx(reading)
             if found is None:
                 return Outcome.NOTHING
+            if self._is_on_list(found, status, Unsettled.is_settled):
+                return self._forget(reading, found)
             try:
                 if not self._is_writable:
                     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -189,7 +195,7 @@ class Recovery:
         """
         found, before = mark.read(fd), None
         while found is not None and found != before:
-            if self._is_live(found, statx(fd)):
+            if self._is_on_list(found, statx(fd), Unsettled.is_live):
                 return None
             found, before = mark.read(fd), found
         return found
@@ -213,12 +219,22 @@ class Recovery:
         _cut(fd, status, frontier, size)
         return Outcome.FINALISED
 
-    def _is_live(self, found: Mark, status: Status) -> bool:
-        """Whether this mount is writing the file itself."""
+    def _is_on_list(
+        self, found: Mark, status: Status, how: Callable[[Unsettled, int, int], bool]
+    ) -> bool:
+        """Whether the mark is of a file that our list has in this way."""
         unsettled = self._unsettled
         if unsettled is None or not unsettled.id or unsettled.id != found.state:
             return False
-        return mark.is_of_this_file(found, status) and unsettled.is_live(found.entry, status.ino)
+        return mark.is_of_this_file(found, status) and how(unsettled, found.entry, status.ino)
+
+    def _forget(self, fd: int, found: Mark) -> Outcome:
+        """Take the mark of a file that is settled from it, which was not possible before."""
+        with contextlib.suppress(OSError):
+            mark.remove(fd)
+            if self._unsettled is not None:
+                self._unsettled.remove(found.entry)
+        return Outcome.NOTHING
 
     def _number_of(self, status: Status) -> int:
         """The file's number on the list, which older versions did not write into the mark."""

@@ -278,8 +278,8 @@ def settle(file: MirrorFile, account: Account | None) -> None:
     see. Data comes first, so that no power cut shows old blocks in a file without a mark.
 
     Raises OSError if data could not be written; the file is settled all the same. Only where it
-    cannot be cut at all, or its mark cannot be taken away, it keeps its tail. The mark goes before
-    the list forgets the file (`recovery`).
+    cannot be cut at all it keeps its tail. The mark goes before the list forgets the file
+    (`Recovery`).
     """
     tail = file.tail
     if tail is None:
@@ -295,19 +295,34 @@ def settle(file: MirrorFile, account: Account | None) -> None:
         failure = cut(file, before, tail.frontier, tail.size) or failure
     if by_commit and (tail.changed or not is_whole):
         failure = _try(file, commits.commit) or failure
-    mark.remove(file.fd)
+    is_marked = not _unmark(file, tail)
     file.tail = None
     is_on_disk = tail.marked or tail.changed  # its mark
     if is_on_disk and not (is_whole or by_commit or _is_ordered(file, before)):
         # Else the list, synced for another file, could forget this one before it is cut.
         failure = _try(file, os.fsync) or failure
     if file.unsettled is not None:
-        file.unsettled.remove(tail.entry)
+        if not is_marked:
+            file.unsettled.remove(tail.entry)
         file.unsettled.ledger.give_back(tail.place)
     if account is not None:
         count_freed(file, before, account)
     if failure is not None:
         raise failure
+
+
+def _unmark(file: MirrorFile, tail: Tail) -> bool:
+    """Take the mark away. False if that is not possible (an immutable file, a full xfs), and the
+    list says so; raises OSError if that is not possible either.
+    """
+    try:
+        mark.remove(file.fd)
+    except OSError:
+        if file.unsettled is None:
+            raise
+        file.unsettled.keep_settled(tail.entry)
+        return False
+    return True
 
 
 def _try(file: MirrorFile, sync: Callable[[int], None]) -> OSError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -82,3 +83,30 @@ def test_a_failed_settling_at_close_is_remembered(faulty: FaultyMirror) -> None:
     faulty.order()
     assert rewrite(faulty) == len(DATA)
     assert run("cmp", faulty.path / "file", faulty.backing / "file").returncode == 0
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_sync_that_fails_inside_a_write_is_told_and_remembered(
+    faulty: FaultyMirror, code: int
+) -> None:
+    """The first change of a file that was emptied has its mark put on the disk, and what was
+    written before with it. Where space is short, the write itself succeeds at the second attempt.
+    """
+    (faulty.path / "file").write_bytes(DATA)
+    fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, DATA[:MIB])
+    faulty.order(f"fsync {code}")
+    failed = False
+    try:
+        os.write(fd, os.urandom(MIB))
+    except OSError as exc:
+        failed = True
+        assert exc.errno == code
+    faulty.order()
+    with pytest.raises(OSError, match=os.strerror(code)):
+        os.fsync(fd)
+    with contextlib.suppress(OSError):  # told once more
+        os.close(fd)
+    assert failed or code == errno.ENOSPC
+    assert rewrite(faulty) == len(DATA)
+    assert rewrite(faulty) == 0

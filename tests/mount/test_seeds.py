@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger
+from mirrorfs.backing import ledger, mark
 from mirrorfs.backing.unsettled import Unsettled
 from mirrorfs.mirror import progress
 from mirrorfs.mirror.counters import Account
@@ -110,7 +110,13 @@ def test_a_full_disk_does_not_bring_old_bytes_back(
         assert failed or found == old[: 2 * MIB + 100]
         mirror.umount()
         assert (backing / "image").read_bytes() == found
+        # A full xfs does not even allow that the mark is taken away, and the list says so.
+        (point / "fill").unlink()
+        mirror.mount()
+        assert mirror.read("image") == found
         assert (backing / ".mirrorfs/unsettled").stat().st_size == 0
+        assert mark.NAME.decode() not in os.listxattr(backing / "image")
+        mirror.umount()
 
 
 def append(mirror: Mirror) -> None:

@@ -1,0 +1,222 @@
+"""What a crash has left is known by its mark, whatever became of the list, and however long ago the
+mark was made when the file was changed last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.backing import ledger, mark
+from tests.conftest import loop_mounted, run, wait_for
+from tests.crash.test_restored import leave
+from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
+from tests.crash.test_seed_power_cut import cut_power
+from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Mirror
+
+LIST = ".mirrorfs/unsettled"
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
+FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x40086602, 0x10  # ioctl_iflags(2)
+
+
+@pytest.fixture
+def ext4_mirror(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
+    return mount_mirror(ext4_folder, noisy=True)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    """One bit of the first number."""
+    text = bytearray(path.read_bytes())
+    text[2] ^= 1
+    path.write_bytes(text)
+
+
+def scribble(path: Path) -> None:
+    path.write_bytes(os.urandom(5000))
+
+
+@pytest.mark.parametrize("damage", [empty, os.unlink, flip, scribble], ids=lambda it: it.__name__)
+def test_a_list_that_is_damaged_lets_no_old_block_show(
+    ext4_mirror: Mirror, damage: Callable[[Path], None]
+) -> None:
+    made = leave(ext4_mirror)
+    kill(ext4_mirror, [made])
+    damage(made.backing.parent / LIST)
+    ext4_mirror.mount()
+    # What was not synced may be gone with the number on the list, by which it is found.
+    found = ext4_mirror.read("file")
+    assert made.file.content.startswith(found)
+    assert made.backing.read_bytes() == found
+    assert MARK not in os.listxattr(made.backing)
+
+
+def test_a_disk_that_is_not_there_at_the_next_mount(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
+) -> None:
+    """As at a boot at which a disk below the backing folder comes late."""
+    nested = ext4_folder / "nested"
+    nested.mkdir()
+    with loop_mounted("ext4", tmp_path, 64) as disk:
+        run("mount", "--bind", disk, nested)
+        mirror = mount_mirror(ext4_folder)
+        made = make(mirror, "nested/file")
+        made.reopen(empty=True)
+        made.next(0, 50_000, "new", 7)
+        kill(mirror, [made])
+        run("umount", nested)
+        mirror.mount()
+        run("mount", "--bind", disk, nested)
+        found = mirror.read("nested/file")
+        assert made.file.content.startswith(found)
+        assert (nested / "file").read_bytes() == found
+        mirror.umount()
+        run("umount", nested)
+
+
+def test_new_times_are_given_to_a_file_that_was_finalised_first(
+    ext4_mirror: Mirror, tmp_path: Path
+) -> None:
+    """`rsync -t --size-only`, by a mount that has another list."""
+    ext4_mirror.umount()
+    ext4_mirror.options = f"state={tmp_path}/state"
+    ext4_mirror.mount()
+    made = leave(ext4_mirror)
+    kill(ext4_mirror, [made])
+    ext4_mirror.options = ""
+    ext4_mirror.mount()
+    os.utime(ext4_mirror.path / "file", (1e9, 1e9))
+    assert ext4_mirror.read("file") == made.backing.read_bytes() == made.file.content
+    assert not ext4_mirror.troubles()
+    ledger.remove_all(ledger.owner_of(os.fsencode(tmp_path / "state")))
+
+
+def write_what_is_there(mirror: Mirror, path: Path) -> int:
+    """Empties a file and changes its first block; then, for longer than a mark is fresh, writes
+    what is there already. Returns the size that it has come to.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, os.urandom(BLOCK))
+    place, end = BLOCK, time.monotonic() + mark.FRESH_SECONDS + 4
+    with (mirror.backing / path.name).open("rb") as old:
+        while time.monotonic() < end:
+            place += os.pwrite(fd, os.pread(old.fileno(), 2 * BLOCK, place), place)
+            time.sleep(0.1)
+    return place
+
+
+@pytest.mark.slow
+def test_a_long_run_of_equal_data_is_not_taken_for_somebody_elses(ext4_mirror: Mirror) -> None:
+    """It moves nothing but the times."""
+    made = make(ext4_mirror, "file", 3 * MIB)
+    made.close_all()
+    size = write_what_is_there(ext4_mirror, made.path)
+    ext4_mirror.kill()
+    left = cut_power(made.backing)
+    assert left.frontier == size or left.durable == 0
+    ext4_mirror.mount()
+    assert made.backing.stat().st_size == ext4_mirror.path.joinpath("file").stat().st_size == 0
+    assert not ext4_mirror.troubles()
+
+
+def test_a_file_that_another_mount_is_writing_is_left_alone(
+    ext4_mirror: Mirror, mount_mirror: Callable[..., Mirror]
+) -> None:
+    """One file with names in two backing folders, as `cp -al` makes them."""
+    twin_folder = ext4_mirror.backing.with_name(ext4_mirror.backing.name + "-twin")
+    twin_folder.mkdir()
+    twin = mount_mirror(twin_folder, noisy=True)
+    made = leave(ext4_mirror)
+    os.link(made.backing, twin_folder / "file")
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            twin.read("file")
+    (line,) = twin.troubles()
+    assert "file: what a crash has left of it cannot be finalised: another mount" in line
+    made.next(0, 50_000, "new", 8)
+    made.close_all()
+    assert twin.read("file") == ext4_mirror.read("file") == made.file.content
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_daemon_that_is_killed_while_its_disk_is_frozen(
+    tmp_path: Path, mount_mirror: Callable[..., Mirror], kind: str
+) -> None:
+    """The write that waits moves the time of the file at the thaw, long after it has begun."""
+    with loop_mounted(kind, tmp_path, 400) as disk:
+        backing = disk / "backing"
+        backing.mkdir()
+        mirror = mount_mirror(backing)
+        made = leave(mirror)
+        words = [sys.executable, "-c", f"import os; os.write({made.fd}, b'n' * 65536)"]
+        point_fd = os.open(disk, os.O_RDONLY)
+        fcntl.ioctl(point_fd, FIFREEZE, 0)
+        try:
+            os.lseek(made.fd, 0, os.SEEK_END)
+            writer = subprocess.Popen(words, pass_fds=[made.fd], stderr=subprocess.DEVNULL)
+            time.sleep(2)  # until the daemon has seen that it waits
+            os.kill(mirror.pid, signal.SIGKILL)
+        finally:
+            thaw = threading.Timer(1, fcntl.ioctl, (point_fd, FITHAW, 0))
+            thaw.start()
+            thaw.join()
+            os.close(point_fd)
+        mirror.is_killed = True
+        writer.wait(30)
+        with contextlib.suppress(OSError):
+            made.close_all()
+        run("umount", "--lazy", mirror.path)
+        wait_for(lambda: not mirror.path.is_mount())
+        mirror.mount()
+        found = mirror.read("file")
+        assert found[: len(made.file.content)] == made.file.content
+        assert set(found[len(made.file.content) :]) <= set(b"n")
+        assert is_list_empty(mirror)
+        mirror.umount()
+
+
+def make_immutable(path: Path) -> None:
+    """Not by chattr(1): at its start copies of our descriptors are closed, and files settled."""
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", FS_IMMUTABLE_FL))
+    os.close(fd)
+
+
+def test_a_mark_that_cannot_be_taken_away_says_nothing(ext4_mirror: Mirror) -> None:
+    """The file was made immutable while all of it was written again."""
+    made = make(ext4_mirror, "file")
+    size = made.backing.stat().st_size
+    made.reopen(empty=True)
+    made.next(0, size, "old", 1)
+    make_immutable(made.backing)
+    try:
+        made.close_all()
+        assert MARK in os.listxattr(made.backing)
+        assert ext4_mirror.read("file") == made.file.content
+        ext4_mirror.umount()
+        ext4_mirror.mount()
+        assert ext4_mirror.read("file") == made.file.content
+    finally:
+        run("chattr", "-i", made.backing)
+    ext4_mirror.umount()
+    remount_and_check(ext4_mirror, [made])
+    assert not ext4_mirror.troubles()
