@@ -120,9 +120,8 @@ def _copy_piece(work: _Copy) -> int:
         start, stop = next(ranges, (stop, stop))
     if start > work.position:
         if work.target.rules.punch and work.target.abilities.punch:
-            with contextlib.suppress(
-                PermissionError
-            ):  # append-only since it was opened (chattr(1))
+            # It may be append-only since it was opened (chattr(1)).
+            with contextlib.suppress(PermissionError):
                 return _copy_hole(work, start)
         return _copy_data(work, start)
     size = _whole_blocks(work, stop)

@@ -34,7 +34,9 @@ _SETID = stat.S_ISUID | stat.S_ISGID
 
 
 def look_up_cached(parent_fd: int, name: bytes) -> tuple[int, Status]:
-    """The same of a name that the kernel has in its cache, without waiting; else an OSError."""
+    """An O_PATH descriptor of a name that the kernel has in its cache, and its status, without
+    waiting; else an OSError.
+    """
     fd = syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
     try:
         return fd, identify(fd, ask=False)
