@@ -35,6 +35,10 @@ _EVERYDAY = {
 _SILENT = frozenset({"forget", "release", "releasedir"})
 
 
+class _Answered(pyfuse3.FUSEError):
+    """An error that was logged and counted already: one handler may have called another."""
+
+
 def guarded(operations: _C) -> _C:
     """Class decorator: wrap every handler that the class defines. Instances have a method
     `count_error(code)`, and `begun`, a guarded handler that is to go on (`eager`), or None.
@@ -53,6 +57,8 @@ def answer_to(operations: Any, name: str, error: Exception) -> int:  # noqa: ANN
     """The errno for a request whose handler `name` raised `error`, logged and counted as it
     deserves.
     """
+    if isinstance(error, _Answered):
+        return error.errno
     if isinstance(error, pyfuse3.FUSEError):
         code = error.errno
     elif isinstance(error, OSError):
@@ -88,7 +94,7 @@ def _guard(name: str, handler: _Handler) -> _Handler:
             return await handler(self, *args)
         except Exception as exc:
             code = answer_to(self, name, exc)
-        raise pyfuse3.FUSEError(code)
+        raise _Answered(code)
 
     return call
 

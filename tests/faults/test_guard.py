@@ -7,8 +7,11 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+import pyfuse3
 import pytest
+import trio
 
+from mirrorfs.mount import guard
 from tests.faults.driver import AT_ONCE, EXCEPTIONS, OWNERS
 
 if TYPE_CHECKING:
@@ -134,3 +137,22 @@ def test_every_handler_is_tried() -> None:
         if hasattr(value, "__wrapped__") and not name.startswith("_")
     }
     assert handlers == set(CALLS)
+
+
+def test_an_error_that_passes_two_handlers_counts_once() -> None:
+    counted: list[int] = []
+
+    @guard.guarded
+    class Operations:
+        begun = None
+        count_error = staticmethod(counted.append)
+
+        async def lookup(self) -> None:
+            await self.getattr()
+
+        async def getattr(self) -> None:
+            raise OSError(errno.EIO, "")
+
+    with pytest.raises(pyfuse3.FUSEError):
+        trio.run(Operations().lookup)
+    assert counted == [errno.EIO]
