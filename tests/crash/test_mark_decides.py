@@ -19,7 +19,7 @@ import pytest
 
 from mirrorfs.backing import ledger, mark
 from tests.conftest import loop_mounted, run, wait_for
-from tests.crash.test_restored import leave
+from tests.crash.test_restored import leave, leave_on_another_list
 from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
 from tests.crash.test_seed_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
@@ -97,12 +97,7 @@ def test_new_times_are_given_to_a_file_that_was_finalised_first(
     ext4_mirror: Mirror, tmp_path: Path
 ) -> None:
     """`rsync -t --size-only`, by a mount that has another list."""
-    ext4_mirror.umount()
-    ext4_mirror.options = f"state={tmp_path}/state"
-    ext4_mirror.mount()
-    made = leave(ext4_mirror)
-    kill(ext4_mirror, [made])
-    ext4_mirror.options = ""
+    (made,) = leave_on_another_list(ext4_mirror, tmp_path, "file")
     ext4_mirror.mount()
     os.utime(ext4_mirror.path / "file", (1e9, 1e9))
     assert ext4_mirror.read("file") == made.backing.read_bytes() == made.file.content

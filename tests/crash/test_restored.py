@@ -47,6 +47,17 @@ def leave(mirror: Mirror, name: str = "file") -> Folder:
     return made
 
 
+def leave_on_another_list(mirror: Mirror, folder: Path, *names: str) -> list[Folder]:
+    """The daemon that has left these files had a state folder that the next one does not."""
+    mirror.umount()
+    mirror.options = f"state={folder}/state"
+    mirror.mount()
+    made = [leave(mirror, name) for name in names]
+    kill(mirror, made)
+    mirror.options = ""
+    return made
+
+
 @pytest.fixture
 def ext4_mirror(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
     return mount_mirror(ext4_folder, noisy=True)
@@ -127,12 +138,7 @@ def test_a_file_that_cannot_be_finalised_stays_on_the_list_and_is_named(
 
 def test_a_mount_without_the_list_shows_nothing_old(ext4_mirror: Mirror, tmp_path: Path) -> None:
     """The state folder was elsewhere, and is not named the next time."""
-    ext4_mirror.umount()
-    ext4_mirror.options = f"state={tmp_path}/state"
-    ext4_mirror.mount()
-    read, written = leave(ext4_mirror, "read"), leave(ext4_mirror, "written")
-    kill(ext4_mirror, [read, written])
-    ext4_mirror.options = ""
+    read, written = leave_on_another_list(ext4_mirror, tmp_path, "read", "written")
     ext4_mirror.mount()
     assert ext4_mirror.read("read") == read.file.content
     assert os.stat(ext4_mirror.path / "read").st_size == len(read.file.content)
@@ -152,11 +158,7 @@ def test_a_mount_without_the_list_shows_nothing_old(ext4_mirror: Mirror, tmp_pat
 def test_a_read_only_mount_without_the_list_shows_nothing_old(
     ext4_mirror: Mirror, tmp_path: Path
 ) -> None:
-    ext4_mirror.umount()
-    ext4_mirror.options = f"state={tmp_path}/state"
-    ext4_mirror.mount()
-    made = leave(ext4_mirror)
-    kill(ext4_mirror, [made])
+    (made,) = leave_on_another_list(ext4_mirror, tmp_path, "file")
     ext4_mirror.options = "ro"
     ext4_mirror.mount()
     with pytest.raises(OSError, match="Input/output"):

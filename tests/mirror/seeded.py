@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import ledger, mark
 from mirrorfs.backing.unsettled import Unsettled, read_list
-from mirrorfs.mirror import elision, sync, writer
+from mirrorfs.mirror import sync, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.elision import Elided
 from mirrorfs.mirror.file import PendingError
 from mirrorfs.mirror.truncate import truncate
-from tests.mirror.opened import open_mirrored
+from tests.mirror.opened import elide, open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,15 +46,7 @@ class Target:
         assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
 
     def elide(self, offset: int, data: bytes) -> bool:
-        """Whether the main loop took it; tried within a tick of the clock that stamps files, as
-        most writes of a copy are.
-        """
-        for _ in range(50):
-            os.utime(self.file.fd)
-            elided = elision.elide(self.file, self.pending, offset, data, self.account)
-            if elided is not Elided.NOTHING:
-                return True
-        return False
+        return elide(self.file, self.pending, offset, data, self.account)
 
     def settle(self) -> bytes:
         sync.settle(self.file, self.account)
