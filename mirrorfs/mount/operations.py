@@ -291,13 +291,13 @@ class Operations(XattrOperations):
             if fields.update_atime or fields.update_mtime or fields.update_mode:
                 # What is set now must be the last change of it.
                 await self._settle(inode)
-            if fields.update_mtime and self.mirrors.get(inode) is None:
-                await brief(steps.check_unopened, inode.fd, self.state.leftovers.checked(inode))
             if steps.sets_nothing(fields) and self.mirrors.get(inode) is not None:
                 # The kernel is about to change a file that somebody writes (file_remove_privs).
                 await self._drop_setid(inode, caller)
             else:
-                await brief(steps.set_attributes, inode.fd, fields, attr, caller)
+                is_open = self.mirrors.get(inode) is not None
+                check = None if is_open else self.state.leftovers.checked(inode)
+                await brief(steps.set_attributes, inode.fd, fields, attr, caller, check)
             return self._entry(inode, await self._status(inode))
 
     async def _set_size(self, inode: Inode, fh: int | None, size: int, caller: Caller) -> None:

@@ -276,26 +276,20 @@ def sets_nothing(fields: AnyFields) -> bool:
     )
 
 
-def check_unopened(path_fd: int, check: Callable[[int], None]) -> None:
-    """What opening the file of the O_PATH descriptor `path_fd` would check, for a change that does
-    without: one of its mtime. Only a file with a mark is opened for that.
-    """
-    is_marked = tree.find_xattr(path_fd, mark.NAME) is not None
-    if is_marked and stat.S_ISREG(os.fstat(path_fd).st_mode):
-        fd, _ = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime=True)
-        try:
-            check(fd)
-        finally:
-            os.close(fd)
-
-
 def set_attributes(
-    fd: int, fields: AnyFields, attr: pyfuse3.EntryAttributes, caller: Caller
+    fd: int,
+    fields: AnyFields,
+    attr: pyfuse3.EntryAttributes,
+    caller: Caller,
+    check: Callable[[int], None] | None,
 ) -> None:
     """Owner, mode and times of the inode of the O_PATH descriptor `fd`; the size was set before.
 
-    A request that sets nothing is a chown(2) that leaves owner and group.
+    A request that sets nothing is a chown(2) that leaves owner and group. `check` is what opening
+    the file would check, if nobody writes it: it goes by the mtime, which is to change.
     """
+    if check is not None and fields.update_mtime:
+        _check_unopened(fd, check)
     if fields.update_uid or fields.update_gid or sets_nothing(fields):
         uid = attr.st_uid if fields.update_uid else -1
         _set_owner(fd, uid, attr.st_gid if fields.update_gid else -1, caller)
@@ -307,6 +301,17 @@ def set_attributes(
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
         )
+
+
+def _check_unopened(path_fd: int, check: Callable[[int], None]) -> None:
+    """Open a file for `check`, if it has a mark."""
+    is_marked = tree.find_xattr(path_fd, mark.NAME) is not None
+    if is_marked and stat.S_ISREG(os.fstat(path_fd).st_mode):
+        fd, _ = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime=True)
+        try:
+            check(fd)
+        finally:
+            os.close(fd)
 
 
 def _set_owner(fd: int, uid: int, gid: int, caller: Caller) -> None:
