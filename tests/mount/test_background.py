@@ -36,7 +36,7 @@ def test_what_goes_wrong_is_counted_and_told_once(caplog: pytest.LogCaptureFixtu
         account=account,
         old_files=SimpleNamespace(sweep=lambda: None),
         inodes=SimpleNamespace(sweep=fail, devices=SimpleNamespace(root=None)),
-        mirrors=SimpleNamespace(sweep=end),
+        mirrors=SimpleNamespace(sweep=end, note_stalls=lambda: None),
         leftovers=SimpleNamespace(finish_all=nothing),
     )
 
