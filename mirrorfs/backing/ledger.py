@@ -47,8 +47,8 @@ _PLACES = 1024
 # A change that is not held up has moved the mtime by then.
 PROMPT_NS = 100_000_000
 # Number on the list of unsettled files, frontier, size, mtime, size below, begin of a change, gap,
-# begin of the change that was last seen to be held up.
-_PLACE = struct.Struct("=QQQQQQQQQ")
+# begin of the change that was last seen to be held up, device, inode number.
+_PLACE = struct.Struct("=QQQQQQQQQQQ")
 _WORDS = _PLACE.size // 8
 _OLD_PLACE = struct.Struct("=QQQ")  # of older versions, whose tables have longer ids
 _WORD = (1 << 64) - 1
@@ -61,7 +61,7 @@ class Noted:
     that. `busy_ns` is when the change began that was under way then (clock_gettime(2),
     CLOCK_REALTIME), 0 if there was none, and `stalled_ns` is equal if that was seen to be held up
     by the file system, as by fsfreeze(8), before it had moved the mtime. `[gap_start, gap_end)` is
-    what clients have left out before the frontier (`mirror.gaps`).
+    what clients have left out before the frontier (`mirror.gaps`). `dev` and `ino` are the file's.
     """
 
     frontier: int
@@ -72,6 +72,8 @@ class Noted:
     gap_start: int = 0
     gap_end: int = 0
     stalled_ns: int = 0
+    dev: int = 0
+    ino: int = 0
 
 
 class Ledger:
@@ -89,7 +91,7 @@ class Ledger:
         self._free: list[int] = []
         self._is_possible = True
 
-    def take(self, entry: int) -> int:
+    def take(self, entry: int, dev: int, ino: int) -> int:
         """A place for the file with the number `entry` on the list, or -1 if there is none."""
         with self._lock:
             if self._words is None and self._is_possible:
@@ -97,9 +99,11 @@ class Ledger:
             if self._words is None or not self._free:
                 return -1
             place = self._free.pop()
+            first = place * _WORDS
             for word in range(1, _WORDS):
-                self._words[place * _WORDS + word] = 0
-            self._words[place * _WORDS] = entry
+                self._words[first + word] = 0
+            self._words[first + 9], self._words[first + 10] = dev, ino
+            self._words[first] = entry
             return place
 
     def begin(self, place: int) -> None:

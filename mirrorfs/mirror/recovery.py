@@ -202,16 +202,19 @@ class Recovery:
 
     def _finalise(self, fd: int, found: Mark, status: Status, is_copied: bool) -> Outcome:
         is_here = mark.is_of_this_mount(found, status) and not is_copied
-        noted = None
-        if is_here and found.table.strip(b"\0"):
-            if ledger.is_in_use(found.table):
-                raise OSError(errno.EBUSY, "another mount is writing it, or was a moment ago")
-            number = found.entry or self._number_of(status)
-            noted = ledger.read(found.table, found.place, number)
+        noted = self._noted(found, status)
+        # The file itself, not one in a snapshot.
+        is_noted = noted is not None and (noted.dev, noted.ino) == (status.dev, status.ino)
+        if is_noted and ledger.is_in_use(found.table):
+            raise OSError(errno.EBUSY, "another mount is writing it, or was a moment ago")
+        if not is_here:
+            noted = None
         if not is_as_left(found, noted, status.size, status.mtime_ns, _booted()):
             _take_mark(fd)
             return Outcome.LEFT_AS_IT_IS
         frontier, size = _end(found, noted, is_here)
+        if max(frontier, size) > _MAX_SIZE:  # no mark of ours
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         if noted is not None and noted.gap_start < noted.gap_end:
             _mark_anew(fd, found, min(frontier, noted.gap_start), size)
             syscalls.punch_hole(fd, noted.gap_start, noted.gap_end)
@@ -236,9 +239,14 @@ class Recovery:
                 self._unsettled.remove(found.entry)
         return Outcome.NOTHING
 
-    def _number_of(self, status: Status) -> int:
-        """The file's number on the list, which older versions did not write into the mark."""
-        return self._unsettled.number_of(status.ino) if self._unsettled is not None else 0
+    def _noted(self, found: Mark, status: Status) -> Noted | None:
+        """What was noted in memory of a file with this mark."""
+        if not found.table.strip(b"\0"):
+            return None
+        number = found.entry
+        if not number and self._unsettled is not None:  # older versions did not write it
+            number = self._unsettled.number_of(status.ino)
+        return ledger.read(found.table, found.place, number)
 
     def _tell_refused(self, status: Status, path: bytes, exc: OSError) -> None:
         """Once for each file."""
@@ -277,8 +285,6 @@ def _mark_anew(fd: int, found: Mark, frontier: int, size: int) -> None:
 
 
 def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
-    if max(frontier, size) > _MAX_SIZE:  # no mark of ours
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     os.ftruncate(fd, min(frontier, before.size))
     os.ftruncate(fd, size)
     with contextlib.suppress(OSError):  # only root and the owner may

@@ -114,13 +114,13 @@ def _begin(
     """Note the file on the list and mark it; None where one of them is not possible."""
     try:
         mark.remove(file.fd)  # an old one must not be taken for that of this entry
+        status = statx(file.fd)
         entry = unsettled.add(file.fd, file.path())
     except OSError:
         return None
     table, now = unsettled.ledger, time.monotonic()
-    place = table.take(entry)
+    place = table.take(entry, status.dev, status.ino)
     try:
-        status = statx(file.fd)
         tail = Tail(
             frontier=frontier,
             size=size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,13 +33,13 @@ def folder() -> Iterator[bytes]:
 
 def test_what_was_noted_is_found_by_table_place_and_file(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
-    places = [made.take(entry) for entry in (7, 8)]
+    places = [made.take(entry, 5, 6) for entry in (7, 8)]
     below = os.stat(SHM)
-    left = (below.st_mtime_ns, below.st_size)
+    left = {"mtime_ns": below.st_mtime_ns, "stored_size": below.st_size, "dev": 5, "ino": 6}
     made.set(places[0], 100, 200, below)
     made.set(places[1], 2**63, 1, below)
-    assert ledger.read(made.id, places[0], 7, folder) == Noted(100, 200, *left)
-    assert ledger.read(made.id, places[1], 8, folder) == Noted(2**63, 2**63, *left)
+    assert ledger.read(made.id, places[0], 7, folder) == Noted(100, 200, **left)
+    assert ledger.read(made.id, places[1], 8, folder) == Noted(2**63, 2**63, **left)
     assert ledger.read(made.id, places[0], 8, folder) is None
     made.give_back(places[0])
     assert ledger.read(made.id, places[0], 7, folder) is None
@@ -48,7 +49,7 @@ def test_what_was_noted_is_found_by_table_place_and_file(folder: bytes) -> None:
 
 def test_a_change_under_way_is_known_until_it_ends(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
-    place = made.take(7)
+    place = made.take(7, 5, 6)
     made.set(place, 100, 200, os.stat(SHM))
     before = time.time_ns()
     made.begin(place)
@@ -60,6 +61,49 @@ def test_a_change_under_way_is_known_until_it_ends(folder: bytes) -> None:
     found = ledger.read(made.id, place, 7, folder)
     assert found is not None
     assert found.busy_ns == 0
+
+
+def test_a_change_that_is_held_up_before_it_has_moved_the_time_is_seen(folder: bytes) -> None:
+    made, fd = Ledger(OWNER, folder), os.open(folder, os.O_RDONLY)
+    place = made.take(7, 5, 6)
+    made.set(place, 100, 200, os.fstat(fd))
+
+    def is_stalled() -> bool:
+        made.note_stalled(place, fd)
+        found = ledger.read(made.id, place, 7, folder)
+        assert found is not None
+        return 0 < found.busy_ns == found.stalled_ns
+
+    assert not is_stalled()
+    made.begin(place)
+    assert not is_stalled()
+    time.sleep(ledger.PROMPT_NS / 1e9 + 0.01)
+    assert is_stalled()
+    made.set(place, 100, 200, os.fstat(fd))
+    made.begin(place)
+    time.sleep(ledger.PROMPT_NS / 1e9 + 0.01)
+    os.utime(fd)
+    assert not is_stalled()
+    os.close(fd)
+
+
+def test_whether_the_owner_of_a_table_lives_is_known(folder: bytes) -> None:
+    code = f"""
+import time
+from mirrorfs.backing.ledger import Ledger
+made = Ledger({OWNER!r}, {folder!r})
+made.take(7, 5, 6)
+print(made.id.hex(), flush=True)
+time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    table = bytes.fromhex(owner.stdout.readline())
+    assert ledger.is_in_use(table, folder)
+    assert not ledger.is_in_use(bytes(4), folder)
+    owner.kill()
+    owner.communicate()
+    assert not ledger.is_in_use(table, folder)
 
 
 def test_the_table_of_an_older_version_is_read(folder: bytes) -> None:
@@ -76,7 +120,7 @@ def test_it_outlives_the_process_that_is_killed(folder: bytes) -> None:
 import os, signal
 from mirrorfs.backing.ledger import Ledger
 made = Ledger({OWNER!r}, {folder!r})
-place = made.take(3)
+place = made.take(3, 5, 6)
 made.set(place, 12345, 23456, os.stat("/"))
 print(made.id.hex(), place, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -93,7 +137,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: Path) -> None:
     owners = [ledger.owner_of(os.fsencode(tmp_path / name)) for name in ("one", "two")]
     for owner in owners:
-        Ledger(owner, folder).take(1)
+        Ledger(owner, folder).take(1, 5, 6)
     ledger.remove_all(owners[0], folder)
     (left,) = os.listdir(folder)
     assert owners[1].encode() in left
@@ -101,7 +145,7 @@ def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: 
 
 def test_the_table_in_use_may_be_kept(folder: bytes) -> None:
     old, new = Ledger(OWNER, folder), Ledger(OWNER, folder)
-    old.take(1), new.take(1)
+    old.take(1, 5, 6), new.take(1, 5, 6)
     ledger.remove_all(OWNER, folder, keep=new.id)
     (left,) = os.listdir(folder)
     assert left.decode().endswith(new.id.hex())
@@ -109,7 +153,7 @@ def test_the_table_in_use_may_be_kept(folder: bytes) -> None:
 
 def test_what_cannot_be_removed_keeps_nothing_else(folder: bytes) -> None:
     for number in range(8):
-        Ledger(OWNER, folder).take(number)
+        Ledger(OWNER, folder).take(number, 5, 6)
     there = os.listdir(folder)
     for name in there[::2]:
         os.unlink(os.path.join(folder, name))
@@ -121,7 +165,7 @@ def test_what_cannot_be_removed_keeps_nothing_else(folder: bytes) -> None:
 def test_it_is_removed_when_no_place_is_in_use(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
     assert not os.listdir(folder)
-    place = made.take(1)
+    place = made.take(1, 5, 6)
     made.close()
     (name,) = os.listdir(folder)
     assert os.stat(os.path.join(folder, name)).st_mode & 0o777 == 0o600
@@ -132,23 +176,23 @@ def test_it_is_removed_when_no_place_is_in_use(folder: bytes) -> None:
 
 def test_there_are_many_places_and_then_none(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
-    places = [made.take(entry) for entry in range(1, 1025)]
+    places = [made.take(entry, 5, 6) for entry in range(1, 1025)]
     assert sorted(places) == list(range(1024))
-    assert made.take(9999) == -1
+    assert made.take(9999, 5, 6) == -1
     made.give_back(500)
-    assert made.take(9999) == 500
+    assert made.take(9999, 5, 6) == 500
 
 
 @pytest.mark.parametrize("where", ["a disk", "nowhere"])
 def test_where_memory_cannot_be_had_there_is_no_place(tmp_path: Path, where: str) -> None:
     made = Ledger(OWNER, os.fsencode(tmp_path if where == "a disk" else tmp_path / "missing"))
-    assert made.take(1) == -1
+    assert made.take(1, 5, 6) == -1
     assert made.id == ledger.NONE
     assert not list(tmp_path.iterdir())
 
 
 def test_a_table_of_somebody_else_is_not_believed(folder: bytes) -> None:
     made = Ledger(OWNER, folder)
-    place = made.take(5)
+    place = made.take(5, 5, 6)
     os.chown(os.path.join(folder, os.listdir(folder)[0]), 1234, -1)
     assert ledger.read(made.id, place, 5, folder) is None

@@ -133,15 +133,19 @@ def test_a_long_run_of_equal_data_is_not_taken_for_somebody_elses(ext4_mirror: M
     assert not ext4_mirror.troubles()
 
 
+@pytest.mark.parametrize("is_bound", [False, True], ids=["beside", "by a bind mount"])
 def test_a_file_that_another_mount_is_writing_is_left_alone(
-    ext4_mirror: Mirror, mount_mirror: Callable[..., Mirror]
+    ext4_mirror: Mirror, mount_mirror: Callable[..., Mirror], tmp_path: Path, is_bound: bool
 ) -> None:
     """One file with names in two backing folders, as `cp -al` makes them."""
-    twin_folder = ext4_mirror.backing.with_name(ext4_mirror.backing.name + "-twin")
-    twin_folder.mkdir()
-    twin = mount_mirror(twin_folder, noisy=True)
+    beside = ext4_mirror.backing.with_name(ext4_mirror.backing.name + "-twin")
+    beside.mkdir()
+    if is_bound:
+        (tmp_path / "bound").mkdir()
+        run("mount", "--bind", beside, tmp_path / "bound")
+    twin = mount_mirror(tmp_path / "bound" if is_bound else beside, noisy=True)
     made = leave(ext4_mirror)
-    os.link(made.backing, twin_folder / "file")
+    os.link(made.backing, beside / "file")
     for _ in range(2):
         with pytest.raises(OSError, match="Input/output"):
             twin.read("file")
@@ -150,6 +154,9 @@ def test_a_file_that_another_mount_is_writing_is_left_alone(
     made.next(0, 50_000, "new", 8)
     made.close_all()
     assert twin.read("file") == ext4_mirror.read("file") == made.file.content
+    twin.umount()
+    if is_bound:
+        run("umount", tmp_path / "bound")
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
