@@ -23,6 +23,7 @@ from tests.crash.test_restored import leave, leave_on_another_list
 from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
 from tests.crash.test_seed_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
+from tests.mount.test_devices import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,22 +76,19 @@ def test_a_disk_that_is_not_there_at_the_next_mount(
 ) -> None:
     """As at a boot at which a disk below the backing folder comes late."""
     nested = ext4_folder / "nested"
-    nested.mkdir()
     with loop_mounted("ext4", tmp_path, 64) as disk:
-        run("mount", "--bind", disk, nested)
-        mirror = mount_mirror(ext4_folder)
-        made = make(mirror, "nested/file")
-        made.reopen(empty=True)
-        made.next(0, 50_000, "new", 7)
-        kill(mirror, [made])
-        run("umount", nested)
+        with mounted(nested, "--bind", disk):
+            mirror = mount_mirror(ext4_folder)
+            made = make(mirror, "nested/file")
+            made.reopen(empty=True)
+            made.next(0, 50_000, "new", 7)
+            kill(mirror, [made])
         mirror.mount()
-        run("mount", "--bind", disk, nested)
-        found = mirror.read("nested/file")
-        assert made.file.content.startswith(found)
-        assert (nested / "file").read_bytes() == found
-        mirror.umount()
-        run("umount", nested)
+        with mounted(nested, "--bind", disk):
+            found = mirror.read("nested/file")
+            assert made.file.content.startswith(found)
+            assert (nested / "file").read_bytes() == found
+            mirror.umount()
 
 
 def test_new_times_are_given_to_a_file_that_was_finalised_first(
@@ -140,23 +138,20 @@ def test_a_file_that_another_mount_is_writing_is_left_alone(
     """One file with names in two backing folders, as `cp -al` makes them."""
     beside = ext4_mirror.backing.with_name(ext4_mirror.backing.name + "-twin")
     beside.mkdir()
-    if is_bound:
-        (tmp_path / "bound").mkdir()
-        run("mount", "--bind", beside, tmp_path / "bound")
-    twin = mount_mirror(tmp_path / "bound" if is_bound else beside, noisy=True)
-    made = leave(ext4_mirror)
-    os.link(made.backing, beside / "file")
-    for _ in range(2):
-        with pytest.raises(OSError, match="Input/output"):
-            twin.read("file")
-    (line,) = twin.troubles()
-    assert "file: what a crash has left of it cannot be finalised: another mount" in line
-    made.next(0, 50_000, "new", 8)
-    made.close_all()
-    assert twin.read("file") == ext4_mirror.read("file") == made.file.content
-    twin.umount()
-    if is_bound:
-        run("umount", tmp_path / "bound")
+    binding = mounted(tmp_path / "bound", "--bind", beside)
+    with binding if is_bound else contextlib.nullcontext(beside) as place:
+        twin = mount_mirror(place, noisy=True)
+        made = leave(ext4_mirror)
+        os.link(made.backing, beside / "file")
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                twin.read("file")
+        (line,) = twin.troubles()
+        assert "file: what a crash has left of it cannot be finalised: another mount" in line
+        made.next(0, 50_000, "new", 8)
+        made.close_all()
+        assert twin.read("file") == ext4_mirror.read("file") == made.file.content
+        twin.umount()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
