@@ -43,7 +43,8 @@ class Entry:
 
     `is_copied` says that the list is a copy of the one in which this was noted, made together with
     the backing folder: number and handle are those of the file that was copied. `is_settled` says
-    that the file is settled, but its mark could not be taken away.
+    that the file is settled, but its mark could not be taken away. `dev` is its device, 0 where the
+    entry was read from a list: the number of a device may change.
     """
 
     number: int
@@ -52,6 +53,11 @@ class Entry:
     path: bytes
     is_copied: bool = False
     is_settled: bool = False
+    dev: int = 0
+
+    def is_of(self, dev: int, ino: int) -> bool:
+        """Whether it is of the file with this device and inode number, as far as it tells."""
+        return self.ino == ino and self.dev in {0, dev}
 
 
 class Unsettled:
@@ -85,7 +91,8 @@ class Unsettled:
         handle = syscalls.file_handle(fd) or b""
         with self._lock:
             self._open()
-            entry = Entry(self._next, os.fstat(fd).st_ino, handle, path)
+            status = os.fstat(fd)
+            entry = Entry(self._next, status.st_ino, handle, path, dev=status.st_dev)
             if self._lines >= max(_FEW_LINES, 2 * len(self._left) + 2 * len(self._live)):
                 self._write_anew()
             self._append(_line(entry, os.fstat(self._fd).st_ino))
@@ -134,19 +141,17 @@ class Unsettled:
         """Whether the list is in the file system of the file with this status."""
         return os.fstat(self._fd).st_dev == status.st_dev
 
-    def is_live(self, number: int, ino: int) -> bool:
-        """Whether the file with the inode number `ino` was given this number by this mount, and is
-        not settled yet.
+    def is_live(self, number: int, dev: int, ino: int) -> bool:
+        """Whether the file with this device and inode number was given this number by this mount,
+        and is not settled yet.
         """
         entry = self._live.get(number)
-        return entry is not None and entry.ino == ino
+        return entry is not None and entry.is_of(dev, ino)
 
-    def is_settled(self, number: int, ino: int) -> bool:
-        """Whether the file with the inode number `ino` is on the list by this number, and settled
-        all the same.
-        """
+    def is_settled(self, number: int, dev: int, ino: int) -> bool:
+        """Whether such a file is on the list by this number, and settled all the same."""
         entry = self._left.get(number)
-        return entry is not None and entry.ino == ino and entry.is_settled
+        return entry is not None and entry.is_of(dev, ino) and entry.is_settled
 
     def number_of(self, ino: int) -> int:
         """The number that a crash has left for the file with this inode number; 0 if none."""

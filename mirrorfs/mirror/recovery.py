@@ -223,13 +223,14 @@ class Recovery:
         return Outcome.FINALISED
 
     def _is_on_list(
-        self, found: Mark, status: Status, how: Callable[[Unsettled, int, int], bool]
+        self, found: Mark, status: Status, how: Callable[[Unsettled, int, int, int], bool]
     ) -> bool:
         """Whether the mark is of a file that our list has in this way."""
         unsettled = self._unsettled
         if unsettled is None or not unsettled.id or unsettled.id != found.state:
             return False
-        return mark.is_of_this_file(found, status) and how(unsettled, found.entry, status.ino)
+        where = (found.entry, status.dev, status.ino)
+        return mark.is_of_this_file(found, status) and how(unsettled, *where)
 
     def _forget(self, fd: int, found: Mark) -> Outcome:
         """Take the mark of a file that is settled from it, which was not possible before."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger, mark
+from mirrorfs.backing import ledger, mark, state_folder
+from mirrorfs.backing.unsettled import Unsettled, read_list
 from tests.conftest import loop_mounted, run, wait_for
 from tests.crash.test_restored import leave, leave_on_another_list
 from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
@@ -218,3 +219,22 @@ def test_a_mark_that_cannot_be_taken_away_says_nothing(ext4_mirror: Mirror) -> N
     ext4_mirror.umount()
     remount_and_check(ext4_mirror, [made])
     assert not ext4_mirror.troubles()
+
+
+def test_a_number_on_the_list_is_that_of_a_file_on_one_device(tmp_path: Path) -> None:
+    """A disk that comes late may bring a mark with the same number, and the same inode number."""
+    listed = Unsettled(os.fsencode(tmp_path / "state"))
+    with (tmp_path / "image").open("wb") as file:
+        number, status = listed.add(file.fileno(), b"image"), os.fstat(file.fileno())
+    assert listed.is_live(number, status.st_dev, status.st_ino)
+    assert not listed.is_live(number, status.st_dev + 1, status.st_ino)
+    assert not listed.is_settled(number, status.st_dev, status.st_ino)
+    listed.keep_settled(number)
+    assert not listed.is_live(number, status.st_dev, status.st_ino)
+    assert listed.is_settled(number, status.st_dev, status.st_ino)
+    assert not listed.is_settled(number, status.st_dev + 1, status.st_ino)
+    listed.close()
+    folder_fd = state_folder.open_folder(os.open(tmp_path, os.O_RDONLY), b"state")
+    (entry,) = read_list(folder_fd)
+    assert entry.is_settled
+    assert entry.is_of(status.st_dev, status.st_ino)
