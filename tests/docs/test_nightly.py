@@ -61,13 +61,16 @@ def machine(kind: str, tmp_path: Path) -> Iterator[Machine]:
 
 
 def write(machine: Machine, name: str, offset: int, data: bytes) -> None:
-    """Change an image at the source. Its time moves by more than the second that rsync compares."""
+    """Change an image at the source. Its time moves by more than the second that rsync compares,
+    and lies a day back: a torn copy has the time at which it was torn.
+    """
     path = machine / SOURCE / name
     path.parent.mkdir(exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o640)
-    times = os.fstat(fd)
+    before = os.fstat(fd)
+    modified = before.st_mtime + 2 if before.st_size else before.st_mtime - 86_400
     os.pwrite(fd, data, offset)
-    os.utime(fd, (times.st_atime, times.st_mtime + 2))
+    os.utime(fd, (before.st_atime, modified))
     os.close(fd)
 
 
