@@ -48,7 +48,7 @@ _MAX_SIZE = (1 << 63) - 1
 # seen to be held up (`Ledger.note_stalled`). The clock that stamps files runs behind the other by
 # one tick at most.
 _TICK_NS = 20_000_000
-# A mark is at most so old when the file is changed; see `progress.about_to_change`.
+# A mark is at most so old when the file is changed; see `progress.begin_change`.
 _FRESH_SECONDS = mark.FRESH_SECONDS + 2
 
 

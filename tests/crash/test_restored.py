@@ -17,18 +17,16 @@ from mirrorfs.backing.ledger import Noted
 from mirrorfs.backing.mark import FRESH_SECONDS, Mark
 from mirrorfs.mirror.recovery import is_as_left
 from tests.conftest import mirrorfs, run
-from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
+from tests.crash.test_seed_crash import LIST, MARK, kill, make, remount_and_check
 from tests.crash.test_seed_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Mirror
     from tests.model.test_seed_model import Folder
 
-LIST = ".mirrorfs/unsettled"
 RESTORE = {
     "cp": ["cp", "{good}", "{file}"],
     "cp -p": ["cp", "-p", "{good}", "{file}"],
@@ -56,11 +54,6 @@ def leave_on_another_list(mirror: Mirror, folder: Path, *names: str) -> list[Fol
     kill(mirror, made)
     mirror.options = ""
     return made
-
-
-@pytest.fixture
-def ext4_mirror(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
-    return mount_mirror(ext4_folder, noisy=True)
 
 
 @pytest.mark.parametrize("is_power_cut", [False, True], ids=["killed", "power cut"])
