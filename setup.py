@@ -10,7 +10,7 @@ import subprocess
 
 from setuptools import Extension, setup
 
-FOLDER = "mirrorfs/mount/fuseext"
+FOLDER = "mirrorfs/fuse/native"
 _USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
 
 
@@ -37,13 +37,13 @@ setup(
         ),
         Extension(
             "mirrorfs._baton",
-            ["mirrorfs/mount/baton.c"],
+            ["mirrorfs/fuse/native/handoff.c"],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
             optional=True,
         ),
         Extension(
             "mirrorfs._statx",
-            ["mirrorfs/backing/statx.c"],
+            ["mirrorfs/fuse/native/statx.c"],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
             optional=True,
         ),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mirrorfs.backing import ledger
+from mirrorfs.backing import progress_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ _AS_NOBODY = """
 import os, sys
 import mirrorfs.cli.commands, mirrorfs.cli.demo, mirrorfs.cli.mount, mirrorfs.cli.stats
 import mirrorfs.cli.umount
-import mirrorfs.mount.daemon, mirrorfs.mount.serve
+import mirrorfs.daemon.launch, mirrorfs.daemon.main_loop
 from mirrorfs.cli.main import main
 os.setgroups([])
 os.setgid(65534)
@@ -48,7 +48,7 @@ os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """
 _CLONE_NEWNS = 0x20000
-# All that were used; each may have had a table in memory (`mirrorfs.backing.ledger`).
+# All that were used; each may have had a table in memory (`mirrorfs.backing.progress_table`).
 STATE_FOLDERS: set[bytes] = set()
 
 
@@ -238,7 +238,9 @@ class Mirror:
                 break
             time.sleep(0.05)
         if self.is_killed and self.backing.exists():
-            ledger.remove_all(ledger.owner_of(self.state_folder))  # else the next mount does it
+            progress_table.remove_all(
+                progress_table.owner_of(self.state_folder)
+            )  # else the next mount does it
 
 
 @pytest.fixture(scope="session")
@@ -262,14 +264,14 @@ def no_table_is_left(file_systems: Callable[[str], Path]) -> Iterator[None]:
 
     Tables of others, who may test here at the same time, are none of our folders.
     """
-    owner_of = ledger.owner_of
+    owner_of = progress_table.owner_of
 
     def note(folder: bytes) -> str:
         STATE_FOLDERS.add(folder)
         return owner_of(folder)
 
     def left() -> list[bytes]:
-        names = os.listdir(ledger.FOLDER)
+        names = os.listdir(progress_table.FOLDER)
         return [
             folder
             for folder in STATE_FOLDERS
@@ -278,7 +280,7 @@ def no_table_is_left(file_systems: Callable[[str], Path]) -> Iterator[None]:
         ]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "owner_of", note)
+        patch.setattr(progress_table, "owner_of", note)
         yield
     end = time.monotonic() + 30
     while left() and time.monotonic() < end:

@@ -12,7 +12,6 @@ import fcntl
 import os
 import stat
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import acl, syscalls
@@ -21,21 +20,12 @@ from mirrorfs.backing.statx import Status, statx
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mirrorfs.backing.credentials import Credentials
+
 RENAME_EXCHANGE = 2  # renameat2(2)
 RENAME_WHITEOUT = 4
 CAPABILITY_ATTRIBUTE = b"security.capability"  # capabilities(7)
 _NOW_NS = 1_000_000_000  # what a request may have been under way
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who makes a new object: it is given to them, and their `umask` holds where the folder has no
-    default ACL (acl(5), "OBJECT CREATION").
-    """
-
-    uid: int
-    gid: int
-    umask: int = 0
 
 
 def fd_path(fd: int) -> bytes:
@@ -49,7 +39,7 @@ def open_path(parent_fd: int, name: bytes) -> int:
 
 
 def create_file(
-    parent_fd: int, name: bytes, mode: int, caller: Caller, use: Callable[[int], None]
+    parent_fd: int, name: bytes, mode: int, caller: Credentials, use: Callable[[int], None]
 ) -> tuple[int, int]:
     """Make a regular file; returns its O_PATH descriptor, and one for reading and writing that does
     not move atime. FileExistsError if the name is taken.
@@ -69,12 +59,12 @@ def create_file(
     return path_fd, fd
 
 
-def make_folder(parent_fd: int, name: bytes, mode: int, caller: Caller) -> int:
+def make_folder(parent_fd: int, name: bytes, mode: int, caller: Credentials) -> int:
     """mkdir; returns an O_PATH descriptor."""
     return _make(parent_fd, name, mode, caller, lambda: os.mkdir(name, 0o700, dir_fd=parent_fd))
 
 
-def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, caller: Caller) -> int:
+def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, caller: Credentials) -> int:
     """mknod of any kind that the file system below and our privileges allow; returns an O_PATH
     descriptor.
     """
@@ -84,7 +74,7 @@ def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, caller: Caller)
     )
 
 
-def make_symlink(parent_fd: int, name: bytes, target: bytes, caller: Caller) -> int:
+def make_symlink(parent_fd: int, name: bytes, target: bytes, caller: Credentials) -> int:
     """symlink; returns an O_PATH descriptor of the link itself."""
     return _make(parent_fd, name, None, caller, lambda: os.symlink(target, name, dir_fd=parent_fd))
 
@@ -93,7 +83,7 @@ def _make(
     parent_fd: int,
     name: bytes,
     mode: int | None,
-    caller: Caller,
+    caller: Credentials,
     make: Callable[[], None],
 ) -> int:
     """Make an object, and hand it over; on an error it is removed again."""
@@ -123,7 +113,7 @@ def _hand_over(
     fd: int,
     parent_fd: int,
     mode: int | None,
-    caller: Caller,
+    caller: Credentials,
     use: Callable[[int], None] | None = None,
 ) -> None:
     """Give a new object to its owner, then its mode."""
@@ -135,7 +125,7 @@ def _hand_over(
         _set_mode(fd, made, parent_fd, mode, caller.umask)
 
 
-def _give(fd: int, made: Status, parent_fd: int, caller: Caller) -> None:
+def _give(fd: int, made: Status, parent_fd: int, caller: Credentials) -> None:
     """To the caller; the group stays the folder's where the folder is setgid."""
     if (made.uid, made.gid) == (caller.uid, caller.gid):
         return
@@ -202,7 +192,9 @@ def link(fd: int, parent_fd: int, name: bytes) -> None:
     os.link(fd_path(fd), name, dst_dir_fd=parent_fd, follow_symlinks=True)
 
 
-def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, caller: Caller) -> None:
+def rename(
+    src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, caller: Credentials
+) -> None:
     """rename, with the flags of renameat2(2); a whiteout that it makes is the caller's."""
     if not flags:
         os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
@@ -212,7 +204,7 @@ def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, caller:
         _give_whiteout(src_fd, src, caller)
 
 
-def _give_whiteout(folder_fd: int, name: bytes, caller: Caller) -> None:
+def _give_whiteout(folder_fd: int, name: bytes, caller: Credentials) -> None:
     """Give what RENAME_WHITEOUT has left to the caller, if nobody has put something else there; the
     rename is done, and no error of this undoes it.
     """

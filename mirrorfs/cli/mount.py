@@ -63,16 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "two places are needed: mirrorfs mount BACKING MOUNTPOINT; see 'mirrorfs mount --help'"
         )
-    from mirrorfs.backing import asking, places
     from mirrorfs.backing.probe import probe
     from mirrorfs.cli import state_folder
-    from mirrorfs.mount import daemon
-    from mirrorfs.mount.job import Job
+    from mirrorfs.daemon import launch, places, timed_calls
+    from mirrorfs.daemon.mount_spec import MountSpec
 
     _check_limits()
     places.check_fuse(bool(options.allow_other))
-    backing = asking.resolve(os.fsencode(arguments.backing))
-    mount_point = asking.resolve(os.fsencode(arguments.mount_point))
+    backing = timed_calls.resolve(os.fsencode(arguments.backing))
+    mount_point = timed_calls.resolve(os.fsencode(arguments.mount_point))
     notes: list[str] = []
     # First, since a dead mount may lie on the backing folder itself.
     if places.make_room(mount_point):
@@ -89,12 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     _check_abilities(show(backing), options, abilities)
     kept = state_folder.prepare(backing, backing_fd, options)
     notes += kept.told
-    job = Job(backing, backing_fd, mount_point, options, abilities, kept, tuple(notes))
+    job = MountSpec(backing, backing_fd, mount_point, options, abilities, kept, tuple(notes))
     _check_libraries()
     if arguments.foreground:
-        daemon.run_foreground(job, lambda: None)
+        launch.run_foreground(job, lambda: None)
         return ExitCode.DONE
-    hint = daemon.run_background(job)
+    hint = launch.run_background(job)
     if hint:
         note(hint)
     return ExitCode.DONE

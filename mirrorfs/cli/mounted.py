@@ -8,9 +8,10 @@ import os
 import time
 from typing import Any
 
-from mirrorfs.backing import asking, health, mounts
-from mirrorfs.backing.asking import ANSWER_SECONDS
+from mirrorfs.backing import mounts
 from mirrorfs.backing.paths import show
+from mirrorfs.daemon import health, timed_calls
+from mirrorfs.daemon.timed_calls import ANSWER_SECONDS
 from mirrorfs.errors import MirrorfsError, NotAMountError, PrivateError
 
 # On the root of a mount: the content of stats.json, which is thus found whatever the control folder
@@ -21,7 +22,7 @@ _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 def at(path: str) -> mounts.Mount:
     """The mirrorfs mount at `path`; NotAMountError if there is none."""
-    point = asking.resolve(os.fsencode(path))
+    point = timed_calls.resolve(os.fsencode(path))
     mount = mounts.mounted_at(point)
     if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
         raise NotAMountError(
@@ -46,7 +47,7 @@ def above(path: bytes) -> mounts.Mount:
 
 def _not_in_a_mount(path: bytes) -> MirrorfsError:
     place = show(path)
-    if asking.touch(path) in _MISSING:
+    if timed_calls.touch(path) in _MISSING:
         return MirrorfsError(f"{place}: no such file")
     for mount in every():
         if path == mount.source or path.startswith(mount.source.rstrip(b"/") + b"/"):
@@ -76,7 +77,7 @@ class Statistics:
     def __init__(self, mount: mounts.Mount, path: bytes | None = None) -> None:
         self._mount = mount
         self._path = path or mount.path
-        self._question = asking.Question(os.getxattr, self._path, STATS_ATTRIBUTE)
+        self._question = timed_calls.TimedCall(os.getxattr, self._path, STATS_ATTRIBUTE)
         self._end = time.monotonic() + ANSWER_SECONDS
 
     def read(self, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import ledger, state_folder, unsettled
+from mirrorfs.backing import progress_table, recovery_list, state_folder
 from mirrorfs.backing.paths import show
 from mirrorfs.cli.output import note
+from mirrorfs.daemon.mount_spec import StateFolder
 from mirrorfs.errors import BackingError, InUseError, UsageError
-from mirrorfs.mount.job import StateFolder
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.unsettled import Entry
+    from mirrorfs.backing.recovery_list import Entry
     from mirrorfs.options import MountOptions
 
 _NAMED = 3
@@ -112,7 +112,7 @@ def _look_into(
         if is_default and not state_folder.has_marker(folder_fd):
             return StateFolder(None, taken)
         state_folder.check_format(folder_fd, folder)
-        left = unsettled.read_list(folder_fd)
+        left = recovery_list.read_list(folder_fd)
         if left and read_only:
             raise BackingError(
                 f"{show(backing)}: a crash has left unsettled ends of files ({len(left)}, the "
@@ -146,7 +146,7 @@ def _recover(backing_fd: int, folder: bytes, folder_fd: int, entries: list[Entry
         if level > logging.INFO:  # all that was finalised is told in one line
             warnings.append(text)
 
-    known = unsettled.Unsettled(folder, entries)
+    known = recovery_list.RecoveryList(folder, entries)
     recovery = Recovery(backing_fd, known, is_writable=True, tell=tell)
     end = time.monotonic() + _PATIENCE_SECONDS
     left: list[Entry] = []
@@ -163,8 +163,8 @@ def _recover(backing_fd: int, folder: bytes, folder_fd: int, entries: list[Entry
     known.close()
     if not left:
         # Also of a last line that is cut off, to which the next one would be added.
-        unsettled.clear(folder_fd)
-        ledger.remove_all(ledger.owner_of(folder))
+        recovery_list.clear(folder_fd)
+        progress_table.remove_all(progress_table.owner_of(folder))
     told = (_finalised(done),) if done else ()
     for line in (*told, *warnings):
         note(line)

@@ -6,10 +6,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from mirrorfs.backing import asking
 from mirrorfs.backing.paths import path_text, show
 from mirrorfs.cli import mounted
 from mirrorfs.cli.output import note
+from mirrorfs.daemon import timed_calls
 from mirrorfs.errors import ExitCode, MirrorfsError, NotAMountError, PrivateError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the counters; exit code 7 if there is no mirrorfs, 12 if one does not answer."""
     if arguments.path is None:
         return _all(arguments.json)
-    path = asking.resolve(os.fsencode(arguments.path))
+    path = timed_calls.resolve(os.fsencode(arguments.path))
     mount = mounted.above(path)
     if path == mount.path:
         _print_mount(path, mounted.Statistics(mount).read(), arguments.json)

@@ -9,10 +9,11 @@ import select
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import asking, mounts, processes
+from mirrorfs.backing import mounts
 from mirrorfs.backing.paths import show
 from mirrorfs.cli import mounted
 from mirrorfs.cli.output import note
+from mirrorfs.daemon import processes, timed_calls
 from mirrorfs.errors import BusyError, ExitCode, MirrorfsError, NoAnswerError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does not
     answer or does not end. `--lazy` asks the mount for nothing that it needs.
     """
-    from mirrorfs.backing import places
+    from mirrorfs.daemon import places
 
     mount = mounted.at(arguments.mount_point)
     os.chdir("/")  # `umount .` is not to be held by ourselves
@@ -92,12 +93,12 @@ def _detach(mount: Mount, lazy: bool) -> None:
     """Take the mount out of the tree. One that is busy for a moment only, as when somebody looks
     through all open files, gets that moment.
     """
-    from mirrorfs.backing import places
+    from mirrorfs.daemon import places
 
     end = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            return asking.ask(places.detach, mount.path, lazy, seconds=_END_SECONDS)
+            return timed_calls.ask(places.detach, mount.path, lazy, seconds=_END_SECONDS)
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 raise MirrorfsError(
@@ -158,5 +159,5 @@ def _held(mount: Mount) -> str:
         return f"still mounted in another mount namespace, that of {_named(found)}"
     with contextlib.suppress(MirrorfsError, OSError):
         device = mount.device.encode()
-        found = asking.ask(processes.detached_users, device, seconds=_LAZY_SECONDS)
+        found = timed_calls.ask(processes.detached_users, device, seconds=_LAZY_SECONDS)
     return f"still used by {_named(found)}" if found else ""

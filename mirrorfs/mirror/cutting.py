@@ -7,13 +7,13 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.mirror.file import resize
+from mirrorfs.mirror.open_file import resize
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.open_file import OpenFile
 
 
-def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
+def cut(file: OpenFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
     """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
     client that set it, or wrote last, is done.
 
@@ -36,7 +36,7 @@ def cut(file: MirrorFile, before: os.stat_result, frontier: int, size: int) -> O
     return failure
 
 
-def _cut_in_shared_block(file: MirrorFile, old_size: int, frontier: int) -> OSError | None:
+def _cut_in_shared_block(file: OpenFile, old_size: int, frontier: int) -> OSError | None:
     """Cut a file whose last block has to be copied for that, since another file shares it: whole
     blocks first, which needs no space; returns the error if there is none for the rest even then.
     """

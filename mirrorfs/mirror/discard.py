@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import syscalls
 from mirrorfs.mirror import seeding
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.file import count_freed, resize, size_kept_on_error
+from mirrorfs.mirror.open_file import count_freed, resize, size_kept_on_error
 from mirrorfs.mirror.punching import make_hole
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.file import MirrorFile, PendingError
-    from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.stale_tail import StaleTail
 
 
 def discard(
-    file: MirrorFile,
+    file: OpenFile,
     pending: PendingError,
     start: int,
     end: int,
@@ -52,7 +52,7 @@ def discard(
 
 
 def _discard_unseen(
-    file: MirrorFile, tail: Tail, start: int, end: int, keep_size: bool, account: Account
+    file: OpenFile, tail: StaleTail, start: int, end: int, keep_size: bool, account: Account
 ) -> None:
     """The same beyond the frontier, where clients see zeros already."""
     if not keep_size and end > tail.size:
@@ -64,7 +64,7 @@ def _discard_unseen(
 
 
 def keep_zeros(
-    file: MirrorFile,
+    file: OpenFile,
     pending: PendingError,
     start: int,
     end: int,
@@ -79,7 +79,7 @@ def keep_zeros(
     pending.settle(start, end)
 
 
-def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool, account: Account) -> None:
+def preallocate(file: OpenFile, start: int, end: int, keep_size: bool, account: Account) -> None:
     """Make sure that writing to `[start, end)` needs no further space. Raises OSError, ENOSPC above
     all; the size is then what it was.
     """
@@ -91,7 +91,7 @@ def preallocate(file: MirrorFile, start: int, end: int, keep_size: bool, account
         file.reserved = True
 
 
-def grow_only(file: MirrorFile, end: int, keep_size: bool, account: Account) -> None:
+def grow_only(file: OpenFile, end: int, keep_size: bool, account: Account) -> None:
     """What is left of a preallocation that is not honoured: the size."""
     with file.lock:
         seeding.settle(file, account)

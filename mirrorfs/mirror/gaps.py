@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mirror.stale_tail import StaleTail
 
 # Twice the usual block of such a disk.
 _MAX_BYTES = 4 << 20
 
 
-def begin(tail: Tail, end: int) -> bool:
+def begin(tail: StaleTail, end: int) -> bool:
     """Let what lies from the frontier to `end` (bytes) be the gap, as soon as the frontier has
     moved beyond it; there is no other. False, and nothing is done, where that is not possible.
     """
@@ -28,24 +28,24 @@ def begin(tail: Tail, end: int) -> bool:
     return True
 
 
-def fill(tail: Tail, start: int, end: int) -> None:
+def fill(tail: StaleTail, start: int, end: int) -> None:
     """Note that `[start, end)` was written: if the gap begins there, it does so behind that now."""
     if tail.gap is not None and start <= tail.gap[0] < end:
         _set(tail, min(end, tail.gap[1]), tail.gap[1])
 
 
-def is_met(tail: Tail, start: int, end: int) -> bool:
+def is_met(tail: StaleTail, start: int, end: int) -> bool:
     """Whether a part of `[start, end)` is in the gap."""
     return tail.gap is not None and start < tail.gap[1] and tail.gap[0] < end
 
 
-def shorten(tail: Tail, start: int) -> None:
+def shorten(tail: StaleTail, start: int) -> None:
     """Let the gap begin at `start`, or end if it ends there: what came before is zeros below."""
     if tail.gap is not None:
         _set(tail, start, tail.gap[1])
 
 
-def _set(tail: Tail, start: int, end: int) -> None:
+def _set(tail: StaleTail, start: int, end: int) -> None:
     """An empty gap ends at 0 in the ledger, so that the next can be noted one number at a time."""
     tail.gap = (start, end) if start < end else None
     tail.progress.set_gap(tail.place, start, end if start < end else 0)

@@ -12,12 +12,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import ledger, mark, syscalls
+from mirrorfs.backing import progress_table, recovery_attribute, syscalls
 from mirrorfs.mirror import gaps
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.file import MirrorFile
-    from mirrorfs.mirror.tail import Tail
+    from mirrorfs.mirror.open_file import OpenFile
+    from mirrorfs.mirror.stale_tail import StaleTail
 
 # How old data may be that a power cut takes from an unsettled file: as in a plain folder, where the
 # kernel writes it after that time (vm.dirty_expire_centisecs).
@@ -25,7 +25,7 @@ _DURABLE_SECONDS = 30.0
 _SECOND_NS = 1_000_000_000
 
 
-def begin_change(file: MirrorFile, tail: Tail) -> None:
+def begin_change(file: OpenFile, tail: StaleTail) -> None:
     """Note that the file below is about to be changed, its times alone at least. The mark must not
     be much older than that: what was changed later has not been changed by us (`recovery`).
     Between the two calls that renew it a power cut finds a file that seems changed by others.
@@ -37,7 +37,7 @@ def begin_change(file: MirrorFile, tail: Tail) -> None:
         tail.begin_change()
 
 
-def about_to_change(file: MirrorFile, tail: Tail) -> None:
+def about_to_change(file: OpenFile, tail: StaleTail) -> None:
     """Before any content below is changed, the list and the mark have to be on the disk, too: the
     old blocks could else be taken for new ones after a power cut.
     """
@@ -50,12 +50,12 @@ def about_to_change(file: MirrorFile, tail: Tail) -> None:
         tail.begin_change()
 
 
-def _is_fresh(tail: Tail, mtime: float) -> bool:
+def _is_fresh(tail: StaleTail, mtime: float) -> bool:
     """Whether the mark on the file fits an mtime in seconds since the epoch."""
-    return 0 <= mtime - tail.mtime <= mark.FRESH_SECONDS
+    return 0 <= mtime - tail.mtime <= recovery_attribute.FRESH_SECONDS
 
 
-def move_frontier(tail: Tail, start: int, done: int, is_zero: bool) -> bool:
+def move_frontier(tail: StaleTail, start: int, done: int, is_zero: bool) -> bool:
     """Let the frontier be where a client has written `[start, done)` to, which has yet to be noted;
     returns whether it, or the size, has moved.
     """
@@ -71,13 +71,13 @@ def move_frontier(tail: Tail, start: int, done: int, is_zero: bool) -> bool:
     return True
 
 
-def is_behind(tail: Tail) -> bool:
+def is_behind(tail: StaleTail) -> bool:
     """Whether the mark says of something written a while ago that it is not on the disk yet."""
     late = time.monotonic() >= tail.durable_since + _DURABLE_SECONDS
     return late and tail.durable < tail.frontier
 
 
-def note(file: MirrorFile, tail: Tail) -> None:
+def note(file: OpenFile, tail: StaleTail) -> None:
     """The end of a change: let a crash of the daemon, as opposed to the machine's, find the
     frontier where it is now, and how the file below was left. A disk may have held the change up
     for so long that the mark is too old for it.
@@ -89,15 +89,15 @@ def note(file: MirrorFile, tail: Tail) -> None:
         write_mark(file, tail)
 
 
-def write_mark(file: MirrorFile, tail: Tail) -> None:
+def write_mark(file: OpenFile, tail: StaleTail) -> None:
     below, unsettled = os.fstat(file.fd), file.unsettled
     tail.mtime = below.st_mtime_ns // _SECOND_NS
-    made = mark.Mark(
+    made = recovery_attribute.RecoveryAttribute(
         instance=tail.instance,
         durable=tail.durable,
         frontier=tail.frontier,
         size=tail.size,
-        table=tail.progress.id if tail.place >= 0 else ledger.NONE,
+        table=tail.progress.id if tail.place >= 0 else progress_table.NONE,
         place=tail.place,
         file=tail.file,
         entry=tail.entry,
@@ -106,4 +106,4 @@ def write_mark(file: MirrorFile, tail: Tail) -> None:
     )
     if tail.place >= 0:
         tail.progress.set(tail.place, tail.frontier, tail.size, below)
-    mark.write(file.fd, made)
+    recovery_attribute.write(file.fd, made)

@@ -16,12 +16,12 @@ from mirrorfs.mirror.plan import is_zero
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.open_file import OpenFile
 
 _MAX_OFFSET = (1 << 63) - 1
 
 
-def make_hole(file: MirrorFile, start: int, end: int) -> int:
+def make_hole(file: OpenFile, start: int, end: int) -> int:
     """Make `[start, end)` zeros, as a hole, without changing the size; returns how many of these
     bytes were data before. The caller holds the lock.
     """
@@ -38,7 +38,7 @@ def make_hole(file: MirrorFile, start: int, end: int) -> int:
     return sum(stop - begin for begin, stop in data)
 
 
-def make_zero(file: MirrorFile, start: int, end: int) -> None:
+def make_zero(file: OpenFile, start: int, end: int) -> None:
     """Make a part that `not_zero` has found zeros; the caller holds the lock."""
     is_part = end - start < file.abilities.unit_bytes
     if is_part and end <= os.fstat(file.fd).st_size:
@@ -47,7 +47,7 @@ def make_zero(file: MirrorFile, start: int, end: int) -> None:
         file.punch(start, end)
 
 
-def not_zero(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+def not_zero(file: OpenFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
     """The parts of `[start, end)`, widened to whole blocks where possible, that are to be made
     zero: whole blocks, and parts of one.
 
@@ -71,7 +71,7 @@ def not_zero(file: MirrorFile, start: int, end: int, size: int) -> Iterator[tupl
         yield outer, min(last, size)
 
 
-def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, int]:
+def _widened(file: OpenFile, start: int, end: int, size: int) -> tuple[int, int]:
     """`[start, end)` with the blocks at its ends, where the rest of those is zero.
 
     The file system below frees whole blocks only; a block that two requests make zero is as much a
@@ -88,6 +88,6 @@ def _widened(file: MirrorFile, start: int, end: int, size: int) -> tuple[int, in
     return first, min(last, _MAX_OFFSET)
 
 
-def reads_zero(file: MirrorFile, start: int, end: int) -> bool:
+def reads_zero(file: OpenFile, start: int, end: int) -> bool:
     """Whether `[start, end)`, which should be short, is zeros below."""
     return start >= end or is_zero(os.pread(file.fd, end - start, start))

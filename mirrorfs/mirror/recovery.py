@@ -26,18 +26,18 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import ledger, mark, syscalls, tree
+from mirrorfs.backing import progress_table, recovery_attribute, syscalls, tree
 from mirrorfs.backing.paths import show
+from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.backing.statx import statx
-from mirrorfs.backing.unsettled import Unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mirrorfs.backing.ledger import Noted
-    from mirrorfs.backing.mark import Mark
+    from mirrorfs.backing.progress_table import Noted
+    from mirrorfs.backing.recovery_attribute import RecoveryAttribute
+    from mirrorfs.backing.recovery_list import Entry
     from mirrorfs.backing.statx import Status
-    from mirrorfs.backing.unsettled import Entry
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,12 @@ _MAX_SIZE = (1 << 63) - 1
 # one tick at most.
 _TICK_NS = 20_000_000
 # A mark is at most so old when the file is changed; see `progress.begin_change`.
-_FRESH_SECONDS = mark.FRESH_SECONDS + 2
+_FRESH_SECONDS = recovery_attribute.FRESH_SECONDS + 2
 
 
-def is_as_left(found: Mark, noted: Noted | None, size: int, mtime_ns: int, booted: float) -> bool:
+def is_as_left(
+    found: RecoveryAttribute, noted: Noted | None, size: int, mtime_ns: int, booted: float
+) -> bool:
     """Whether a file that has this size, in bytes, and this time is what a crash has left, as far
     as its mark tells, and what was `noted` of it in memory. `booted` is when this machine was
     started, in seconds since the epoch.
@@ -66,7 +68,7 @@ def is_as_left(found: Mark, noted: Noted | None, size: int, mtime_ns: int, boote
         if not noted.busy_ns:
             return (mtime_ns & _WORD, size) == (noted.mtime_ns, noted.stored_size)
         since = mtime_ns - noted.busy_ns
-        is_begun = -_TICK_NS <= since <= ledger.PROMPT_NS
+        is_begun = -_TICK_NS <= since <= progress_table.PROMPT_NS
         is_stalled = noted.stalled_ns == noted.busy_ns and since > 0
         return mtime_ns & _WORD == noted.mtime_ns or is_begun or is_stalled
     second = mtime_ns // _SECOND_NS
@@ -100,7 +102,7 @@ class Recovery:
     def __init__(
         self,
         root_fd: int,
-        unsettled: Unsettled | None,
+        unsettled: RecoveryList | None,
         is_writable: bool,
         tell: Callable[[int, str], None] = _log,
     ) -> None:
@@ -118,7 +120,7 @@ class Recovery:
 
         Raises OSError, EIO, if that is not possible: what is read from the file may then be old.
         """
-        if mark.read(fd) is None:
+        if recovery_attribute.read(fd) is None:
             return Outcome.NOTHING
         return self._check_marked(fd, path, is_copied=False)
 
@@ -135,9 +137,9 @@ class Recovery:
             finally:
                 os.close(path_fd)
             try:
-                found = mark.read(fd)
+                found = recovery_attribute.read(fd)
                 if found is not None and entry.is_settled and found.entry == entry.number:
-                    mark.remove(fd)
+                    recovery_attribute.remove(fd)
                 elif found is not None:
                     return self._check_marked(fd, lambda: entry.path, entry.is_copied)
             finally:
@@ -152,7 +154,7 @@ class Recovery:
             found, status = self._mark_of_crash(reading), statx(reading)
             if found is None:
                 return Outcome.NOTHING
-            if self._is_on_list(found, status, Unsettled.is_settled):
+            if self._is_on_list(found, status, RecoveryList.is_settled):
                 return self._forget(reading, found)
             try:
                 if not self._is_writable:
@@ -188,24 +190,26 @@ class Recovery:
                 self._busy.remove(key)
                 self._condition.notify_all()
 
-    def _mark_of_crash(self, fd: int) -> Mark | None:
+    def _mark_of_crash(self, fd: int) -> RecoveryAttribute | None:
         """The mark of a file that this mount is not writing itself. A mark that was read is still
         there then: it goes before the list forgets the file (`seeding.settle`), which may happen at
         this moment.
         """
-        found, before = mark.read(fd), None
+        found, before = recovery_attribute.read(fd), None
         while found is not None and found != before:
-            if self._is_on_list(found, statx(fd), Unsettled.is_live):
+            if self._is_on_list(found, statx(fd), RecoveryList.is_live):
                 return None
-            found, before = mark.read(fd), found
+            found, before = recovery_attribute.read(fd), found
         return found
 
-    def _finalise(self, fd: int, found: Mark, status: Status, is_copied: bool) -> Outcome:
-        is_here = mark.is_of_this_mount(found, status) and not is_copied
+    def _finalise(
+        self, fd: int, found: RecoveryAttribute, status: Status, is_copied: bool
+    ) -> Outcome:
+        is_here = recovery_attribute.is_of_this_mount(found, status) and not is_copied
         noted = self._noted(found, status)
         # The file itself, not one in a snapshot.
         is_noted = noted is not None and (noted.dev, noted.ino) == (status.dev, status.ino)
-        if is_noted and ledger.is_in_use(found.table):
+        if is_noted and progress_table.is_in_use(found.table):
             raise OSError(errno.EBUSY, "another mount is writing it, or was a moment ago")
         if not is_here:
             noted = None
@@ -223,31 +227,34 @@ class Recovery:
         return Outcome.FINALISED
 
     def _is_on_list(
-        self, found: Mark, status: Status, how: Callable[[Unsettled, int, int, int], bool]
+        self,
+        found: RecoveryAttribute,
+        status: Status,
+        how: Callable[[RecoveryList, int, int, int], bool],
     ) -> bool:
         """Whether the mark is of a file that our list has in this way."""
         unsettled = self._unsettled
         if unsettled is None or not unsettled.id or unsettled.id != found.state:
             return False
         where = (found.entry, status.dev, status.ino)
-        return mark.is_of_this_file(found, status) and how(unsettled, *where)
+        return recovery_attribute.is_of_this_file(found, status) and how(unsettled, *where)
 
-    def _forget(self, fd: int, found: Mark) -> Outcome:
+    def _forget(self, fd: int, found: RecoveryAttribute) -> Outcome:
         """Take the mark of a file that is settled from it, which was not possible before."""
         with contextlib.suppress(OSError):
-            mark.remove(fd)
+            recovery_attribute.remove(fd)
             if self._unsettled is not None:
                 self._unsettled.remove(found.entry)
         return Outcome.NOTHING
 
-    def _noted(self, found: Mark, status: Status) -> Noted | None:
+    def _noted(self, found: RecoveryAttribute, status: Status) -> Noted | None:
         """What was noted in memory of a file with this mark."""
         if not found.table.strip(b"\0"):
             return None
         number = found.entry
         if not number and self._unsettled is not None:  # older versions did not write it
             number = self._unsettled.number_of(status.ino)
-        return ledger.read(found.table, found.place, number)
+        return progress_table.read(found.table, found.place, number)
 
     def _tell_refused(self, status: Status, path: bytes, exc: OSError) -> None:
         """Once for each file."""
@@ -260,7 +267,7 @@ class Recovery:
             )
 
 
-def _end(found: Mark, noted: Noted | None, is_here: bool) -> tuple[int, int]:
+def _end(found: RecoveryAttribute, noted: Noted | None, is_here: bool) -> tuple[int, int]:
     """The frontier and the size, in bytes, that the file is to have."""
     if noted is not None:
         return noted.frontier, noted.size
@@ -270,7 +277,7 @@ def _end(found: Mark, noted: Noted | None, is_here: bool) -> tuple[int, int]:
     return found.durable, size
 
 
-def _mark_anew(fd: int, found: Mark, frontier: int, size: int) -> None:
+def _mark_anew(fd: int, found: RecoveryAttribute, frontier: int, size: int) -> None:
     """Let another crash, in the middle of this, find what is to be done."""
     syscalls.touch(fd)
     made = replace(
@@ -278,11 +285,11 @@ def _mark_anew(fd: int, found: Mark, frontier: int, size: int) -> None:
         durable=min(found.durable, frontier),
         frontier=frontier,
         size=size,
-        table=ledger.NONE,
-        place=ledger.NO_PLACE,
+        table=progress_table.NONE,
+        place=progress_table.NO_PLACE,
         mtime=os.fstat(fd).st_mtime_ns // _SECOND_NS,
     )
-    mark.write(fd, made)
+    recovery_attribute.write(fd, made)
 
 
 def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
@@ -295,7 +302,7 @@ def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
 
 
 def _take_mark(fd: int) -> None:
-    mark.remove(fd)
+    recovery_attribute.remove(fd)
     os.fsync(fd)
 
 

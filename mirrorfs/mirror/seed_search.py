@@ -9,14 +9,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import acl, callers, tree
+from mirrorfs.backing import acl, credentials, tree
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import seed_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mirrorfs.backing.callers import Caller
+    from mirrorfs.backing.credentials import Credentials
     from mirrorfs.backing.statx import Status
 
 
@@ -41,7 +41,9 @@ def open_old(path_fd: int, status: Status) -> OldFile | None:
     return OldFile(fd, status)
 
 
-def find(parent_fd: int, unlinked: OldFile | None, names: Iterable[bytes], caller: Caller) -> int:
+def find(
+    parent_fd: int, unlinked: OldFile | None, names: Iterable[bytes], caller: Credentials
+) -> int:
     """A descriptor for reading the file that may be a seed for `caller`: `unlinked`, which is ours
     from now on, or the first of `names`; -1 if there is none. A symbolic link is not followed.
     """
@@ -69,10 +71,10 @@ def _open_name(parent_fd: int, name: bytes) -> OldFile | None:
         os.close(path_fd)
 
 
-def may_read(fd: int, status: Status, caller: Caller) -> bool:
+def may_read(fd: int, status: Status, caller: Credentials) -> bool:
     """Whether `caller` may read the file `fd`, which may be O_PATH."""
     if caller.uid == 0:
         return True
-    in_group = callers.in_group(caller, status.gid)
+    in_group = credentials.in_group(caller, status.gid)
     has_acl = tree.find_xattr(fd, acl.ACCESS) is not None
     return seed_rules.may_read(status.mode, status.uid, has_acl, caller.uid, in_group)

@@ -21,20 +21,20 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import commits, holes, mark, syscalls
+from mirrorfs.backing import commits, holes, recovery_attribute, syscalls
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import gaps, progress, seed_rules
 from mirrorfs.mirror.cutting import cut
-from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.open_file import count_freed, resize
 from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
-from mirrorfs.mirror.tail import Tail
+from mirrorfs.mirror.stale_tail import StaleTail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorfs.backing.unsettled import Unsettled
+    from mirrorfs.backing.recovery_list import RecoveryList
     from mirrorfs.mirror.counters import Account
-    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.open_file import OpenFile
 
 # Where changes of different files reach the disk in the order in which they were made. Elsewhere
 # (btrfs) fsync of one leaves out what happened to others before, or takes half of it along: their
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _ORDERED = frozenset({"ext4", "xfs", "tmpfs"})
 
 
-def keep(file: MirrorFile, size: int) -> bool:
+def keep(file: OpenFile, size: int) -> bool:
     """Truncate a file to `size` bytes for clients only; its blocks become its seed.
 
     False, and nothing is done, where that is not worth it or not possible.
@@ -69,7 +69,7 @@ def keep(file: MirrorFile, size: int) -> bool:
     return True
 
 
-def plant(file: MirrorFile) -> None:
+def plant(file: OpenFile) -> None:
     """Put a clone of the file of `seed_fd` under a new file, if nothing is in it yet.
 
     Whatever speaks against it, the file system above all (ioctl_ficlonerange(2), "ERRORS"), means
@@ -100,7 +100,7 @@ def plant(file: MirrorFile) -> None:
         os.close(source_fd)
 
 
-def give_up(file: MirrorFile) -> None:
+def give_up(file: OpenFile) -> None:
     """Close the old file that is kept for the first write: its blocks are not free before."""
     with file.lock:
         source_fd, file.seed_fd = file.seed_fd, -1
@@ -109,11 +109,11 @@ def give_up(file: MirrorFile) -> None:
 
 
 def _begin(
-    file: MirrorFile, unsettled: Unsettled, frontier: int, size: int, shared: bool
-) -> Tail | None:
+    file: OpenFile, unsettled: RecoveryList, frontier: int, size: int, shared: bool
+) -> StaleTail | None:
     """Note the file on the list and mark it; None where one of them is not possible."""
     try:
-        mark.remove(file.fd)  # an old one must not be taken for that of this entry
+        recovery_attribute.remove(file.fd)  # an old one must not be taken for that of this entry
         status = statx(file.fd)
         entry = unsettled.add(file.fd, file.path())
     except OSError:
@@ -121,7 +121,7 @@ def _begin(
     table, now = unsettled.ledger, time.monotonic()
     place = table.take(entry, status.dev, status.ino)
     try:
-        tail = Tail(
+        tail = StaleTail(
             frontier=frontier,
             size=size,
             shared=shared,
@@ -129,8 +129,8 @@ def _begin(
             entry=entry,
             place=place,
             progress=table,
-            instance=mark.instance_of(status),
-            file=mark.file_of(status),
+            instance=recovery_attribute.instance_of(status),
+            file=recovery_attribute.file_of(status),
             durable=frontier,
             durable_since=now,
         )
@@ -139,7 +139,7 @@ def _begin(
         progress.write_mark(file, tail)
     except OSError:
         with contextlib.suppress(OSError):
-            mark.remove(file.fd)
+            recovery_attribute.remove(file.fd)
         unsettled.remove(entry)
         table.give_back(place)
         return None
@@ -148,7 +148,7 @@ def _begin(
     return tail
 
 
-def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
+def resize_visible(file: OpenFile, tail: StaleTail, size: int) -> None:
     """Truncate or grow a file that has a tail to `size` bytes."""
     tail.begin_change()
     below = os.fstat(file.fd).st_size
@@ -166,7 +166,7 @@ def resize_visible(file: MirrorFile, tail: Tail, size: int) -> None:
     progress.write_mark(file, tail)
 
 
-def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
+def reach(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
     """Prepare for a write to `[start, end)`: what lies between the frontier and it is zeros for
     clients, and becomes so below, or a gap. The frontier moves when the write is done (`advance`),
     the gap before.
@@ -188,7 +188,7 @@ def reach(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
         _wipe(file, tail, tail.frontier, stop)
 
 
-def _meet_gap(file: MirrorFile, tail: Tail, gap: tuple[int, int], start: int, end: int) -> None:
+def _meet_gap(file: OpenFile, tail: StaleTail, gap: tuple[int, int], start: int, end: int) -> None:
     """Prepare for a write to a part of the gap: it has to begin where that does."""
     if start > gap[0]:
         uncover(file, tail, gap[0], start)
@@ -197,7 +197,7 @@ def _meet_gap(file: MirrorFile, tail: Tail, gap: tuple[int, int], start: int, en
     uncover(file, tail, max(start, gap[0]), min(end, gap[1]))
 
 
-def _close_gap(file: MirrorFile, tail: Tail) -> None:
+def _close_gap(file: OpenFile, tail: StaleTail) -> None:
     """Let the gap be zeros below, too, if there is one."""
     if tail.gap is not None:
         start, end = tail.gap
@@ -206,7 +206,7 @@ def _close_gap(file: MirrorFile, tail: Tail) -> None:
         gaps.shorten(tail, end)
 
 
-def _cover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
+def _cover(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
     """Count what lies in `[start, end)` as hidden. Where that cannot be told it counts as nothing:
     a file that seems to occupy too little is taken for a hole by copy tools.
     """
@@ -214,12 +214,12 @@ def _cover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
         tail.hidden_bytes += file.data_bytes(start, end)
 
 
-def uncover(file: MirrorFile, tail: Tail, start: int, end: int) -> None:
+def uncover(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
     """Count what old blocks occupy in `[start, end)` as hidden no longer."""
     tail.hidden_bytes = max(0, tail.hidden_bytes - file.data_bytes(start, end))
 
 
-def _wipe(file: MirrorFile, tail: Tail, start: int, stop: int) -> None:
+def _wipe(file: OpenFile, tail: StaleTail, start: int, stop: int) -> None:
     """Make the old content from `start` to `stop` zeros. What is zero already stays as it is: some
     tools skip zeros by the kilobyte.
     """
@@ -231,7 +231,7 @@ def _wipe(file: MirrorFile, tail: Tail, start: int, stop: int) -> None:
 
 
 def advance(
-    file: MirrorFile, tail: Tail, start: int, done: int, is_zero: bool, account: Account
+    file: OpenFile, tail: StaleTail, start: int, done: int, is_zero: bool, account: Account
 ) -> OSError | None:
     """Note that a client has written `[start, done)`, nothing but zeros if `is_zero`.
 
@@ -256,7 +256,7 @@ def advance(
     return None
 
 
-def refresh(file: MirrorFile, tail: Tail) -> None:
+def refresh(file: OpenFile, tail: StaleTail) -> None:
     """Make what clients have written durable, and let the mark say so."""
     _close_gap(file, tail)
     file.make_durable(os.fdatasync)
@@ -264,7 +264,7 @@ def refresh(file: MirrorFile, tail: Tail) -> None:
     progress.write_mark(file, tail)
 
 
-def secure(file: MirrorFile, tail: Tail) -> None:
+def secure(file: OpenFile, tail: StaleTail) -> None:
     """Make what clients have written durable, and keep the tail: once the file is synced, mark and
     list say on the disk where it ends. Raises OSError as fsync does.
     """
@@ -273,7 +273,7 @@ def secure(file: MirrorFile, tail: Tail) -> None:
     refresh(file, tail)
 
 
-def settle(file: MirrorFile, account: Account | None) -> None:
+def settle(file: OpenFile, account: Account | None) -> None:
     """End the tail, if there is one: what is old is cut off, and the file below is what clients
     see. Data comes first, so that no power cut shows old blocks in a file without a mark.
 
@@ -311,12 +311,12 @@ def settle(file: MirrorFile, account: Account | None) -> None:
         raise failure
 
 
-def _unmark(file: MirrorFile, tail: Tail) -> bool:
+def _unmark(file: OpenFile, tail: StaleTail) -> bool:
     """Take the mark away. False if that is not possible (an immutable file, a full xfs), and the
     list says so; raises OSError if that is not possible either.
     """
     try:
-        mark.remove(file.fd)
+        recovery_attribute.remove(file.fd)
     except OSError:
         if file.unsettled is None:
             raise
@@ -325,7 +325,7 @@ def _unmark(file: MirrorFile, tail: Tail) -> bool:
     return True
 
 
-def _try(file: MirrorFile, sync: Callable[[int], None]) -> OSError | None:
+def _try(file: OpenFile, sync: Callable[[int], None]) -> OSError | None:
     """Call `sync`, see `MirrorFile.make_durable`; returns the error."""
     try:
         file.make_durable(sync)
@@ -334,18 +334,18 @@ def _try(file: MirrorFile, sync: Callable[[int], None]) -> OSError | None:
     return None
 
 
-def _is_commit_worth(file: MirrorFile, status: os.stat_result) -> bool:
+def _is_commit_worth(file: OpenFile, status: os.stat_result) -> bool:
     is_large = status.st_blocks * 512 >= commits.WORTH_BYTES
     return is_large and commits.can_commit(file.abilities.file_system)
 
 
-def _is_ordered(file: MirrorFile, status: os.stat_result) -> bool:
+def _is_ordered(file: OpenFile, status: os.stat_result) -> bool:
     """Whether what the list forgets reaches the disk after what was done to the file before."""
     is_beside = file.unsettled is None or file.unsettled.is_beside(status)
     return is_beside and file.abilities.file_system in _ORDERED
 
 
-def _is_old_left(file: MirrorFile, tail: Tail) -> bool:
+def _is_old_left(file: OpenFile, tail: StaleTail) -> bool:
     """Whether something else than zeros may lie beyond the frontier, in a file that below has the
     size that it has for clients.
     """

@@ -10,10 +10,10 @@ from mirrorfs.mirror import progress, seeding
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
-    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.open_file import OpenFile
 
 
-def sync(file: MirrorFile, data_only: bool, account: Account) -> bool:
+def sync(file: OpenFile, data_only: bool, account: Account) -> bool:
     """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
 
     A file that a tool has come back to, and in which it has not written much (`Tail.has_begun`),
@@ -56,7 +56,7 @@ def sync_unwritten(fd: int, data_only: bool) -> None:
         raise
 
 
-def refresh(file: MirrorFile) -> None:
+def refresh(file: OpenFile) -> None:
     """Let the mark of an unsettled file count what was written a while ago as durable, which it is
     then. Raises OSError as fsync does.
     """
@@ -66,7 +66,7 @@ def refresh(file: MirrorFile) -> None:
             seeding.refresh(file, tail)
 
 
-def settle(file: MirrorFile, account: Account) -> None:
+def settle(file: OpenFile, account: Account) -> None:
     """End the tail of a file, see `seeding.settle`."""
     with file.lock:
         seeding.settle(file, account)

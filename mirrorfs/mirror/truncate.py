@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
 from mirrorfs.mirror import seeding
-from mirrorfs.mirror.file import count_freed, resize
+from mirrorfs.mirror.open_file import count_freed, resize
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
-    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.open_file import OpenFile
 
 _NO_END = 1 << 63
 
 
 def truncate(
-    file: MirrorFile, size: int, account: Account, seeds: bool = False, is_open: bool = True
+    file: OpenFile, size: int, account: Account, seeds: bool = False, is_open: bool = True
 ) -> None:
     """Set the size, in bytes, and count what that frees below.
 
@@ -39,7 +39,7 @@ def truncate(
         count_freed(file, before, account)
 
 
-def _is_done(file: MirrorFile, size: int, is_open: bool) -> bool:
+def _is_done(file: OpenFile, size: int, is_open: bool) -> bool:
     """Whether a file that has its new size already, and nothing allocated beyond it, needed no more
     than its times moved.
 

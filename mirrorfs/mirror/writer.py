@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import basis, progress, seeding
 from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.file import FAILED_SYNC, free_blocks, hole_at_end
+from mirrorfs.mirror.open_file import FAILED_SYNC, free_blocks, hole_at_end
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.file import MirrorFile, PendingError
+    from mirrorfs.mirror.open_file import OpenFile, PendingError
 
 
 class Taken(NamedTuple):
@@ -38,7 +38,7 @@ class _Request:
     or where the hole in its last block begins.
     """
 
-    file: MirrorFile
+    file: OpenFile
     offset: int
     data: bytes
     before: os.stat_result
@@ -65,7 +65,7 @@ class _Request:
 
 
 def write(
-    file: MirrorFile,
+    file: OpenFile,
     pending: PendingError,
     offset: int,
     data: bytes,
@@ -81,9 +81,7 @@ def write(
         return _put(file, pending, offset, data, account, requests)
 
 
-def append(
-    file: MirrorFile, pending: PendingError, data: bytes, account: Account
-) -> tuple[int, int]:
+def append(file: OpenFile, pending: PendingError, data: bytes, account: Account) -> tuple[int, int]:
     """Put `data` at the end of the file, wherever that is by now; returns the offset, and the
     number of bytes taken, as `write` does.
     """
@@ -92,7 +90,7 @@ def append(
         return offset, _put(file, pending, offset, data, account, 1).size
 
 
-def stamp(file: MirrorFile, pending: PendingError, offset: int, size: int) -> Taken:
+def stamp(file: OpenFile, pending: PendingError, offset: int, size: int) -> Taken:
     """Move the times of a file as a write of `size` bytes at `offset` does, which has changed
     nothing else. All of it was taken before.
     """
@@ -105,7 +103,7 @@ def stamp(file: MirrorFile, pending: PendingError, offset: int, size: int) -> Ta
 
 
 def _put(
-    file: MirrorFile,
+    file: OpenFile,
     pending: PendingError,
     offset: int,
     data: bytes,
@@ -139,7 +137,7 @@ def _put(
     return Taken(done - offset, (failure.errno or errno.EIO) if failure else 0)
 
 
-def _begin(file: MirrorFile, offset: int, data: bytes, count: Counters) -> _Request:
+def _begin(file: OpenFile, offset: int, data: bytes, count: Counters) -> _Request:
     """The request, as the file is now: with its seed, if it is to have one."""
     if file.seed_fd >= 0 and data:
         seeding.plant(file)
@@ -251,7 +249,7 @@ def _act(request: _Request, step: Step) -> None:
         _make_hole(request, step, start, stop)
 
 
-def _about_to_change(file: MirrorFile) -> None:
+def _about_to_change(file: OpenFile) -> None:
     if file.tail is not None:
         progress.about_to_change(file, file.tail)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing.mounts import Mount
-from mirrorfs.backing.overlap import overlap
+from mirrorfs.daemon.overlap import overlap
 from mirrorfs.errors import ExitCode
 from tests.conftest import mirrorfs, run
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import asking
 from mirrorfs.cli import commands
+from mirrorfs.daemon import timed_calls
 from mirrorfs.errors import ExitCode
 from tests.conftest import MIRRORFS, as_nobody, mirrorfs, run
 
@@ -125,11 +125,11 @@ def test_links_are_resolved_as_the_system_does(tmp_path: Path) -> None:
     top = os.fsencode(tmp_path)
     for path in (b"link", b"up/inside", b"./real//inside/", b"link/../x", b"nowhere/y", b"real/z"):
         wanted = os.path.realpath(os.path.join(top, path))
-        assert asking.resolve(os.path.join(top, path)) == wanted
-    assert asking.resolve(b".") == os.path.realpath(b".")
+        assert timed_calls.resolve(os.path.join(top, path)) == wanted
+    assert timed_calls.resolve(b".") == os.path.realpath(b".")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
-        asking.resolve(top + b"/loop")
+        timed_calls.resolve(top + b"/loop")
 
 
 @pytest.mark.parametrize(

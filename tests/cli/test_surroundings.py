@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import asking, mounts, processes
+from mirrorfs.backing import mounts
 from mirrorfs.cli import umount
+from mirrorfs.daemon import processes, timed_calls
 from mirrorfs.errors import ExitCode, NoAnswerError
 from tests.conftest import MIRRORFS, mirrorfs, run
 
@@ -97,7 +98,7 @@ def test_who_uses_what_was_taken_out_of_the_tree_is_named(mirror: Mirror) -> Non
         done = mirrorfs("umount", "--lazy", mirror.path)
         # What is copied into another mount namespace at this moment is named instead.
         assert re.search(r"still (used by|mounted in another .*) .* \(\d+\); process ", done.stderr)
-        found = asking.ask(processes.detached_users, mount.device.encode())
+        found = timed_calls.ask(processes.detached_users, mount.device.encode())
         assert processes.named(os.getpid()) in found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs import __version__
-from mirrorfs.mount import journal
+from mirrorfs.daemon import log_setup
 from tests.conftest import run
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def test_each_line_of_a_log_says_of_which_mount_it_is(
 def test_so_it_does_in_syslog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(tmp_path / "syslog"))
-        monkeypatch.setattr(journal, "_SYSLOG_SOCKET", str(tmp_path / "syslog"))
+        monkeypatch.setattr(log_setup, "_SYSLOG_SOCKET", str(tmp_path / "syslog"))
         root = logging.getLogger()
         before = root.handlers[:], root.level, logging.raiseExceptions
         try:
-            assert journal.set_up(None, b"/mnt/100%\xff", foreground=False, debug=False) is None
+            assert log_setup.set_up(None, b"/mnt/100%\xff", foreground=False, debug=False) is None
             logging.getLogger("mirrorfs.any").warning("one %s\ntwo", 1)
             root.handlers[0].close()
         finally:

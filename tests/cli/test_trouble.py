@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import asking, mounts, processes
+from mirrorfs.backing import mounts
+from mirrorfs.daemon import processes, timed_calls
 from mirrorfs.errors import ExitCode
 from tests.conftest import (
     MIRRORFS,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.conftest import Mirror
 
 # The limit of one question, and what the machine may be late.
-PATIENCE = asking.ANSWER_SECONDS + 15
+PATIENCE = timed_calls.ANSWER_SECONDS + 15
 
 
 @contextlib.contextmanager

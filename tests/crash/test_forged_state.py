@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mirrorfs.backing import state_folder, unsettled
-from mirrorfs.backing.unsettled import Unsettled, read_list
+from mirrorfs.backing import recovery_list, state_folder
+from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from tests.conftest import mirrorfs, run
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def test_a_forged_list_leads_nowhere(
 
 
 def test_the_list_stays_short_while_files_come_and_go(tmp_path: Path) -> None:
-    listed = Unsettled(os.fsencode(tmp_path / "state"))
+    listed = RecoveryList(os.fsencode(tmp_path / "state"))
     with (tmp_path / "image").open("wb") as file:
         kept = listed.add(file.fileno(), b"kept")
         for number in range(1000):
@@ -166,8 +166,11 @@ def test_the_list_stays_short_while_files_come_and_go(tmp_path: Path) -> None:
 
 
 def test_what_a_crash_has_left_stays_on_the_list_when_that_is_written_anew(tmp_path: Path) -> None:
-    left = [unsettled.Entry(5, 77, b"", b"left"), unsettled.Entry(6, 78, b"", b"copied", True)]
-    listed = Unsettled(os.fsencode(tmp_path / "state"), left)
+    left = [
+        recovery_list.Entry(5, 77, b"", b"left"),
+        recovery_list.Entry(6, 78, b"", b"copied", True),
+    ]
+    listed = RecoveryList(os.fsencode(tmp_path / "state"), left)
     with (tmp_path / "image").open("wb") as file:
         for number in range(500):
             listed.remove(listed.add(file.fileno(), b"image-%d" % number))

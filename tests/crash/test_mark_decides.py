@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger, mark, state_folder
-from mirrorfs.backing.unsettled import Unsettled, read_list
+from mirrorfs.backing import progress_table, recovery_attribute, state_folder
+from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from tests.conftest import loop_mounted, run, wait_for
 from tests.crash.test_restored import leave, leave_on_another_list
 from tests.crash.test_seed_crash import LIST, MARK, kill, make, remount_and_check
@@ -94,7 +94,7 @@ def test_new_times_are_given_to_a_file_that_was_finalised_first(
     os.utime(ext4_mirror.path / "file", (1e9, 1e9))
     assert ext4_mirror.read("file") == made.backing.read_bytes() == made.file.content
     assert not ext4_mirror.troubles()
-    ledger.remove_all(ledger.owner_of(os.fsencode(tmp_path / "state")))
+    progress_table.remove_all(progress_table.owner_of(os.fsencode(tmp_path / "state")))
 
 
 def write_what_is_there(mirror: Mirror, path: Path) -> None:
@@ -103,7 +103,7 @@ def write_what_is_there(mirror: Mirror, path: Path) -> None:
     """
     fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
     os.write(fd, os.urandom(BLOCK))
-    place, end = BLOCK, time.monotonic() + mark.FRESH_SECONDS + 4
+    place, end = BLOCK, time.monotonic() + recovery_attribute.FRESH_SECONDS + 4
     with (mirror.backing / path.name).open("rb") as old:
         while time.monotonic() < end:
             place += os.pwrite(fd, os.pread(old.fileno(), 2 * BLOCK, place), place)
@@ -213,7 +213,7 @@ def test_a_mark_that_cannot_be_taken_away_says_nothing(ext4_mirror: Mirror) -> N
 
 def test_a_number_on_the_list_is_that_of_a_file_on_one_device(tmp_path: Path) -> None:
     """A disk that comes late may bring a mark with the same number, and the same inode number."""
-    listed = Unsettled(os.fsencode(tmp_path / "state"))
+    listed = RecoveryList(os.fsencode(tmp_path / "state"))
     with (tmp_path / "image").open("wb") as file:
         number, status = listed.add(file.fileno(), b"image"), os.fstat(file.fileno())
     assert listed.is_live(number, status.st_dev, status.st_ino)

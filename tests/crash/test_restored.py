@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import mark
-from mirrorfs.backing.ledger import Noted
-from mirrorfs.backing.mark import FRESH_SECONDS, Mark
+from mirrorfs.backing import recovery_attribute
+from mirrorfs.backing.progress_table import Noted
+from mirrorfs.backing.recovery_attribute import FRESH_SECONDS, RecoveryAttribute
 from mirrorfs.mirror.recovery import is_as_left
 from tests.conftest import mirrorfs, run
 from tests.crash.test_seed_crash import LIST, MARK, kill, make, remount_and_check
@@ -81,10 +81,10 @@ def test_a_file_that_was_restored_is_left_as_it_is(
 def age_mark(path: Path, seconds: int) -> None:
     """Let a mark, and the time of its file, be so much older."""
     with path.open("r+b") as file:
-        found = mark.read(file.fileno())
+        found = recovery_attribute.read(file.fileno())
         assert found is not None
         assert found.mtime is not None
-        mark.write(file.fileno(), replace(found, mtime=found.mtime - seconds))
+        recovery_attribute.write(file.fileno(), replace(found, mtime=found.mtime - seconds))
         os.utime(file.fileno(), (found.mtime - seconds, found.mtime - seconds))
 
 
@@ -187,7 +187,7 @@ def test_a_long_list_does_not_hold_up_the_mount(ext4_mirror: Mirror) -> None:
 
 SECOND = 1_000_000_000
 NOW = 2_000_000_000
-SEEN = Mark(b"inst", 0, 0, 0, mtime=NOW)
+SEEN = RecoveryAttribute(b"inst", 0, 0, 0, mtime=NOW)
 
 
 @pytest.mark.parametrize(

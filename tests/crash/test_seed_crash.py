@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import mark
+from mirrorfs.backing import recovery_attribute
 from tests.model.test_seed_model import (
     BLOCK,
     MIB,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SIZE = MIB + 5000
 LIST = ".mirrorfs/unsettled"
-MARK = mark.NAME.decode()
+MARK = recovery_attribute.NAME.decode()
 
 
 def make(mirror: Mirror, name: str, size: int = SIZE) -> Folder:

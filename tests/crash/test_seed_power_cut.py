@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger, mark
+from mirrorfs.backing import progress_table, recovery_attribute
 from mirrorfs.backing.statx import statx
 from tests.conftest import MKFS, image_mounted, loop_mounted, run
 from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 
 def owner(mirror: Mirror) -> str:
-    return ledger.owner_of(os.fsencode(mirror.backing / ".mirrorfs"))
+    return progress_table.owner_of(os.fsencode(mirror.backing / ".mirrorfs"))
 
 
-def marked(path: Path) -> mark.Mark:
+def marked(path: Path) -> recovery_attribute.RecoveryAttribute:
     with path.open("rb") as file:
-        found = mark.read(file.fileno())
+        found = recovery_attribute.read(file.fileno())
     assert found is not None
     return found
 
 
-def cut_power(path: Path, durable: int | None = None) -> mark.Mark:
+def cut_power(path: Path, durable: int | None = None) -> recovery_attribute.RecoveryAttribute:
     """Let the mark of a file say that the machine was restarted since, and perhaps that so many
     bytes were on the disk by then.
     """
     fd = os.open(path, os.O_RDWR)
     try:
-        found = mark.read(fd)
+        found = recovery_attribute.read(fd)
         assert found is not None
         kept = found.durable if durable is None else durable
         made = replace(found, instance=b"rest", durable=kept)
-        mark.write(fd, made)
+        recovery_attribute.write(fd, made)
         return made
     finally:
         os.close(fd)
@@ -99,7 +99,7 @@ def test_where_the_ledger_is_lost_only_what_is_durable_is_kept(mirror: Mirror) -
     made.write(0, 8 * BLOCK, "old", 1)
     kill(mirror, [made])
     found = marked(made.backing)
-    ledger.remove_all(owner(mirror))
+    progress_table.remove_all(owner(mirror))
     del made.file.content[found.durable :]
     remount_and_check(mirror, [made])
 
@@ -119,9 +119,9 @@ def test_a_mark_without_a_ledger_says_it_itself(mirror: Mirror) -> None:
     made.next(0, 50_000, "new", 7)
     kill(mirror, [made])
     with made.backing.open("r+b") as file:
-        ledger.remove_all(owner(mirror))
+        progress_table.remove_all(owner(mirror))
         first = struct.pack("<B8sQQQ", 1, old_instance(file.fileno()), 0, 50_000, 50_000)
-        os.setxattr(file.fileno(), mark.NAME, first)
+        os.setxattr(file.fileno(), recovery_attribute.NAME, first)
     remount_and_check(mirror, [made])
 
 

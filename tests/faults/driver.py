@@ -22,8 +22,18 @@ from typing import Any
 
 from mirrorfs.backing import tree
 from mirrorfs.cli.main import main
-from mirrorfs.mirror import cutting, file, fresh, progress, recovery, seeding, sync, writer
-from mirrorfs.mount import at_once, eager, guard, mirrors, names, operations, sparse, steps, xattrs
+from mirrorfs.fs import files, names, open_files, sparse, steps, xattrs
+from mirrorfs.fuse import at_once, eager, guard
+from mirrorfs.mirror import (
+    append_fast_path,
+    cutting,
+    open_file,
+    progress,
+    recovery,
+    seeding,
+    sync,
+    writer,
+)
 
 pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
 
@@ -53,7 +63,7 @@ def make(kind: str) -> BaseException:
 OWNERS = (
     names.NameOperations,
     xattrs.XattrOperations,
-    operations.Operations,
+    files.Operations,
     sparse.SparseOperations,
 )
 
@@ -67,8 +77,8 @@ AT_ONCE = {
 
 # All that changes or syncs a file below, for the mirror or for a handler.
 MODULES = (
-    *(cutting, file, fresh, progress, recovery, seeding, sync, writer),
-    *(mirrors, names, operations, sparse, steps, tree, xattrs),
+    *(cutting, open_file, append_fast_path, progress, recovery, seeding, sync, writer),
+    *(open_files, names, files, sparse, steps, tree, xattrs),
 )
 
 

@@ -11,7 +11,7 @@ import pyfuse3
 import pytest
 import trio
 
-from mirrorfs.mount import guard
+from mirrorfs.fuse import guard
 from tests.faults.driver import AT_ONCE, EXCEPTIONS, OWNERS
 
 if TYPE_CHECKING:

@@ -6,27 +6,27 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing.probe import probe
-from mirrorfs.mirror import elision
-from mirrorfs.mirror.elision import Elided
-from mirrorfs.mirror.file import MirrorFile, open_mirror_file
+from mirrorfs.mirror import unchanged_fast_path
+from mirrorfs.mirror.open_file import OpenFile, open_writable
 from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.unchanged_fast_path import Elided
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mirrorfs.mirror.counters import Account
-    from mirrorfs.mirror.file import PendingError
+    from mirrorfs.mirror.open_file import PendingError
 
 KEY = (0, 0, 0)
 
 
-def open_mirrored(path: Path) -> MirrorFile:
+def open_mirrored(path: Path) -> OpenFile:
     """The file at `path`, opened with the default rules, as after a write that changed nothing; its
     `fd` is the caller's.
     """
     folder_fd, path_fd = os.open(path.parent, os.O_RDONLY), os.open(path, os.O_PATH)
     try:
-        file = open_mirror_file(path_fd, KEY, probe(folder_fd, writable=True), Rules())
+        file = open_writable(path_fd, KEY, probe(folder_fd, writable=True), Rules())
         file.calm = True
         return file
     finally:
@@ -35,13 +35,13 @@ def open_mirrored(path: Path) -> MirrorFile:
 
 
 def elide(
-    file: MirrorFile, pending: PendingError, offset: int, data: bytes, account: Account
+    file: OpenFile, pending: PendingError, offset: int, data: bytes, account: Account
 ) -> bool:
     """Whether the main loop took a write; tried within a tick of the clock that stamps files, as
     most writes of a copy are.
     """
     for _ in range(50):
         os.utime(file.fd)
-        if elision.elide(file, pending, offset, data, account) is not Elided.NOTHING:
+        if unchanged_fast_path.elide(file, pending, offset, data, account) is not Elided.NOTHING:
             return True
     return False

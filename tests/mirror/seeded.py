@@ -7,11 +7,11 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import ledger, mark
-from mirrorfs.backing.unsettled import Unsettled, read_list
+from mirrorfs.backing import progress_table, recovery_attribute
+from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from mirrorfs.mirror import sync, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from tests.mirror.opened import elide, open_mirrored
 
@@ -32,11 +32,11 @@ class Target:
         path = folder / "file"
         path.write_bytes(OLD * 2 * MIB)
         self.state = os.fsencode(folder / "state")
-        self.owner = ledger.owner_of(self.state)
+        self.owner = progress_table.owner_of(self.state)
         os.mkdir(self.state, 0o700)
         self.state_fd = os.open(self.state, os.O_RDONLY)
         self.file = open_mirrored(path)
-        self.file.unsettled, self.file.path = Unsettled(self.state), lambda: b"file"
+        self.file.unsettled, self.file.path = RecoveryList(self.state), lambda: b"file"
         self.account, self.pending = Account(), PendingError()
 
     def truncate(self, size: int) -> None:
@@ -50,17 +50,17 @@ class Target:
 
     def settle(self) -> bytes:
         sync.settle(self.file, self.account)
-        assert mark.read(self.file.fd) is None
+        assert recovery_attribute.read(self.file.fd) is None
         assert not read_list(self.state_fd)
         return os.pread(self.file.fd, 4 * MIB, 0)
 
     @property
-    def mark(self) -> mark.Mark:
+    def mark(self) -> recovery_attribute.RecoveryAttribute:
         """With what the ledger says, where that is newer."""
-        found = mark.read(self.file.fd)
+        found = recovery_attribute.read(self.file.fd)
         assert found is not None
         (entry,) = read_list(self.state_fd)
-        noted = ledger.read(found.table, found.place, entry.number)
+        noted = progress_table.read(found.table, found.place, entry.number)
         assert noted is not None
         return replace(found, frontier=noted.frontier, size=noted.size)
 
@@ -72,4 +72,4 @@ def opened_target(folder: Path) -> Iterator[Target]:
     yield made
     os.close(made.file.fd)
     os.close(made.state_fd)
-    ledger.remove_all(made.owner)
+    progress_table.remove_all(made.owner)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.mirror.ahead import WINDOW_BYTES, Ahead
+from mirrorfs.mirror.read_ahead import WINDOW_BYTES, ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Target:
         for offset in [*range(4), *range(1028, 1092)]:
             os.pwrite(self.fd, b"x" * MIB, offset * MIB)
         os.fsync(self.fd)
-        self.ahead = Ahead()
+        self.ahead = ReadAhead()
         self.asked: list[tuple[int, int]] = []
 
     def write(self, start: int, end: int) -> bool:
@@ -127,7 +127,7 @@ def test_seeks_lock_nothing_that_the_main_loop_uses(target: Target) -> None:
 
 
 def test_too_many_descriptors_only_put_it_off() -> None:
-    ahead = Ahead()
+    ahead = ReadAhead()
     assert [ahead.note(place * 4096, (place + 1) * 4096) for place in range(3)][-1]
     ahead.not_now()
     assert ahead.note(3 * 4096, 4 * 4096)

@@ -9,7 +9,7 @@ import pytest
 
 from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.discard import discard
-from mirrorfs.mirror.file import MirrorFile, PendingError
+from mirrorfs.mirror.open_file import OpenFile, PendingError
 from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ CONTENT = (
 
 
 @pytest.fixture
-def target(loop_fs: Path) -> Iterator[MirrorFile]:
+def target(loop_fs: Path) -> Iterator[OpenFile]:
     path = loop_fs / "image"
     path.write_bytes(CONTENT)
     file = open_mirrored(path)
@@ -44,18 +44,18 @@ PUNCHED, STORED = "punched", "stored"
 def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """The ranges that are really made zero, and how."""
     found: list[tuple[str, int, int]] = []
-    punch, store = MirrorFile.punch, MirrorFile.store_zeros
+    punch, store = OpenFile.punch, OpenFile.store_zeros
 
-    def note_punch(file: MirrorFile, start: int, end: int) -> None:
+    def note_punch(file: OpenFile, start: int, end: int) -> None:
         found.append((PUNCHED, start, end))
         punch(file, start, end)
 
-    def note_zeros(file: MirrorFile, start: int, end: int) -> None:
+    def note_zeros(file: OpenFile, start: int, end: int) -> None:
         found.append((STORED, start, end))
         store(file, start, end)
 
-    monkeypatch.setattr(MirrorFile, "punch", note_punch)
-    monkeypatch.setattr(MirrorFile, "store_zeros", note_zeros)
+    monkeypatch.setattr(OpenFile, "punch", note_punch)
+    monkeypatch.setattr(OpenFile, "store_zeros", note_zeros)
     return found
 
 
@@ -97,7 +97,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     ],
 )
 def test_ragged_ends_that_are_zero_already_are_not_written_again(
-    target: MirrorFile,
+    target: OpenFile,
     changes: list[tuple[str, int, int]],
     start: int,
     end: int,

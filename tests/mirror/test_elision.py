@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import syscalls
-from mirrorfs.mirror import elision, writer
+from mirrorfs.mirror import unchanged_fast_path, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.elision import Elided
-from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.unchanged_fast_path import Elided
 from mirrorfs.mirror.writer import Taken
 from tests.mirror.opened import KEY, elide, open_mirrored
 
@@ -74,7 +74,7 @@ def test_without_seeking_only_equal_data_is_elided(target: Target) -> None:
     """Whoever is at work on the file may have the lock that seeking takes."""
     for _ in range(50):
         os.utime(target.file.fd)
-        elided = elision.elide(
+        elided = unchanged_fast_path.elide(
             target.file, target.pending, 4 * BLOCK, ZEROS, target.account, may_seek=False
         )
         assert elided is Elided.NOTHING
@@ -146,7 +146,7 @@ def test_times_that_have_to_move_are_left_to_a_thread(
     target: Target, times: tuple[int, int]
 ) -> None:
     os.utime(target.file.fd, ns=times)
-    elided = elision.elide(target.file, target.pending, 0, DATA, target.account)
+    elided = unchanged_fast_path.elide(target.file, target.pending, 0, DATA, target.account)
     assert elided is Elided.BUT_TIMES
     assert target.counted["unchanged_bytes"] == target.counted["received_bytes"] == BLOCK
     assert os.fstat(target.file.fd).st_mtime_ns == times[1]
@@ -165,7 +165,9 @@ def test_the_writer_moves_the_times_too(target: Target, times: tuple[int, int]) 
 def test_zeros_in_a_new_tick_are_left_to_the_writer(target: Target) -> None:
     """Whether there is a hole may have to be read from the disk by now."""
     os.utime(target.file.fd, ns=(5, 5))
-    elided = elision.elide(target.file, target.pending, 4 * BLOCK, ZEROS, target.account)
+    elided = unchanged_fast_path.elide(
+        target.file, target.pending, 4 * BLOCK, ZEROS, target.account
+    )
     assert elided is Elided.NOTHING
     assert not target.counted
 
@@ -186,7 +188,7 @@ def test_in_memory_times_move_at_once() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         made = Target(Path(folder))
         os.utime(made.file.fd, ns=(5, 5))
-        elided = elision.elide(made.file, made.pending, 0, DATA, made.account)
+        elided = unchanged_fast_path.elide(made.file, made.pending, 0, DATA, made.account)
         assert elided is Elided.ALL
         assert abs(os.fstat(made.file.fd).st_mtime_ns - time.time_ns()) < 10**9
         os.close(made.file.fd)

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.mirror import fresh
+from mirrorfs.mirror import append_fast_path
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.open_file import PendingError
 from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mirrorfs.mirror.file import MirrorFile
+    from mirrorfs.mirror.open_file import OpenFile
 
 BLOCK = 4096
 DATA = b"\xa5" * BLOCK
 
 
 @pytest.fixture
-def target() -> Iterator[MirrorFile]:
+def target() -> Iterator[OpenFile]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = Path(folder) / "image"
         path.write_bytes(DATA)
@@ -34,12 +34,12 @@ def target() -> Iterator[MirrorFile]:
         os.close(file.fd)
 
 
-def extend(file: MirrorFile, offset: int, data: bytes, account: Account) -> int:
-    return fresh.extend(file, PendingError(), offset, data, account)
+def extend(file: OpenFile, offset: int, data: bytes, account: Account) -> int:
+    return append_fast_path.extend(file, PendingError(), offset, data, account)
 
 
 @pytest.mark.parametrize("size", [BLOCK, 8 * BLOCK, 10_000, 1])
-def test_new_data_at_the_end_is_taken(target: MirrorFile, size: int) -> None:
+def test_new_data_at_the_end_is_taken(target: OpenFile, size: int) -> None:
     account = Account()
     assert extend(target, BLOCK, (DATA * 8)[:size], account) == size
     assert os.pread(target.fd, 10 * BLOCK, 0) == DATA + (DATA * 8)[:size]
@@ -60,14 +60,14 @@ def test_new_data_at_the_end_is_taken(target: MirrorFile, size: int) -> None:
         pytest.param(BLOCK, b"", id="nothing"),
     ],
 )
-def test_anything_else_is_left_to_the_writer(target: MirrorFile, offset: int, data: bytes) -> None:
+def test_anything_else_is_left_to_the_writer(target: OpenFile, offset: int, data: bytes) -> None:
     account = Account()
     assert extend(target, offset, data, account) == 0
     assert os.pread(target.fd, 10 * BLOCK, 0) == DATA
     assert not any(account.file(KEY).values())
 
 
-def test_a_file_at_which_somebody_works_is_left_alone(target: MirrorFile) -> None:
+def test_a_file_at_which_somebody_works_is_left_alone(target: OpenFile) -> None:
     with target.lock:
         assert extend(target, BLOCK, DATA, Account()) == 0
 

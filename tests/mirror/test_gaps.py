@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger, mark
-from mirrorfs.backing.unsettled import read_list
+from mirrorfs.backing import progress_table, recovery_attribute
+from mirrorfs.backing.recovery_list import read_list
 from mirrorfs.mirror import seeding
 from tests.mirror.seeded import BLOCK, MIB, NEW, OLD, Target, opened_target
 
@@ -25,10 +25,10 @@ def target(loop_fs: Path) -> Iterator[Target]:
 
 def gap_noted(target: Target) -> tuple[int, int]:
     """What a crash would find in the ledger."""
-    found = mark.read(target.file.fd)
+    found = recovery_attribute.read(target.file.fd)
     assert found is not None
     (entry,) = read_list(target.state_fd)
-    noted = ledger.read(found.table, found.place, entry.number)
+    noted = progress_table.read(found.table, found.place, entry.number)
     assert noted is not None
     return noted.gap_start, max(noted.gap_start, noted.gap_end)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import holes, ledger
-from mirrorfs.backing.unsettled import Unsettled
+from mirrorfs.backing import holes, progress_table
+from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.mirror import discard, writer
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from tests.mirror.opened import KEY, open_mirrored
 
@@ -45,7 +45,7 @@ class Target:
         self.data_bytes = sum(stop - first for first, stop in holes.data_ranges(self.fd, 0, SIZE))
         self.file = open_mirrored(path)
         self.state = os.fsencode(folder / "state")
-        self.file.unsettled = Unsettled(self.state)
+        self.file.unsettled = RecoveryList(self.state)
         self.file.path = lambda: b"image"
         self.account, self.pending = Account(), PendingError()
         self.asked: list[int] = []
@@ -69,7 +69,7 @@ def target(loop_fs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 
     monkeypatch.setattr(holes, "_end_of_data", note)
     yield made
-    ledger.remove_all(ledger.owner_of(made.state))
+    progress_table.remove_all(progress_table.owner_of(made.state))
     os.close(made.file.fd)
     os.close(made.fd)
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mirrorfs.backing import commits, holes, ledger, mark
-from mirrorfs.backing.unsettled import read_list
-from mirrorfs.mirror import elision, progress, seeding, sync, writer
-from mirrorfs.mirror import tail as tail_module
-from mirrorfs.mirror.elision import Elided
+from mirrorfs.backing import commits, holes, progress_table, recovery_attribute
+from mirrorfs.backing.recovery_list import read_list
+from mirrorfs.mirror import progress, seeding, sync, unchanged_fast_path, writer
+from mirrorfs.mirror import stale_tail as tail_module
+from mirrorfs.mirror.unchanged_fast_path import Elided
 from tests.mirror.opened import open_mirrored
 from tests.mirror.seeded import BLOCK, MIB, NEW, OLD, Target, opened_target
 
@@ -53,7 +53,7 @@ def test_the_mark_follows_what_clients_see(target: Target) -> None:
 def test_a_mark_that_says_too_much_is_on_the_disk_again_before_anything_is_changed(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[mark.Mark] = []
+    synced: list[recovery_attribute.RecoveryAttribute] = []
     fsync = os.fsync
 
     def note(fd: int) -> None:
@@ -105,7 +105,7 @@ def test_a_clone_is_on_the_disk_and_cut_before_its_mark_goes(
         (os, "fsync"),
         (commits, "commit"),
         (seeding, "cut"),
-        (mark, "remove"),
+        (recovery_attribute, "remove"),
     ):
         monkeypatch.setattr(owner, name, noted(getattr(owner, name), done))
     monkeypatch.setattr(commits, "WORTH_BYTES", MIB)
@@ -175,7 +175,7 @@ def test_a_tail_that_begins_while_a_write_comes_in_is_seen(target: Target) -> No
         os.utime(target.file.fd)
         target.file.lock = late  # type: ignore[assignment]
         arguments: tuple[Any, ...] = (target.file, target.pending, 0, OLD * BLOCK, target.account)
-        taken = 0 if elision.elide(*arguments) is Elided.NOTHING else BLOCK
+        taken = 0 if unchanged_fast_path.elide(*arguments) is Elided.NOTHING else BLOCK
         assert target.settle() == OLD * taken
         os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
 
@@ -279,12 +279,12 @@ def test_a_sync_of_what_somebody_came_back_to_leaves_the_tail(
 def test_without_a_ledger_the_mark_itself_follows(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger.Ledger, "take", lambda *_: -1)
+    monkeypatch.setattr(progress_table.ProgressTable, "take", lambda *_: -1)
     target.truncate(0)
     target.write(0, OLD * 5000)
-    found = mark.read(target.file.fd)
+    found = recovery_attribute.read(target.file.fd)
     assert found is not None
-    assert (found.table, found.frontier, found.size) == (ledger.NONE, 5000, 5000)
+    assert (found.table, found.frontier, found.size) == (progress_table.NONE, 5000, 5000)
     assert not target.elide(5000, OLD * 1000)
     assert target.settle() == OLD * 5000
 
@@ -312,13 +312,13 @@ def test_a_mark_is_renewed_before_a_change_that_comes_later(
 ) -> None:
     """Else what is changed then would be taken for somebody's doing after a power cut."""
     target.truncate(0)
-    before = mark.read(target.file.fd)
+    before = recovery_attribute.read(target.file.fd)
     assert before is not None
     assert before.mtime is not None
-    later = time.time() + mark.FRESH_SECONDS + 100
+    later = time.time() + recovery_attribute.FRESH_SECONDS + 100
     monkeypatch.setattr(time, "time", lambda: later)
     os.utime(target.file.fd, (before.mtime - 50, before.mtime - 50))
     target.write(0, NEW * BLOCK)
-    after = mark.read(target.file.fd)
+    after = recovery_attribute.read(target.file.fd)
     assert after is not None
     assert after.mtime == int(os.fstat(target.file.fd).st_mtime)

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.backing.ledger import Ledger
+from mirrorfs.backing.progress_table import ProgressTable
 from mirrorfs.backing.statx import statx
-from mirrorfs.mirror import tail as tails
-from mirrorfs.mirror.tail import Tail
+from mirrorfs.mirror import stale_tail as tails
+from mirrorfs.mirror.stale_tail import StaleTail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +29,23 @@ places = st.integers(0, BLOCKS).map(lambda n: n * BLOCK) | st.integers(0, BIG)
 lengths = st.integers(0, 8).map(lambda n: n * BLOCK) | st.integers(0, BIG * 2)
 
 
-def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> Tail:
-    return Tail(
-        frontier, size, False, hidden_bytes, 1, -1, Ledger("nobody"), b"inst", b"file", 0, 0.0
+def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> StaleTail:
+    return StaleTail(
+        frontier,
+        size,
+        False,
+        hidden_bytes,
+        1,
+        -1,
+        ProgressTable("nobody"),
+        b"inst",
+        b"file",
+        0,
+        0.0,
     )
 
 
-def seek(tail: Tail, fd: int, offset: int, whence: int, trusted: bool) -> int | None:
+def seek(tail: StaleTail, fd: int, offset: int, whence: int, trusted: bool) -> int | None:
     """None where it is ENXIO."""
     try:
         return tails.seek(tail, fd, offset, whence, trusted)
@@ -86,7 +96,7 @@ def test_reads_and_seeks_agree_with_a_bytearray(old_file: int, trusted: bool) ->
             assert got == model[offset : offset + length]
             check_seeks(tail, offset)
 
-    def check_seeks(tail: Tail, offset: int) -> None:
+    def check_seeks(tail: StaleTail, offset: int) -> None:
         data = seek(tail, old_file, offset, os.SEEK_DATA, trusted)
         hole = seek(tail, old_file, offset, os.SEEK_HOLE, trusted)
         if offset >= tail.size:

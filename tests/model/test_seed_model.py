@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirrorfs.backing import mark, syscalls
+from mirrorfs.backing import recovery_attribute, syscalls
 from tests.conftest import CLASSES
 from tests.model.test_sparse_model import blank
 
@@ -246,7 +246,7 @@ class Folder:
 
     def check_backing(self) -> None:
         assert self.backing.read_bytes() == self.file.content
-        assert mark.NAME.decode() not in os.listxattr(self.backing)
+        assert recovery_attribute.NAME.decode() not in os.listxattr(self.backing)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from mirrorfs.daemon.background import Background
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mount.background import Background
 
 if TYPE_CHECKING:
     import pytest

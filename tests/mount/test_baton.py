@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mirrorfs import _baton  # type: ignore[attr-defined]
-from mirrorfs.mount import baton
+from mirrorfs.fs import handoff
 
-KINDS = {"c": (_baton.Baton, _baton.pass_on), "python": (baton._Baton, baton._pass_on)}
+KINDS = {"c": (_baton.Baton, _baton.pass_on), "python": (handoff._Handoff, handoff._pass_on)}
 ROUNDS = 2000
 
 
@@ -22,7 +22,7 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 
 def test_the_one_in_c_is_what_is_used() -> None:
-    assert baton.Baton is _baton.Baton
+    assert handoff.Handoff is _baton.Baton
 
 
 def test_one_that_was_given_is_there_once(kind: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.mount import direct_writes
+from mirrorfs.fs import direct_writes
 from tests.posix.checks import CAPABILITY
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from mirrorfs.mount.eager import Begun
+from mirrorfs.fuse.eager import Begun
 from tests.conftest import run
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ def test_bind_sees_a_wrong_order(order: str) -> None:
 def test_bind_and_install_refuse_what_makes_no_sense() -> None:
     told = python(
         """
-        from mirrorfs.mount import extension
+        from mirrorfs.fuse import extension
         from mirrorfs import _fuseext
         import _ctypes, pyfuse3
         for call, words in [
@@ -85,7 +85,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_loading_it_imports_nothing_heavy() -> None:
     told = python(
         """
-        import sys, mirrorfs.mount.job
+        import sys, mirrorfs.daemon.mount_spec
         print("mirrorfs._fuseext" in sys.modules, {"pyfuse3", "trio"} & set(sys.modules))
         """
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import mark
+from mirrorfs.backing import recovery_attribute
 from tests.conftest import image_mounted, loop_mounted, run
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write_rest(path: Path) -> None:
 
 
 def is_settled(backing: Path) -> bool:
-    return mark.NAME.decode() not in os.listxattr(backing)
+    return recovery_attribute.NAME.decode() not in os.listxattr(backing)
 
 
 def wait_until_settled(backing: Path) -> None:

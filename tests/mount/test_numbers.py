@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.mount import numbers
+from mirrorfs.fs import inode_numbers
 from tests.conftest import MKFS, image_mounted, loop_mounted, run
 from tests.mount.forgetting import drop_caches, forget_all
 
@@ -169,15 +169,15 @@ def test_the_number_of_a_file_that_was_deleted_beside_the_mount_is_used_again(
 
 
 def test_numbers_are_derived() -> None:
-    shift = numbers.shift_of(b"ext4 1234")
-    assert shift == numbers.shift_of(b"ext4 1234")
-    assert shift != numbers.shift_of(b"ext4 1234", attempt=1)
+    shift = inode_numbers.shift_of(b"ext4 1234")
+    assert shift == inode_numbers.shift_of(b"ext4 1234")
+    assert shift != inode_numbers.shift_of(b"ext4 1234", attempt=1)
     for number in (1, 12, 1 << 56, (1 << 64) - 1):
-        seen = numbers.shifted(shift, number)
-        assert numbers.FIRST_OTHER_ID <= seen < numbers.FIRST_CONTROL_ID
-        assert numbers.shifted(shift, number + 1) != seen
-        assert numbers.next_to_try(seen) != seen
-        assert numbers.next_to_try(seen) >= numbers.FIRST_OTHER_ID
-    assert not numbers.is_own(numbers.ROOT_ID)
-    assert numbers.is_own(1 << 56)
-    assert numbers.of_place(5, b"name") != numbers.of_place(6, b"name")
+        seen = inode_numbers.shifted(shift, number)
+        assert inode_numbers.FIRST_OTHER_ID <= seen < inode_numbers.FIRST_CONTROL_ID
+        assert inode_numbers.shifted(shift, number + 1) != seen
+        assert inode_numbers.next_to_try(seen) != seen
+        assert inode_numbers.next_to_try(seen) >= inode_numbers.FIRST_OTHER_ID
+    assert not inode_numbers.is_own(inode_numbers.ROOT_ID)
+    assert inode_numbers.is_own(1 << 56)
+    assert inode_numbers.of_place(5, b"name") != inode_numbers.of_place(6, b"name")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import ledger, mark
-from mirrorfs.backing.unsettled import Unsettled
+from mirrorfs.backing import progress_table, recovery_attribute
+from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.mirror import progress
 from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.file import PendingError
+from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import write
 from tests.conftest import image_mounted, loop_mounted, run
@@ -115,7 +115,7 @@ def test_a_full_disk_does_not_bring_old_bytes_back(
         mirror.mount()
         assert mirror.read("image") == found
         assert (backing / ".mirrorfs/unsettled").stat().st_size == 0
-        assert mark.NAME.decode() not in os.listxattr(backing / "image")
+        assert recovery_attribute.NAME.decode() not in os.listxattr(backing / "image")
         mirror.umount()
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_no_state_folder_that_is_nobodys(
     folder = tmp_path / ".mirrorfs"
     monkeypatch.setattr(os, "fsync", full)
     with (tmp_path / "image").open("wb") as file, pytest.raises(OSError, match="No space"):
-        Unsettled(os.fsencode(folder)).add(file.fileno(), b"image")
+        RecoveryList(os.fsencode(folder)).add(file.fileno(), b"image")
     assert not list(tmp_path.glob(".mirrorfs*"))
 
 
@@ -229,7 +229,7 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     path.write_bytes(old)
     file = open_mirrored(path)
     state = os.fsencode(tmp_path / "state")
-    file.unsettled = Unsettled(state)
+    file.unsettled = RecoveryList(state)
     account, pending = Account(), PendingError()
     failures = [errno.EIO]
     real = os.fdatasync
@@ -248,5 +248,5 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     assert pending.code == errno.EIO
     assert file.distrusted
     assert path.read_bytes() == b"new!" * (MIB // 4)
-    ledger.remove_all(ledger.owner_of(state))
+    progress_table.remove_all(progress_table.owner_of(state))
     os.close(file.fd)

@@ -74,7 +74,7 @@ def main() -> None:
         mirrorfs.__path__.insert(0, words.extension)
     if words.pyfuse3_first:
         importlib.import_module("pyfuse3")
-    from mirrorfs.mount import extension
+    from mirrorfs.fuse import extension
 
     pyfuse3 = importlib.import_module("pyfuse3")
 

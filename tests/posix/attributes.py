@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-from mirrorfs.backing.callers import CAP_FSETID
+from mirrorfs.backing.credentials import CAP_FSETID
 from tests.posix.checks import (
     CAPABILITY,
     GROUP,

@@ -28,7 +28,7 @@ _BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MountSpec:
     """What a part is measured with. `disk` and `memory` are folders that are removed at the end,
     the second on a tmpfs; speeds in MB/s.
     """
@@ -53,7 +53,7 @@ class Job:
 class Part:
     """One choice of --only. Modules are loaded when they are wanted."""
 
-    measure: Callable[[Job], Any]
+    measure: Callable[[MountSpec], Any]
     table: Callable[[Any], list[str]]
     ratios: Callable[[Any], dict[str, Ratio]] | None = None
 
@@ -87,7 +87,7 @@ def _memory() -> Part:
 def _nightly() -> Part:
     from tools.benchmark import nightly
 
-    def measure(job: Job) -> dict[str, Any]:
+    def measure(job: MountSpec) -> dict[str, Any]:
         speeds: list[float] = job.arguments.disk_mb_s
         plan = nightly.Plan(job.kinds("nightly"), speeds, job.runs("nightly"), job.is_quick)
         return nightly.measure(job.memory, plan)
@@ -136,7 +136,7 @@ def main() -> int:
     }
     text: list[str] = []
     with cleaning.scratches(arguments.folder, _MEMORY) as (disk, memory):
-        job = Job(arguments, disk, memory)
+        job = MountSpec(arguments, disk, memory)
         for name, part in parts.items():
             found = result[name] = part.measure(job)
             text += ["", *part.table(found)] if text else part.table(found)

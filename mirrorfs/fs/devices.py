@@ -1,0 +1,222 @@
+"""The file systems in the backing tree: what each can do, and the threads that wait for it.
+
+Every device (st_dev) has threads of its own: one that stalls, a dead server or a frozen disk, can
+use up those and no others. A device is met when a name leads to it, probed when it is first used,
+and forgotten when no inode of it is known any more: it can then be unmounted, and another can come
+in its place.
+
+The mount itself may turn up below its own backing folder, by a bind mount. Whatever is asked of it
+there would wait for us, so it is known by its number and never touched.
+
+Everything here runs in the main loop's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from mirrorfs.backing import by_number
+from mirrorfs.backing.identity import file_system_id
+from mirrorfs.backing.mounts import mount_of, mount_table
+from mirrorfs.backing.probe import IN_MEMORY, LOCAL, probe_at
+from mirrorfs.fs import inode_numbers
+from mirrorfs.fs.threads import Threads
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.mounts import Mount
+    from mirrorfs.backing.probe import Abilities
+    from mirrorfs.backing.statx import Status
+
+# More than a disk can use, and few enough to be cheap while idle. Further calls wait their turn.
+_THREADS = 48
+# Long calls (copy_file_range, fallocate) leave most of the threads to short ones.
+_LONG_CALLS = 16
+_CLOSE_SECONDS = 10.0
+
+
+class Device:
+    """One file system in the backing tree. `known` counts its inodes in the table.
+
+    `abilities` is None until it was probed, `kind` is its type, empty until it was met by one of
+    its `mounts`. `asks` is the device that a step may ask to its face: its own number, or nothing
+    (-1) where what the kernel knows is the truth (`is_local`). `identity` is what it is known by
+    after it was mounted again, and `shift` what its inode numbers are shifted by (`numbers`).
+    """
+
+    __slots__ = (
+        "abilities",
+        "asks",
+        "dev",
+        "identity",
+        "is_local",
+        "kind",
+        "known",
+        "lines",
+        "long_calls",
+        "mounts",
+        "shift",
+        "workers",
+    )
+
+    def __init__(self, dev: int) -> None:
+        self.dev = dev
+        self.abilities: Abilities | None = None
+        self.kind = ""
+        self.asks = dev
+        self.is_local = False
+        self.known = 0
+        self.mounts: set[int] = set()
+        self.lines: set[tuple[int, str]] = set()  # the same in the mount table: id and device
+        self.identity = b""
+        self.shift = inode_numbers.shift_of(b"%d" % dev)
+        self.workers = Threads(_THREADS)
+        self.long_calls = trio.CapacityLimiter(_LONG_CALLS)
+
+    def met(self, mount: Mount, mount_id: int, identity: bytes) -> None:
+        """Note its type and identity, and one of the mounts that lead to it."""
+        self.kind = mount.fs_type
+        self.identity = identity
+        self.is_local = self.kind in LOCAL
+        self.workers.in_memory = self.kind in IN_MEMORY
+        self.asks = -1 if self.is_local else self.dev
+        self.mounts.add(mount_id)
+        self.lines.add((mount.mount_id, mount.device))
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether a call that is done from memory as a rule may be made without a thread: never
+        elsewhere than on a disk, and not while somebody is waiting for it.
+        """
+        return self.is_local and not self.workers.busy
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return f"{self.kind or 'a file system'} ({os.major(self.dev)}:{os.minor(self.dev)})"
+
+
+class Devices:
+    """The devices of one mount. `own_dev` is the mount's own, as soon as there is one;
+    `finds_by_number` says that the root's finds an inode by nothing but its number.
+    """
+
+    def __init__(self, root_fd: int, root: Status, abilities: Abilities, writable: bool) -> None:
+        self._writable = writable
+        self.root = Device(root.dev)
+        self.root.abilities = abilities
+        mount = mount_of(root_fd)
+        identity = file_system_id(root_fd, mount, mount.fs_type in LOCAL)
+        self.root.met(mount, root.mount_id, identity)
+        self.root.shift = inode_numbers.shift_of(identity)
+        self.finds_by_number = os.geteuid() == 0 and self.root.kind in by_number.KINDS
+        self._by_dev = {root.dev: self.root}
+        self._all = [self.root]
+        self.own_dev = -1
+
+    @property
+    def busy(self) -> int:
+        """Calls that are running or waiting for a thread."""
+        return sum(device.workers.busy for device in self._all)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether somebody waits for an answer of one of them that should come soon."""
+        return any(device.workers.is_slow for device in self._all)
+
+    def at(self, dev: int) -> Device:
+        """The device with this number, which need not have been met."""
+        return self._by_dev.get(dev) or self._begin(dev)
+
+    def _begin(self, dev: int) -> Device:
+        device = self._by_dev[dev] = Device(dev)
+        self._all.append(device)
+        return device
+
+    def check_foreign(self, dev: int) -> None:
+        """Refuse the mount itself: ELOOP, as for a link that leads to itself."""
+        if dev == self.own_dev:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    def meet(self, status: Status, path_fd: int) -> Device:
+        """The device of `status`; `path_fd` is O_PATH, and in it. Does not wait for it."""
+        self.check_foreign(status.dev)
+        device = self.at(status.dev)
+        if status.mount_id not in device.mounts:
+            mount = mount_of(path_fd)
+            identity = file_system_id(path_fd, mount, mount.fs_type in LOCAL)
+            if device.identity not in {b"", identity}:
+                # The number of one that was unmounted was given to another.
+                device = self._begin(status.dev)
+            if device.identity != identity:
+                device.shift = self._shift_of(identity)
+            device.met(mount, status.mount_id, identity)
+        return device
+
+    def _shift_of(self, identity: bytes) -> int:
+        """The shift of a new device; another one where a copy with the same identity is there, too,
+        so that no two inodes have one number.
+        """
+        shift = inode_numbers.shift_of(identity)
+        taken = {device.shift for device in self._all[1:] if device.identity}
+        if shift not in taken:
+            return shift
+        # Those that were unmounted are of no account: this one may be the same, mounted again.
+        lines = {(mount.mount_id, mount.device) for mount in mount_table()}
+        taken = {device.shift for device in self._all[1:] if device.lines & lines}
+        attempts = (inode_numbers.shift_of(identity, attempt) for attempt in itertools.count())
+        return next(shift for shift in attempts if shift not in taken)
+
+    def number(self, dev: int, ino: int) -> int:
+        """The number that clients see of an inode; 0 on a device of which nothing is known."""
+        device = self._by_dev.get(dev)
+        if device is None:
+            return 0
+        if device is self.root and inode_numbers.is_own(ino):
+            return ino
+        return inode_numbers.shifted(device.shift, ino)
+
+    async def probe(self, device: Device, path_fd: int) -> None:
+        """See what a device can do, before its first use; `path_fd` is O_PATH, and in it."""
+        self.check_foreign(device.dev)
+        abilities = await device.workers.run(probe_at, path_fd, self._writable)
+        if device.abilities is None:
+            device.abilities = abilities
+
+    def sweep(self) -> None:
+        """Forget the devices that nobody knows any more."""
+        for device in self._all[1:]:
+            if not device.known and not device.workers.busy:
+                self._all.remove(device)
+                if self._by_dev.get(device.dev) is device:
+                    del self._by_dev[device.dev]
+                device.workers.close()
+
+    def cut_off(self) -> list[str]:
+        """Let nobody wait any longer for devices that do not answer; one line for each."""
+        lines = []
+        for device in self._all:
+            if device.workers.busy:
+                left = device.workers.cut_off()
+                what = ", ".join(f"{count} {name}" for name, count in left.most_common())
+                lines.append(f"{device.name} does not answer; cut off, with unknown effect: {what}")
+        return lines
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether threads were left behind, which may still use any descriptor."""
+        return any(device.workers.is_cut_off for device in self._all)
+
+    def close(self) -> None:
+        """End the threads when what was submitted is done; stalled ones are left behind."""
+        for device in self._all:
+            device.workers.close()
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for device in self._all:
+            if not device.workers.is_cut_off:
+                device.workers.join(deadline)

@@ -1,0 +1,264 @@
+"""The one way from the main loop to a thread and back, for what may block.
+
+A hop through the event loop costs about 80 µs, most of it for waking the loop. Most calls are done
+sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
+which costs a fraction (`baton`); only a call that takes longer goes through the loop. That moment
+is also the longest time for which a stalled disk can hold up other requests, and while a call is
+known to be slow nobody is waited for. One that does not come to an end at all, as on a single bad
+file, says nothing of the others any more.
+
+The thread that has been idle for the shortest time gets the next call: it is still awake.
+
+There is one such object for each device, so that a stalled one can only use up its own threads, and
+is only slow itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a
+mount the waiting can be cut off; the threads then stay behind, and so must what they use.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import outcome
+import trio
+
+from mirrorfs.fs.handoff import Handoff, pass_on
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+_BRIEF_SECONDS = 0.001
+# From then on a call does not count as slow, but as hung: should all be like it, waiting for the
+# next one costs little of that time.
+_HUNG_SECONDS = 0.5
+_FEW_BLOCKS = 2048  # of 512 bytes: freeing them takes 0.1 ms
+
+
+class Call(Generic[_T]):
+    """A function on its way. `finished` is given when there is a `result`; `unclaimed` is popped by
+    whoever, thread or loop, delivers that to a task that waits.
+    """
+
+    __slots__ = ("args", "begun", "finished", "function", "is_done", "result", "task", "unclaimed")
+
+    def __init__(self, function: Callable[..., _T], args: tuple[Any, ...]) -> None:
+        self.is_done = False
+        self.function = function
+        self.args = args
+        self.finished = Handoff()
+        self.unclaimed = [True]
+        self.begun = 0.0
+        self.task: trio.lowlevel.Task | None = None
+        self.result: outcome.Outcome[_T] | None = None
+
+    def claim(self) -> bool:
+        try:
+            return self.unclaimed.pop()
+        except IndexError:
+            return False
+
+
+class _Worker:
+    """One thread; without a `call` when it is woken, it ends."""
+
+    __slots__ = ("call", "wake")
+
+    def __init__(self, call: Call[Any]) -> None:
+        self.call: Call[Any] | None = call
+        self.wake = Handoff()
+
+
+class Threads:
+    """Threads started when needed, up to `limit`, and kept. Used in the main loop's thread.
+
+    `in_memory` says that the device is none on which names and attributes could be waited for.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.in_memory = False
+        self._limit = limit
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+        # Guarded by the lock: threads without a call, the last one first in turn; calls without a
+        # thread; and whether threads are to end.
+        self._idle: list[_Worker] = []
+        self._left: deque[Call[Any]] = deque()
+        self._is_closing = False
+        self._lock = threading.Lock()
+        self._waited_for: dict[Call[Any], None] = {}  # in the order in which they were begun
+        self._token = trio.lowlevel.current_trio_token()
+        self.is_cut_off = False
+
+    @property
+    def busy(self) -> int:
+        """Calls for whose end somebody waits."""
+        return self._busy
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a call was begun lately that is not done as soon as most are."""
+        if not self._waited_for:
+            return False
+        latest = next(reversed(self._waited_for))
+        return time.monotonic() < latest.begun + _HUNG_SECONDS
+
+    async def run(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on
+        """Call `function(*args)` in a thread; returns what it returns, raises what it raises.
+
+        Raises EIO if the waiting is cut off; the call may then still take effect.
+        """
+        return await self.finish(self.begin(function, *args))
+
+    async def brief(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - as above
+        """The same for a call that has to do with a few names or attributes only: it needs no
+        thread where these lie in memory, and no other thread is at work there. Not for one that
+        opens a file, which others may be asked to allow (fanotify(7)).
+        """
+        if self.in_memory and not self._busy and not self.is_cut_off:
+            return function(*args)
+        return await self.run(function, *args)
+
+    def close_fd(self, fd: int) -> None:
+        """Close a descriptor some time soon. It may be the last one of an unlinked file, whose
+        blocks are then freed.
+        """
+        if self.is_cut_off:
+            return  # a thread that was left behind may use it
+        if self.in_memory and not self._busy and os.fstat(fd).st_blocks <= _FEW_BLOCKS:
+            os.close(fd)
+        else:
+            self.start(os.close, fd)
+
+    def begin(self, function: Callable[..., _T], *args: Any) -> Call[_T]:  # noqa: ANN401 - passed on
+        """Begin such a call, and wait for a moment; `finish`, which must follow, waits for the
+        rest. Raises EIO if it is too late for that.
+        """
+        if self.is_cut_off:
+            raise _cut_off()
+        call = Call(function, args)
+        is_quick = not self.is_slow
+        wake = self._submit(call)
+        self._busy += 1
+        if is_quick:
+            call.is_done = pass_on(wake, call.finished, _BRIEF_SECONDS)
+        elif wake is not None:
+            wake.give()
+        return call
+
+    async def finish(self, call: Call[_T]) -> _T:
+        """Wait for the end of a call; returns and raises as `run` does."""
+        if not call.is_done:
+            call.task = trio.lowlevel.current_task()
+            if call.result is None or not call.claim():
+                call.begun = time.monotonic()
+                self._waited_for[call] = None
+                await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
+                self._waited_for.pop(call, None)
+        return self.result(call)
+
+    def result(self, call: Call[_T]) -> _T:
+        """What a call that is done returned; raises what it raised. To be asked for once."""
+        self._busy -= 1
+        if call.result is None:
+            raise _cut_off()
+        return call.result.unwrap()
+
+    def start(self, function: Callable[..., object], *args: object) -> None:
+        """Call `function(*args)` in a thread some time soon; nobody waits for it."""
+        if not self.is_cut_off:
+            wake = self._submit(Call(function, args))
+            if wake is not None:
+                wake.give()
+
+    def cut_off(self) -> Counter[str]:
+        """Let nobody wait any longer, and take no more calls.
+
+        Returns the names of the functions whose effect is now unknown, and how often each.
+        """
+        self.is_cut_off = True
+        left: Counter[str] = Counter()
+        for call in self._waited_for:
+            if call.task is not None and call.claim():
+                left[call.function.__name__] += 1
+                trio.lowlevel.reschedule(call.task)
+        return left
+
+    def close(self) -> None:
+        """Let the threads end when what was submitted is done."""
+        with self._lock:
+            self._is_closing = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.wake.give()
+
+    def join(self, deadline: float) -> None:
+        """Wait until they have ended, or until `deadline` on the monotonic clock."""
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _submit(self, call: Call[Any]) -> Handoff | None:
+        """Find a thread for a call; returns what wakes it, if it sleeps."""
+        for may_start in (len(self._threads) < self._limit, False):
+            with self._lock:
+                if self._idle:
+                    worker = self._idle.pop()
+                    worker.call = call
+                    return worker.wake
+                if not may_start:
+                    self._left.append(call)
+                    break
+            if self._start_thread(call):
+                break
+        return None
+
+    def _start_thread(self, call: Call[Any]) -> bool:
+        """Start a thread with a call; returns whether that was possible. EAGAIN if it was not, and
+        there are no others.
+        """
+        name = f"worker-{len(self._threads) + 1}"
+        thread = threading.Thread(target=self._work, args=(_Worker(call),), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if self._threads:
+                return False
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        self._threads.append(thread)
+        return True
+
+    def _work(self, worker: _Worker) -> None:
+        while (call := worker.call) is not None:
+            call.result = outcome.capture(call.function, *call.args)
+            if call.task is not None and call.claim():
+                try:
+                    self._token.run_sync_soon(trio.lowlevel.reschedule, call.task)
+                except trio.RunFinishedError:
+                    return
+            finished = call.finished
+            del call
+            if self._find_next(worker):
+                finished.give()
+            else:
+                pass_on(finished, worker.wake, -1)
+
+    def _find_next(self, worker: _Worker) -> bool:
+        """Give a thread its next call; returns whether it is to go on at once."""
+        with self._lock:
+            worker.call = self._left.popleft() if self._left else None
+            if worker.call is None and not self._is_closing:
+                self._idle.append(worker)
+                return False
+            return True
+
+
+def _cut_off() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def _not_cancellable(_raise_cancel: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED

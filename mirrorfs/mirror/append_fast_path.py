@@ -1,0 +1,56 @@
+"""New data at the end of a file in memory (tmpfs), taken without a thread: it needs no comparison,
+and nothing there waits for a disk.
+
+Elsewhere a write is always a thread's: even one that may not wait (RWF_NOWAIT) waits where the file
+system is frozen (fsfreeze(8); file_start_write in the kernel), and that would stop everybody.
+
+What a crash leaves is what a plain pwrite interrupted at the same place leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.plan import Data, Kind, Step, pieces, plan
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.open_file import OpenFile, PendingError
+
+
+def extend(file: OpenFile, pending: PendingError, offset: int, data: Data, account: Account) -> int:
+    """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
+    and counted.
+
+    0 means that nothing was done: a file that is not in memory or has a seed, or somebody at work
+    on it, a place that is not its end, or data with a block of zeros in it, or a part of one.
+    """
+    if not file.abilities.is_memory or not data:
+        return 0
+    for start, piece in pieces(data, offset, file.rules.block_bytes):
+        if plan(piece, None, start, file.rules) != [Step(Kind.WRITE, start, start + len(piece))]:
+            return 0
+    if not file.lock.acquire(blocking=False):
+        return 0
+    try:
+        if file.tail is not None or file.seed_fd >= 0:
+            return 0
+        if os.lseek(file.fd, 0, os.SEEK_END) != offset:
+            return 0
+        try:
+            taken = os.pwrite(file.fd, data, offset)
+        except OSError:  # the writer will see
+            return 0
+        file.calm = False
+        file.note_rewritten(offset, offset + taken)
+        # Of a request that is not taken whole, the writer counts the rest, and the request.
+        request = int(taken == len(data))
+        account.add(
+            file.key,
+            Counters(received_bytes=taken, written_bytes=taken, write_requests=request),
+        )
+    finally:
+        file.lock.release()
+    pending.settle(offset, offset + taken)
+    return taken

@@ -1,0 +1,208 @@
+"""Copy a range of one file into another, or within one: copy_file_range(2) on mirrored files.
+
+Holes of the source become holes of the target; data shares its blocks where the file system below
+can, and otherwise goes through `writer`, which stores only what differs. Source and result are
+equal by construction: nothing is compared before it is cloned.
+
+Guarantees: the size never exceeds what was copied; an error is raised only if nothing was. A crash
+leaves each block of the target as it was or as it is in the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes, syscalls
+from mirrorfs.mirror import seeding, writer
+from mirrorfs.mirror.counters import Account, Counters, FileKey
+from mirrorfs.mirror.open_file import count_freed, resize, size_kept_on_error
+from mirrorfs.mirror.punching import make_hole
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from mirrorfs.mirror.open_file import OpenFile, PendingError
+
+# One request may take long where data is really copied; between pieces it can be interrupted.
+_MAX_DATA_BYTES = 512 << 20
+_MAX_PIECES = 10_000
+_COPIED_BYTES = 1 << 20
+_CLONED_BYTES = 256 << 20
+# Answers to a clone that mean: copy instead (ioctl_ficlonerange(2)).
+_NO_CLONE = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.ETXTBSY}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that is copied from. `lock` is that of its mirror file, if it is being written,
+    too; `distrusted` says that its blocks may not hold what reading it shows.
+    """
+
+    fd: int
+    key: FileKey
+    trusted_seek: bool
+    distrusted: bool
+    lock: threading.Lock | None
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One request on its way: `[position, end)` of the source is to go to `target` at `shift`
+    further on.
+    """
+
+    source: Source
+    target: OpenFile
+    pending: PendingError
+    account: Account
+    position: int
+    end: int
+    shift: int
+    clone: bool
+    left_bytes: int = _MAX_DATA_BYTES
+    run: holes.Run = field(default_factory=holes.Run)
+
+    @property
+    def unit(self) -> int:
+        return self.target.abilities.unit_bytes
+
+
+def copy(
+    source: Source,
+    start: int,
+    target: OpenFile,
+    pending: PendingError,
+    offset: int,
+    length: int,
+    is_interrupted: Callable[[], bool],
+    account: Account,
+) -> int:
+    """Copy up to `length` bytes at `start` of `source` to `offset` of `target`; returns how many.
+
+    Fewer are copied at the end of the source, after a lot of data, when interrupted, and on an
+    error after something was copied. Raises the OSError of the failing step, or EINTR, if nothing
+    was.
+    """
+    can_clone = target.abilities.clone and source.key[0] == target.key[0] and not source.distrusted
+    work = _Copy(source, target, pending, account, start, start + length, offset - start, can_clone)
+    for _ in range(_MAX_PIECES):
+        if work.position >= work.end or work.left_bytes <= 0:
+            break
+        if is_interrupted():
+            if work.position == start:
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+            break
+        try:
+            work.position += _copy_piece(work)
+        except OSError:
+            if work.position == start:
+                raise
+            break
+    return max(0, work.position - start)
+
+
+def _copy_piece(work: _Copy) -> int:
+    """One run of the source's holes or a part of its data; returns how many bytes were done."""
+    work.end = min(work.end, os.fstat(work.source.fd).st_size)
+    start, stop = work.position, work.end
+    if start >= stop:  # the source has become shorter meanwhile
+        return 0
+    if work.source.trusted_seek:
+        ranges = holes.data_ranges(work.source.fd, start, stop, work.run)
+        start, stop = next(ranges, (stop, stop))
+    if start > work.position:
+        if work.target.rules.punch and work.target.abilities.punch:
+            # It may be append-only since it was opened (chattr(1)).
+            with contextlib.suppress(PermissionError):
+                return _copy_hole(work, start)
+        return _copy_data(work, start)
+    size = _whole_blocks(work, stop)
+    return (_clone(work, work.position + size) if size else 0) or _copy_data(work, stop)
+
+
+def _whole_blocks(work: _Copy, stop: int) -> int:
+    """How many bytes from here on can be cloned, up to `stop`: 0 if none can."""
+    if not work.clone or work.shift % work.unit or work.position % work.unit:
+        return 0
+    size = min(stop - work.position, _CLONED_BYTES)
+    return size - size % work.unit
+
+
+def _copy_hole(work: _Copy, stop: int) -> int:
+    """Let `[position, stop)` of the target be a hole, as it is in the source."""
+    target, count = work.target, Counters()
+    start, end = work.position + work.shift, stop + work.shift
+    with target.lock:
+        seeding.settle(target, work.account)
+        before = os.fstat(target.fd)
+        # Growing first: a refusal must leave the data as it was.
+        with size_kept_on_error(target, before.st_size):
+            if end > before.st_size:
+                resize(target, before.st_size, end)
+            if start < before.st_size:
+                count.punched_bytes = make_hole(target, start, min(end, before.st_size))
+        count.received_bytes = end - start
+        count.hole_bytes = count.received_bytes - count.punched_bytes
+        work.account.add(target.key, count)
+        count_freed(target, before, work.account)
+        target.note_rewritten(start, end)
+    work.pending.settle(start, end)
+    return end - start
+
+
+def _clone(work: _Copy, stop: int) -> int:
+    """Share `[position, stop)` of the source with the target; 0 if that is not possible."""
+    target = work.target
+    start, size = work.position + work.shift, stop - work.position
+    with _both(work.source, target):
+        seeding.settle(target, work.account)
+        before = os.fstat(target.fd)
+        try:
+            with size_kept_on_error(target, before.st_size):
+                if start > before.st_size:
+                    resize(target, before.st_size, start)
+                syscalls.clone_range(target.fd, start, work.source.fd, work.position, stop)
+        except OSError as exc:
+            if exc.errno not in _NO_CLONE:
+                raise
+            work.clone = False
+            return 0
+        work.account.add(target.key, Counters(received_bytes=size, shared_bytes=size))
+        count_freed(target, before, work.account)
+        target.calm = False
+        target.note_rewritten(start, start + size)
+    work.pending.settle(start, start + size)
+    work.left_bytes -= size // 16  # a clone costs next to nothing; it is bounded all the same
+    return size
+
+
+def _both(source: Source, target: OpenFile) -> ExitStack:
+    """The locks of both files, in ascending order of device and inode."""
+    stack = ExitStack()
+    locks = [(target.key, target.lock)]
+    if source.lock is not None and source.lock is not target.lock:
+        locks.append((source.key, source.lock))
+    for _, lock in sorted(locks, key=lambda pair: pair[0]):
+        stack.enter_context(lock)
+    return stack
+
+
+def _copy_data(work: _Copy, stop: int) -> int:
+    """Copy a piece of data by reading and writing it; what the target holds already is left."""
+    size = min(stop - work.position, _COPIED_BYTES)
+    if work.clone and not work.shift % work.unit:
+        # Up to the next block only: from there on, whole blocks can be cloned.
+        size = min(size, work.unit - work.position % work.unit)
+    data = os.pread(work.source.fd, size, work.position)
+    offset = work.position + work.shift
+    done = writer.write(work.target, work.pending, offset, data, work.account, requests=0).size
+    work.left_bytes -= done
+    return done

@@ -1,0 +1,156 @@
+"""A write that changes nothing, taken without waiting: its bytes are in the page cache below
+already, or are zeros over a hole.
+
+Guarantees: no call here waits for a disk or for a lock. Whatever cannot be decided that way, or
+needs more done than moving the times of the file, is left whole to `writer`. What a crash leaves is
+what was there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing import holes
+from mirrorfs.mirror import basis, gaps, progress, seeding
+from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
+
+if TYPE_CHECKING:
+    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.stale_tail import StaleTail
+
+
+class Elided(Enum):
+    """What `elide` has done: nothing; all but moving the times of the file (`writer.stamp`), which
+    may wait for the journal; or all.
+    """
+
+    NOTHING = "nothing"
+    BUT_TIMES = "all but the times"
+    ALL = "all"
+
+
+_CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
+
+
+def elide(
+    file: OpenFile,
+    pending: PendingError,
+    offset: int,
+    data: Data,
+    account: Account,
+    may_seek: bool = True,
+) -> Elided:
+    """See whether `data` is at `offset` (bytes) already; if so, it is counted.
+
+    Tried only on a file whose last write changed nothing. `may_seek` says that no thread of ours is
+    in a call on this file: seeking takes locks of the file in the kernel, and whoever has them may
+    be waiting for the disk.
+    """
+    end = offset + len(data)
+    is_for_writer = not file.calm or file.seed_fd >= 0 or file.has_capability
+    if is_for_writer or not data or not file.lock.acquire(blocking=False):
+        return Elided.NOTHING
+    try:
+        status = os.fstat(file.fd)
+        is_stamped = not file.was_seen and _is_stamped(status)
+        # Since the last thread was at it, the map of the file may have been dropped from memory.
+        may_seek = may_seek and (is_stamped or file.abilities.is_memory)
+        tail = file.tail
+        if end > status.st_size:
+            return Elided.NOTHING
+        if tail is not None and not _follows(file, tail, offset, end, may_seek):
+            return Elided.NOTHING
+        count = _classify(file, offset, data, may_seek)
+        if count is None:
+            return Elided.NOTHING
+        if not is_stamped and file.abilities.is_memory:
+            file.touch()
+            is_stamped = True
+        count.write_requests, count.received_bytes = 1, len(data)
+        if tail is not None:
+            _advance(file, tail, offset, end, count)
+        account.add(file.key, count)
+    finally:
+        file.lock.release()
+    pending.settle(offset, end)
+    return Elided.ALL if is_stamped else Elided.BUT_TIMES
+
+
+def _follows(file: OpenFile, tail: StaleTail, offset: int, end: int, may_seek: bool) -> bool:
+    """Whether a write to `[offset, end)` can move the frontier without waiting: there is nothing to
+    be wiped before it, and the ledger is where that is noted.
+    """
+    if gaps.is_met(tail, offset, end):
+        return False
+    if end <= tail.frontier:
+        return True
+    if not may_seek or offset < tail.frontier or tail.place < 0 or progress.is_behind(tail):
+        return False
+    return offset == tail.frontier or _is_blank(file, tail.frontier, offset)
+
+
+def _is_blank(file: OpenFile, start: int, end: int) -> bool:
+    """Whether there is nothing below in `[start, end)`, or less than a block of stored zeros."""
+    if _is_hole(file, start, end):
+        return True
+    block = file.rules.block_bytes
+    if start + -start % block + block <= end:
+        return False
+    old = basis.read_cached(file.fd, start, end, file.abilities.no_wait_flags)
+    return old is not None and is_zero(bytes(old))
+
+
+def _advance(file: OpenFile, tail: StaleTail, offset: int, end: int, count: Counters) -> None:
+    """Move the frontier over `[offset, end)`, of which nothing had to be changed. It is noted in
+    memory alone (`_follows`): nothing here waits.
+    """
+    if tail.shared and end > tail.frontier:
+        count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
+    seeding.uncover(file, tail, tail.frontier, end)
+    if progress.move_frontier(tail, offset, end, count.hole_bytes == end - offset):
+        tail.end_change(file.fd)
+
+
+def _is_stamped(status: os.stat_result) -> bool:
+    """Whether a write at this moment would leave both times as they are.
+
+    Files are stamped by a clock that moves every few milliseconds, or by a finer one if somebody
+    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see `was_seen`.
+    """
+    tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()
+
+
+def _classify(file: OpenFile, offset: int, data: Data, may_seek: bool) -> Counters | None:
+    """The classes of all bytes of `data`; None if one of them needs something done, or a disk."""
+    rules, end = file.rules, offset + len(data)
+    if rules.punch and is_zero(data):
+        is_hole = may_seek and _is_hole(file, offset, end)
+        return Counters(hole_bytes=len(data)) if is_hole else None
+    if not file.compares:
+        return None
+    old = basis.read_cached(file.fd, offset, end, file.abilities.no_wait_flags)
+    if old is None:
+        return None
+    count = Counters(compared_bytes=len(data))
+    for start, piece in pieces(data, offset, rules.block_bytes):
+        there = old if len(piece) == len(data) else old[start - offset :][: len(piece)]
+        for step in plan(piece, there, start, rules):
+            if step.kind is Kind.UNCHANGED:
+                count.unchanged_bytes += step.end - step.start
+            elif step.kind is Kind.HOLE and may_seek and _is_hole(file, step.start, step.end):
+                count.hole_bytes += step.end - step.start
+            else:
+                return None
+    return count
+
+
+def _is_hole(file: OpenFile, start: int, end: int) -> bool:
+    if not file.is_seek_trusted:
+        return False
+    first = holes.next_data(file.fd, start)
+    return first is None or first >= end
