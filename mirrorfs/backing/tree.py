@@ -271,3 +271,23 @@ def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
 def _is_now(time_ns: int | None) -> bool:
     """Whether that may be the time at which the kernel took a request to set it to now."""
     return time_ns is not None and abs(time.time_ns() - time_ns) < _NOW_NS
+
+
+def ask_to_write(fd: int, flags: int) -> None:
+    """Let the file system below refuse one more open for writing, with `flags` of open(2), of a
+    file that is written already: it may have become immutable or append-only meanwhile (chattr(1)).
+    Raises OSError.
+    """
+    wanted = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | (flags & os.O_APPEND)
+    try:
+        os.close(os.open(fd_path(fd), wanted))
+    except OSError as exc:
+        if exc.errno != errno.EACCES:  # by mode, by which the kernel has checked the caller
+            raise
+
+
+def flush(fd: int) -> None:
+    """Let the file system below report what it holds back until close (network file systems do).
+    Raises OSError.
+    """
+    os.close(os.dup(fd))

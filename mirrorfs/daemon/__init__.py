@@ -1,5 +1,1 @@
 """A mount as a process: what is to be mounted, the main loop, background work, log and signals."""
-
-from mirrorfs.fuse import extension
-
-extension.load()

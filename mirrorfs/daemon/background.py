@@ -18,7 +18,7 @@ from mirrorfs.backing import syscalls
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mirrorfs.fs.filesystem import State
+    from mirrorfs.fs.filesystem import Filesystem
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,12 @@ _STALL_SECONDS = 0.2
 class Background:
     """The tasks of one mount; `run` never returns."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._told: set[tuple[str, str]] = set()
+    def __init__(self, fs: Filesystem) -> None:
+        self._fs = fs
+        self._logged: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
+        """Run all tasks."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._guarded, self._finish_leftovers)
             nursery.start_soon(self._sweep)
@@ -48,20 +49,20 @@ class Background:
             self._note(step.__name__.lstrip("_"), exc)
 
     def _note(self, name: str, exc: Exception) -> None:
-        self._state.account.add_error((isinstance(exc, OSError) and exc.errno) or errno.EIO)
+        self._fs.account.add_error((isinstance(exc, OSError) and exc.errno) or errno.EIO)
         kind = f"{type(exc).__name__} {exc}"
-        if (name, kind) not in self._told:
-            self._told.add((name, kind))
+        if (name, kind) not in self._logged:
+            self._logged.add((name, kind))
             is_expected = isinstance(exc, OSError)
             log.warning("%s failed: %s", name, exc, exc_info=None if is_expected else exc)
 
     async def _finish_leftovers(self) -> None:
-        await self._state.leftovers.finish_all(self._state.inodes.devices.root)
+        await self._fs.late_recovery.finish_all(self._fs.devices.root)
 
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP_SECONDS)
-            for step in (self._sweep_unlinked, self._sweep_inodes, self._state.mirrors.sweep):
+            for step in (self._sweep_unlinked, self._sweep_inodes, self._fs.open_files.sweep):
                 await self._guarded(step)
 
     async def _watch(self) -> None:
@@ -70,17 +71,17 @@ class Background:
             await self._guarded(self._note_stalls)
 
     async def _note_stalls(self) -> None:
-        self._state.mirrors.note_stalls()
+        self._fs.open_files.note_stalls()
 
     async def _sweep_unlinked(self) -> None:
-        self._state.old_files.sweep()
+        self._fs.unlinked.sweep()
 
     async def _sweep_inodes(self) -> None:
-        self._state.inodes.sweep()
+        self._fs.inodes.sweep()
 
     async def _trim(self) -> None:
         """Give memory back when clients have moved data and have then been quiet for a moment."""
-        account = self._state.account
+        account = self._fs.account
         given_back_at = seen = account.moved_bytes()
         while True:
             await trio.sleep(_SWEEP_SECONDS)

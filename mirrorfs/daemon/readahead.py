@@ -5,12 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 from mirrorfs.backing import mounts
+from mirrorfs.fuse.optional_features import describe_feature
+
+
+class Readahead:
+    """Of the mount at `mount_point`: `size_bytes`; 0 leaves the kernel's own."""
+
+    def __init__(self, mount_point: bytes, size_bytes: int) -> None:
+        self._mount_point = mount_point
+        self._size_bytes = size_bytes
+        self._refused = "not tried yet" if size_bytes else "turned off by readahead=0"
+
+    def set(self) -> None:
+        """Set it, once the mount answers; where that is not permitted, go on without. The mount
+        itself is sent no request.
+        """
+        if not self._size_bytes:
+            return
+        try:
+            set_readahead(self._mount_point, self._size_bytes)
+        except OSError as exc:
+            self._refused = f"the kernel's own is kept: {exc.strerror or exc}"
+        else:
+            self._refused = ""
+
+    def describe(self) -> dict[str, object]:
+        """Whether it is set, and why not, for config.json."""
+        return describe_feature(self._refused)
 
 
 def set_readahead(mount_point: bytes, size_bytes: int) -> None:
-    """Let the kernel read `size_bytes` ahead through the mount at `mount_point`.
-
-    The mount itself is not asked. OSError where that is not permitted, or nothing is mounted there.
+    """Let the kernel read `size_bytes` ahead through the mount at `mount_point`. OSError where that
+    is not permitted, or nothing is mounted there.
     """
     mount = mounts.mounted_at(mount_point)
     if mount is None:

@@ -1,62 +1,120 @@
-"""Attributes as FUSE wants them."""
+"""Handlers for attributes: getattr, setattr, statfs."""
 
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
-import pyfuse3
+from mirrorfs.backing import recovery_attribute, tree
+from mirrorfs.fs.control import ControlFolder
+from mirrorfs.fs.entry import NO_CHANGES
+from mirrorfs.fs.pinned_inodes import Pinned
+from mirrorfs.fs.privileges import set_owner
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.statx import Status
+    from collections.abc import Callable
 
-_NOBODYS_ID = (1 << 64) - 1  # the C library passes over names without a number
+    from mirrorfs.backing.credentials import Credentials
+    from mirrorfs.fs.entries import Entries
+    from mirrorfs.fs.entry import Changes, Entry
+    from mirrorfs.fs.inodes import InodeTable
+    from mirrorfs.fs.late_recovery import LateRecovery
+    from mirrorfs.fs.open_files import OpenFiles
+    from mirrorfs.fs.privileges import Privileges
+    from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
+    from mirrorfs.fs.truncation import Truncation
 
 
-def entry(
-    node_id: int, status: Status, timeout: float, generation: int = 0
-) -> pyfuse3.EntryAttributes:
-    """The attributes of one inode; `timeout` in seconds holds for the name and for the
-    attributes. `generation` is that of file handles, which must be 0 for the root.
+class Attributes:
+    """Handlers; each raises OSError."""
+
+    def __init__(
+        self,
+        inodes: InodeTable,
+        entries: Entries,
+        open_files: OpenFiles,
+        unlinked: RecentlyUnlinked,
+        late_recovery: LateRecovery,
+        truncation: Truncation,
+        privileges: Privileges,
+        control: ControlFolder,
+    ) -> None:
+        self._inodes = inodes
+        self._entries = entries
+        self._open_files = open_files
+        self._unlinked = unlinked
+        self._late_recovery = late_recovery
+        self._truncation = truncation
+        self._privileges = privileges
+        self._control = control
+
+    async def get(self, node_id: int) -> Entry:
+        """stat(2)."""
+        if ControlFolder.owns(node_id):
+            return self._control.entry(node_id)
+        async with Pinned(self._inodes, node_id) as (inode,):
+            return await self._entries.attributes(inode)
+
+    async def set(
+        self, node_id: int, changes: Changes, handle: int | None, caller: Credentials
+    ) -> Entry:
+        """chmod(2), chown(2), truncate(2), utimensat(2); `handle` is of the open file by which the
+        client does it, None if it does so by name.
+        """
+        if ControlFolder.owns(node_id):
+            return self._control.set(node_id, changes)
+        async with Pinned(self._inodes, node_id) as (inode,):
+            if changes.size is not None:
+                await self._truncation.set_size(inode, handle, changes.size, caller)
+            file = self._open_files.get(inode)
+            moves_times = changes.atime_ns is not None or changes.mtime_ns is not None
+            if file is not None and (moves_times or changes.mode is not None):
+                # What is set now must be the last change of it.
+                await self._open_files.finalise_quietly(inode, file)
+            is_open = self._open_files.get(inode) is not None
+            if changes == NO_CHANGES and is_open:
+                # The kernel is about to change a file that a client writes (file_remove_privs).
+                await self._privileges.drop(inode, caller)
+            else:
+                check = None if is_open else self._late_recovery.check_of(inode)
+                await inode.device.brief(set_attributes, inode.fd, changes, caller, check)
+            return await self._entries.attributes(inode)
+
+    async def file_system(self) -> os.statvfs_result:
+        """statvfs(3) of the file system below."""
+        # The client wants to know what is free.
+        root = self._inodes.root
+        await self._unlinked.give_up_all(root.device)
+        await self._open_files.finalise_closed(root.device)
+        return await root.device.threads.run(os.fstatvfs, root.fd)
+
+
+def set_attributes(
+    fd: int, changes: Changes, caller: Credentials, check: Callable[[int], None] | None
+) -> None:
+    """Set owner, mode and times of the inode of the O_PATH descriptor `fd`, all but its size.
+
+    No changes at all stand for a chown(2) that leaves owner and group. `check` is what an open of
+    the file checks, if no client writes it: it goes by the mtime, which is to change.
     """
-    (
-        mode, nlink, uid, gid, _, size, blocks, blksize, atime_ns, _, ctime_ns, mtime_ns, rdev, *_,
-    ) = status  # fmt: skip
-    attr = pyfuse3.EntryAttributes()
-    attr.st_ino = pyfuse3.InodeT(node_id)
-    attr.generation = generation
-    attr.entry_timeout = attr.attr_timeout = timeout
-    attr.st_mode = pyfuse3.ModeT(mode)
-    attr.st_nlink = nlink
-    attr.st_uid = uid
-    attr.st_gid = gid
-    attr.st_rdev = rdev
-    attr.st_size = size
-    attr.st_blksize = blksize
-    attr.st_blocks = blocks
-    attr.st_atime_ns = atime_ns
-    attr.st_mtime_ns = mtime_ns
-    attr.st_ctime_ns = ctime_ns
-    return attr
+    if check is not None and changes.mtime_ns is not None:
+        _check_unopened(fd, check)
+    if changes.uid is not None or changes.gid is not None or changes == NO_CHANGES:
+        uid = -1 if changes.uid is None else changes.uid
+        set_owner(fd, uid, -1 if changes.gid is None else changes.gid, caller)
+    if changes.mode is not None:
+        os.chmod(tree.fd_path(fd), stat.S_IMODE(changes.mode))
+    if changes.atime_ns is not None or changes.mtime_ns is not None:
+        tree.set_times(fd, changes.atime_ns, changes.mtime_ns)
 
 
-def unknown() -> pyfuse3.EntryAttributes:
-    """For a name in a listing that could not be looked at. No type is 0, so the kernel takes the
-    name alone (fs/fuse/readdir.c), forgets the number, and asks again when somebody wants to know
-    more, who then meets the error.
-    """
-    attr = pyfuse3.EntryAttributes()
-    attr.st_ino = pyfuse3.InodeT(_NOBODYS_ID)
-    attr.st_mode = pyfuse3.ModeT(0)
-    return attr
-
-
-def file_system(fd: int) -> pyfuse3.StatvfsData:
-    """statvfs(3) of the file system below."""
-    below = os.fstatvfs(fd)
-    data = pyfuse3.StatvfsData()
-    data.f_bsize, data.f_frsize = below.f_bsize, below.f_frsize
-    data.f_blocks, data.f_bfree, data.f_bavail = below.f_blocks, below.f_bfree, below.f_bavail
-    data.f_files, data.f_ffree, data.f_favail = below.f_files, below.f_ffree, below.f_favail
-    data.f_namemax = below.f_namemax
-    return data
+def _check_unopened(path_fd: int, check: Callable[[int], None]) -> None:
+    """Open a file for `check`, if it has a recovery attribute."""
+    is_unfinished = tree.find_xattr(path_fd, recovery_attribute.NAME) is not None
+    if is_unfinished and stat.S_ISREG(os.fstat(path_fd).st_mode):
+        fd, _ = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime=True)
+        try:
+            check(fd)
+        finally:
+            os.close(fd)

@@ -1,5 +1,4 @@
-"""Files that are taken and not kept: what a copy of a backing folder brings along of its state
-folder.
+"""What a copy of a backing folder brings along of its state folder: accepted, and not kept.
 
 Such a copy is written back through a mount with all that is in it, and its `.mirrorfs` describes
 other files than those that are made here. Refusing it would end every such copy with an error, so
@@ -25,9 +24,8 @@ from mirrorfs.backing.statx import Status
 from mirrorfs.mirror import seed_rules
 
 if TYPE_CHECKING:
-    import pyfuse3
-
-    from mirrorfs.fuse.eager import AnyFields, Context
+    from mirrorfs.backing.credentials import Credentials
+    from mirrorfs.fs.entry import Changes
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +35,13 @@ _KEPT_THERE = (state_folder.FORMAT_FILE, recovery_list.LIST)
 
 @dataclass(slots=True)
 class Node:
-    """One such file or folder: where it is, what a client is told of it, and how often the kernel
-    was told its number.
-    """
+    """One such file or folder."""
 
     node_id: int
     parent_id: int
     name: bytes
-    status: Status
-    lookups: int = 0
+    status: Status  # as clients see it
+    lookups: int = 0  # that the kernel has yet to take away
 
 
 def is_of_a_state_folder(name: bytes) -> bool:
@@ -66,7 +62,7 @@ class CopiedState:
         self._numbers = itertools.count(first_id)
         self._by_id: dict[int, Node] = {}
         self._by_name: dict[tuple[int, bytes], Node] = {}
-        self._is_told = False
+        self._is_logged = False
 
     def get(self, node_id: int) -> Node | None:
         return self._by_id.get(node_id)
@@ -79,24 +75,26 @@ class CopiedState:
         """What a folder holds."""
         return [node for node in self._by_id.values() if node.parent_id == parent_id and node.name]
 
-    def make(self, parent_id: int, name: bytes, mode: int, ctx: Context) -> Node:
+    def make(self, parent_id: int, name: bytes, mode: int, caller: Credentials) -> Node:
         """Make what `mode` says (inode(7)); EEXIST if the name is taken."""
         if self.find(parent_id, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_logged:
+            self._is_logged = True
             log.info("a copy of a state folder is being written; it is taken, but not kept")
         now, number = time.time_ns(), next(self._numbers)
-        mode &= ~ctx.umask | stat.S_IFMT(mode)
+        mode &= ~caller.umask | stat.S_IFMT(mode)
         nlink = 2 if stat.S_ISDIR(mode) else 1
-        status = Status(mode, nlink, ctx.uid, ctx.gid, number, 0, 0, 4096, now, 0, now, now, 0, 0)
+        status = Status(
+            mode, nlink, caller.uid, caller.gid, number, 0, 0, 4096, now, 0, now, now, 0, 0
+        )
         node = self._by_id[number] = Node(number, parent_id, name, status)
         self._by_name[parent_id, name] = node
         return node
 
     def remove(self, parent_id: int, name: bytes) -> bool:
-        """Take the name away; returns whether there was one. ENOTEMPTY for a folder with something
-        in it.
+        """Remove a name; returns whether there was one. ENOTEMPTY for a folder with something in
+        it.
         """
         node = self._by_name.get((parent_id, name))
         if node is None:
@@ -124,21 +122,16 @@ class CopiedState:
         if node is not None and end > node.status.size:
             node.status = node.status._replace(size=end, mtime_ns=time.time_ns())
 
-    def set(self, node_id: int, fields: AnyFields, attr: pyfuse3.EntryAttributes) -> None:
-        """Set the attributes that `fields` names."""
+    def set(self, node_id: int, changes: Changes) -> None:
+        """Set attributes."""
         node = self._by_id.get(node_id)
         if node is None:
             return
         now = node.status
-        mode = stat.S_IFMT(now.mode) | stat.S_IMODE(attr.st_mode)
-        node.status = now._replace(
-            mode=mode if fields.update_mode else now.mode,
-            uid=attr.st_uid if fields.update_uid else now.uid,
-            gid=attr.st_gid if fields.update_gid else now.gid,
-            size=attr.st_size if fields.update_size else now.size,
-            atime_ns=attr.st_atime_ns if fields.update_atime else now.atime_ns,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else now.mtime_ns,
-        )
+        mode = None if changes.mode is None else stat.S_IFMT(now.mode) | stat.S_IMODE(changes.mode)
+        wanted = changes._replace(mode=mode)._asdict()
+        known = {name: value for name, value in wanted.items() if value is not None}
+        node.status = now._replace(**known)
 
     def forget(self, node_id: int, lookups: int) -> None:
         """Take lookups away, as the kernel does."""

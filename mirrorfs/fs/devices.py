@@ -5,8 +5,8 @@ use up those and no others. A device is met when a name leads to it, probed when
 and forgotten when no inode of it is known any more: it can then be unmounted, and another can come
 in its place.
 
-The mount itself may turn up below its own backing folder, by a bind mount. Whatever is asked of it
-there would wait for us, so it is known by its number and never touched.
+The mount itself may turn up below its own backing folder, by a bind mount. Any call on it there
+would wait for the daemon itself, so it is known by its number and never touched.
 
 Everything here runs in the main loop's thread.
 """
@@ -17,7 +17,7 @@ import errno
 import itertools
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -29,6 +29,8 @@ from mirrorfs.fs import inode_numbers
 from mirrorfs.fs.threads import Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrorfs.backing.mounts import Mount
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
@@ -38,73 +40,95 @@ _THREADS = 48
 # Long calls (copy_file_range, fallocate) leave most of the threads to short ones.
 _LONG_CALLS = 16
 _CLOSE_SECONDS = 10.0
+_FEW_BLOCKS = 2048  # of 512 bytes: freeing them takes 0.1 ms
+
+_T = TypeVar("_T")
 
 
 class Device:
-    """One file system in the backing tree. `known` counts its inodes in the table.
-
-    `abilities` is None until it was probed, `kind` is its type, empty until it was met by one of
-    its `mounts`. `asks` is the device that a step may ask to its face: its own number, or nothing
-    (-1) where what the kernel knows is the truth (`is_local`). `identity` is what it is known by
-    after it was mounted again, and `shift` what its inode numbers are shifted by (`numbers`).
-    """
+    """One file system in the backing tree."""
 
     __slots__ = (
         "abilities",
-        "asks",
         "dev",
         "identity",
-        "is_local",
+        "inodes",
         "kind",
-        "known",
-        "lines",
         "long_calls",
         "mounts",
         "shift",
-        "workers",
+        "table_lines",
+        "threads",
     )
 
     def __init__(self, dev: int) -> None:
-        self.dev = dev
-        self.abilities: Abilities | None = None
-        self.kind = ""
-        self.asks = dev
-        self.is_local = False
-        self.known = 0
-        self.mounts: set[int] = set()
-        self.lines: set[tuple[int, str]] = set()  # the same in the mount table: id and device
-        self.identity = b""
-        self.shift = inode_numbers.shift_of(b"%d" % dev)
-        self.workers = Threads(_THREADS)
+        self.dev = dev  # st_dev
+        self.abilities: Abilities | None = None  # until it was probed
+        self.kind = ""  # its type, until it was met by one of its mounts
+        self.identity = b""  # by which it is known after it was mounted again
+        self.shift = inode_numbers.shift_of(b"%d" % dev)  # of its inode numbers for clients
+        self.inodes = 0  # how many of it are in the table, or held for later
+        self.mounts: set[int] = set()  # ids of the mounts that lead to it
+        self.table_lines: set[tuple[int, str]] = set()  # id and device in the mount table
+        self.threads = Threads(_THREADS)
         self.long_calls = trio.CapacityLimiter(_LONG_CALLS)
 
-    def met(self, mount: Mount, mount_id: int, identity: bytes) -> None:
+    def meet(self, mount: Mount, mount_id: int, identity: bytes) -> None:
         """Note its type and identity, and one of the mounts that lead to it."""
         self.kind = mount.fs_type
         self.identity = identity
-        self.is_local = self.kind in LOCAL
-        self.workers.in_memory = self.kind in IN_MEMORY
-        self.asks = -1 if self.is_local else self.dev
         self.mounts.add(mount_id)
-        self.lines.add((mount.mount_id, mount.device))
+        self.table_lines.add((mount.mount_id, mount.device))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what the kernel knows of its inodes is the truth: no server is asked."""
+        return self.kind in LOCAL
+
+    @property
+    def remote_dev(self) -> int | None:
+        """The device whose server may be asked by its threads (`backing.lookup`)."""
+        return None if self.kind in LOCAL else self.dev
 
     @property
     def is_prompt(self) -> bool:
-        """Whether a call that is done from memory as a rule may be made without a thread: never
-        elsewhere than on a disk, and not while somebody is waiting for it.
+        """Whether a call that memory answers as a rule may be made without a thread: on a local
+        file system, while no request waits for it.
         """
-        return self.is_local and not self.workers.busy
+        return self.kind in LOCAL and not self.threads.busy
 
     @property
     def name(self) -> str:
         """For the log."""
         return f"{self.kind or 'a file system'} ({os.major(self.dev)}:{os.minor(self.dev)})"
 
+    async def brief(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on
+        """`threads.run` for a call that has to do with a few names or attributes only: it needs no
+        thread where these lie in memory, and no thread is at work there. Not for a call that opens
+        a file, which another process may have to permit first (fanotify(7)).
+        """
+        if self._answers_from_memory():
+            return function(*args)
+        return await self.threads.run(function, *args)
+
+    def close_fd(self, fd: int) -> None:
+        """Close a descriptor some time soon. It may be the last one of an unlinked file, whose
+        blocks are then freed.
+        """
+        if self.threads.is_cut_off:
+            return  # a thread that was left behind may use it
+        if self._answers_from_memory() and os.fstat(fd).st_blocks <= _FEW_BLOCKS:
+            os.close(fd)
+        else:
+            self.threads.start(os.close, fd)
+
+    def _answers_from_memory(self) -> bool:
+        threads = self.threads
+        return self.kind in IN_MEMORY and not threads.busy and not threads.is_cut_off
+
 
 class Devices:
-    """The devices of one mount. `own_dev` is the mount's own, as soon as there is one;
-    `finds_by_number` says that the root's finds an inode by nothing but its number.
-    """
+    """The devices of one mount."""
 
     def __init__(self, root_fd: int, root: Status, abilities: Abilities, writable: bool) -> None:
         self._writable = writable
@@ -112,22 +136,23 @@ class Devices:
         self.root.abilities = abilities
         mount = mount_of(root_fd)
         identity = file_system_id(root_fd, mount, mount.fs_type in LOCAL)
-        self.root.met(mount, root.mount_id, identity)
+        self.root.meet(mount, root.mount_id, identity)
         self.root.shift = inode_numbers.shift_of(identity)
+        # Whether an inode on the root's device is found by nothing but its number.
         self.finds_by_number = os.geteuid() == 0 and self.root.kind in by_number.KINDS
         self._by_dev = {root.dev: self.root}
         self._all = [self.root]
-        self.own_dev = -1
+        self.own_dev = -1  # the mount's own, as soon as there is one
 
     @property
     def busy(self) -> int:
         """Calls that are running or waiting for a thread."""
-        return sum(device.workers.busy for device in self._all)
+        return sum(device.threads.busy for device in self._all)
 
     @property
     def is_slow(self) -> bool:
-        """Whether somebody waits for an answer of one of them that should come soon."""
-        return any(device.workers.is_slow for device in self._all)
+        """Whether a request waits for an answer of one of them that should come soon."""
+        return any(device.threads.is_slow for device in self._all)
 
     def at(self, dev: int) -> Device:
         """The device with this number, which need not have been met."""
@@ -155,7 +180,7 @@ class Devices:
                 device = self._begin(status.dev)
             if device.identity != identity:
                 device.shift = self._shift_of(identity)
-            device.met(mount, status.mount_id, identity)
+            device.meet(mount, status.mount_id, identity)
         return device
 
     def _shift_of(self, identity: bytes) -> int:
@@ -168,7 +193,7 @@ class Devices:
             return shift
         # Those that were unmounted are of no account: this one may be the same, mounted again.
         lines = {(mount.mount_id, mount.device) for mount in mount_table()}
-        taken = {device.shift for device in self._all[1:] if device.lines & lines}
+        taken = {device.shift for device in self._all[1:] if device.table_lines & lines}
         attempts = (inode_numbers.shift_of(identity, attempt) for attempt in itertools.count())
         return next(shift for shift in attempts if shift not in taken)
 
@@ -184,25 +209,25 @@ class Devices:
     async def probe(self, device: Device, path_fd: int) -> None:
         """See what a device can do, before its first use; `path_fd` is O_PATH, and in it."""
         self.check_foreign(device.dev)
-        abilities = await device.workers.run(probe_at, path_fd, self._writable)
+        abilities = await device.threads.run(probe_at, path_fd, self._writable)
         if device.abilities is None:
             device.abilities = abilities
 
     def sweep(self) -> None:
-        """Forget the devices that nobody knows any more."""
+        """Forget the devices of which no inode is known any more."""
         for device in self._all[1:]:
-            if not device.known and not device.workers.busy:
+            if not device.inodes and not device.threads.busy:
                 self._all.remove(device)
                 if self._by_dev.get(device.dev) is device:
                     del self._by_dev[device.dev]
-                device.workers.close()
+                device.threads.close()
 
     def cut_off(self) -> list[str]:
-        """Let nobody wait any longer for devices that do not answer; one line for each."""
+        """End all waiting for devices that do not answer; returns a line for each."""
         lines = []
         for device in self._all:
-            if device.workers.busy:
-                left = device.workers.cut_off()
+            if device.threads.busy:
+                left = device.threads.cut_off()
                 what = ", ".join(f"{count} {name}" for name, count in left.most_common())
                 lines.append(f"{device.name} does not answer; cut off, with unknown effect: {what}")
         return lines
@@ -210,13 +235,13 @@ class Devices:
     @property
     def is_cut_off(self) -> bool:
         """Whether threads were left behind, which may still use any descriptor."""
-        return any(device.workers.is_cut_off for device in self._all)
+        return any(device.threads.is_cut_off for device in self._all)
 
     def close(self) -> None:
         """End the threads when what was submitted is done; stalled ones are left behind."""
         for device in self._all:
-            device.workers.close()
+            device.threads.close()
         deadline = time.monotonic() + _CLOSE_SECONDS
         for device in self._all:
-            if not device.workers.is_cut_off:
-                device.workers.join(deadline)
+            if not device.threads.is_cut_off:
+                device.threads.join(deadline)

@@ -5,13 +5,13 @@ tool, which rsync opens for reading, too.
 What is written is kept in the page cache of the file system below anyway. A second copy of it costs
 as much time as all else that a large write needs, and as much memory.
 
-Guarantees: whoever reads the file, or has it mapped, sees what was written as soon as write(2)
-returns: the kernel drops what its cache holds of the range before and after such a write. A page
-that is changed through a mapping meanwhile would be written back over it, so no file is written
-directly while it may be mapped for writing: one that is open for reading and writing, too, has its
-other writes cached; and one that is opened so while it is written directly cannot be mapped shared
-(ENODEV) by way of that descriptor. What the kernel would do after a write for O_DSYNC, and for a
-mount with `sync`, is done by us (`at_once`, `operations`). Nor does it take security.capability
+Guarantees: a client that reads the file, or has it mapped, sees what was written as soon as
+write(2) returns: the kernel drops what its cache holds of the range before and after such a write.
+A page that is changed through a mapping meanwhile would be written back over it, so no file is
+written directly while it may be mapped for writing: one that is open for reading and writing, too,
+has its other writes cached; and one that is opened so while it is written directly cannot be mapped
+shared (ENODEV) by way of that descriptor. What the kernel would do after a write for O_DSYNC, and
+for a mount with `sync`, is done by the daemon (`content`). Nor does it take security.capability
 away, so a file that has it is not written directly.
 """
 
@@ -22,6 +22,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mirrorfs.fs.handles import FileHandle
 
 # Linux 6.19: "fuse: Always flush the page cache before FOPEN_DIRECT_IO write" (1ce120dcefc0) and
@@ -51,22 +53,14 @@ def refusal(option: str) -> str:
     return ""
 
 
-def choose(handle: FileHandle, flags: int, is_offered: bool, is_copy: bool = False) -> None:
-    """Say how a file opened with `flags` (open(2)) is written, until `leave`; `is_copy` is for one
-    that this has made under a temporary name of a copy tool.
+def choose(handle: FileHandle, others: Iterable[FileHandle], flags: int, is_copy: bool) -> None:
+    """Say how a file opened with `flags` (open(2)) is written, while `others` have it open, in a
+    mount that may write directly. `is_copy` is for a file that this open has made under a temporary
+    name of a copy tool.
     """
-    inode, mode = handle.inode, flags & os.O_ACCMODE
+    mode = flags & os.O_ACCMODE
     if mode == os.O_WRONLY or (mode == os.O_RDWR and is_copy):
-        handle.is_direct = is_offered and not inode.mapping_handles
+        handle.is_direct = not any(other.may_map for other in others)
     elif mode == os.O_RDWR:
-        handle.is_direct = inode.direct_handles > 0
+        handle.is_direct = any(other.is_direct for other in others)
     handle.may_map = mode == os.O_RDWR and not handle.is_direct
-    inode.direct_handles += handle.is_direct
-    inode.mapping_handles += handle.may_map
-
-
-def leave(handle: FileHandle) -> None:
-    """The end of what `choose` has said."""
-    handle.inode.direct_handles -= handle.is_direct
-    handle.inode.mapping_handles -= handle.may_map
-    handle.is_direct = handle.may_map = False

@@ -9,75 +9,95 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import by_number
-from mirrorfs.fs.control import ControlFolder, refuse
+from mirrorfs.fs.control import ControlFolder
+from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.inode_numbers import ROOT_ID
 from mirrorfs.fs.pinned_inodes import Pinned
 
 if TYPE_CHECKING:
-    import pyfuse3
-
     from mirrorfs.backing.statx import Status
+    from mirrorfs.fs.entries import Entries
+    from mirrorfs.fs.entry import Entry
     from mirrorfs.fs.forgotten_inodes import Place
-    from mirrorfs.fs.names import NameOperations
+    from mirrorfs.fs.inodes import InodeTable
+    from mirrorfs.fs.late_recovery import LateRecovery
+
+LookUp = Callable[[int, bytes], Awaitable["Entry"]]
+Forget = Callable[[int, int], None]
 
 
-async def lookup(of: NameOperations, node_id: int) -> pyfuse3.EntryAttributes:
-    """The entry of a node id that may be forgotten; ENOENT if that is not found again."""
-    if of.inodes.known.get(node_id) is not None:
-        return await _count(of, node_id)
-    place = of.inodes.known.forgotten.place_of(node_id)
-    entry = await (_lookup_number(of, node_id) if place is None else _lookup_at(of, place))
-    if entry.st_ino != node_id:
-        of.state.forget(entry.st_ino, 1)
-        raise refuse(errno.ENOENT)
-    return entry
+class Exports:
+    """`look_up` finds a name in a folder, `forget` takes lookups away."""
 
+    def __init__(
+        self,
+        inodes: InodeTable,
+        entries: Entries,
+        late_recovery: LateRecovery,
+        look_up: LookUp,
+        forget: Forget,
+    ) -> None:
+        self._inodes = inodes
+        self._entries = entries
+        self._late_recovery = late_recovery
+        self._look_up = look_up
+        self._forget = forget
 
-async def lookup_parent(of: NameOperations, node_id: int) -> pyfuse3.EntryAttributes:
-    """The entry of the folder around another; ENOENT if that is not in the mount."""
-    if ControlFolder.owns(node_id):
-        return await _count(of, ROOT_ID)
-    async with Pinned(of.inodes, (node_id,)) as (inode,):
-        if inode.device is of.devices.root:
-            run, root_fd = inode.device.workers.run, of.inodes.root_fd
-            fd, status = await run(by_number.open_parent, root_fd, inode.fd)
-            if status.dev == inode.device.dev:
-                return await _adopt(of, fd, status)
-            os.close(fd)
-        return await lookup(of, (inode.parent or of.inodes.root).node_id)
-
-
-async def _lookup_number(of: NameOperations, node_id: int) -> pyfuse3.EntryAttributes:
-    if not of.devices.finds_by_number:
-        raise refuse(errno.ENOENT)
-    device, root_fd = of.devices.root, of.inodes.root_fd
-    fd, status = await device.workers.run(by_number.open_number, root_fd, device.kind, node_id)
-    return await _adopt(of, fd, status)
-
-
-async def _lookup_at(of: NameOperations, place: Place) -> pyfuse3.EntryAttributes:
-    await lookup(of, place.parent_id)
-    try:
-        return await of.lookup(place.parent_id, place.name, None)
-    finally:
-        of.state.forget(place.parent_id, 1)
-
-
-async def _adopt(of: NameOperations, fd: int, status: Status) -> pyfuse3.EntryAttributes:
-    await of.state.leftovers.finish(status.ino, of.devices.root)
-    inode = of.inodes.adopt_unnamed(status, fd)
-    try:
-        return await _count(of, inode.node_id)
-    finally:
-        of.state.forget(inode.node_id, 1)
-
-
-async def _count(of: NameOperations, node_id: int) -> pyfuse3.EntryAttributes:
-    """The entry of an inode that is known, with one lookup more."""
-    async with Pinned(of.inodes, (node_id,)) as (inode,):
-        entry = await of.getattr(node_id, None)
-        inode.lookups += 1
+    async def look_up(self, node_id: int) -> Entry:
+        """The entry of a node id that may be forgotten; ENOENT if that is not found again."""
+        index = self._inodes.index
+        if index.get(node_id) is not None:
+            return await self._count(node_id)
+        place = index.forgotten.place_of(node_id)
+        entry = await (self._by_number(node_id) if place is None else self._at(place))
+        if entry.node_id != node_id:
+            self._forget(entry.node_id, 1)
+            raise refuse(errno.ENOENT)
         return entry
+
+    async def look_up_parent(self, node_id: int) -> Entry:
+        """The entry of the folder around another; ENOENT if that is not in the mount."""
+        if ControlFolder.owns(node_id):
+            return await self._count(ROOT_ID)
+        root = self._inodes.root
+        async with Pinned(self._inodes, node_id) as (inode,):
+            if inode.device is root.device:
+                run, root_fd = inode.device.threads.run, self._inodes.root_fd
+                fd, status = await run(by_number.open_parent, root_fd, inode.fd)
+                if status.dev == inode.device.dev:
+                    return await self._adopt(fd, status)
+                os.close(fd)
+            return await self.look_up((inode.parent or root).node_id)
+
+    async def _by_number(self, node_id: int) -> Entry:
+        if not self._inodes.devices.finds_by_number:
+            raise refuse(errno.ENOENT)
+        device, root_fd = self._inodes.root.device, self._inodes.root_fd
+        fd, status = await device.threads.run(by_number.open_number, root_fd, device.kind, node_id)
+        return await self._adopt(fd, status)
+
+    async def _at(self, place: Place) -> Entry:
+        await self.look_up(place.parent_id)
+        try:
+            return await self._look_up(place.parent_id, place.name)
+        finally:
+            self._forget(place.parent_id, 1)
+
+    async def _adopt(self, fd: int, status: Status) -> Entry:
+        await self._late_recovery.finish(status.ino, self._inodes.root.device)
+        inode = self._inodes.adopt_unnamed(status, fd)
+        try:
+            return await self._count(inode.node_id)
+        finally:
+            self._forget(inode.node_id, 1)
+
+    async def _count(self, node_id: int) -> Entry:
+        """The entry of an inode that is known, with one lookup more."""
+        async with Pinned(self._inodes, node_id) as (inode,):
+            entry = await self._entries.attributes(inode)
+            inode.lookups += 1
+            return entry

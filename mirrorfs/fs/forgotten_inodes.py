@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from mirrorfs.fs.inodes import Inode
+    from mirrorfs.fs.inode import Inode
 
-_REMEMBERED = 20_000  # 5 MB; who has more handles than that finds the oldest ones stale
+_REMEMBERED = 20_000  # 5 MB; of more handles than that, the oldest ones become stale
 
 
 class Place(NamedTuple):
@@ -22,13 +22,13 @@ class Place(NamedTuple):
 
 
 class ForgottenInodes:
-    """The places of so many, the latest ones."""
+    """The last places of the inodes that were forgotten most recently."""
 
     def __init__(self) -> None:
         self._places: dict[int, Place] = {}
 
     def note(self, inode: Inode) -> None:
-        """Remember where an inode was that is no longer known."""
+        """Remember where an inode was that the kernel has forgotten."""
         if inode.parent is not None:
             self._places.pop(inode.node_id, None)
             self._places[inode.node_id] = Place(inode.parent.node_id, inode.name)
@@ -36,5 +36,5 @@ class ForgottenInodes:
                 del self._places[next(iter(self._places))]
 
     def place_of(self, node_id: int) -> Place | None:
-        """Where it was, if that is remembered."""
+        """Where the inode with this node id was; None if that is not remembered."""
         return self._places.get(node_id)

@@ -8,112 +8,150 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from mirrorfs.fs.steps import NO_READER, Reader
-from mirrorfs.mirror.open_file import OpenFile, PendingError
+from mirrorfs.backing.reader import NO_READER, Reader
+from mirrorfs.fs.entry import refuse
 
 if TYPE_CHECKING:
-    from mirrorfs.backing.credentials import Credentials
-    from mirrorfs.fs.inodes import Inode
-    from mirrorfs.fs.threads import Call
-    from mirrorfs.mirror.writer import Taken
+    from mirrorfs.fs.inode import Inode
+    from mirrorfs.mirror.open_file import OpenFile
 
 _H = TypeVar("_H")
-
-
-@dataclass(frozen=True, slots=True)
-class BegunWrite:
-    """A write of which the first `taken` bytes are done, and the rest is what `call` sees to; None
-    if there is no rest.
-    """
-
-    taken: int
-    call: Call[Taken] | None
+_NOWHERE = -1  # where an error happened that no single write can make good
 
 
 @dataclass(slots=True)
-class FileHandle:
-    """One open of a file. `reader` is for the client's reads (none if it opened write-only),
-    `mirror` for its writes.
-
-    `is_direct` and `may_map` are for `direct_writes`; `sync_flags` are those of open(2) with which
-    the next write comes, `writer` is who sends it, if that takes setuid. `has_sought` says that
-    holes were looked for, `seeks_slowly` that this has taken long. `begun` is what was begun
-    already of the write that comes next.
+class PendingError:
+    """The error of a write that no later one has made good: fsync and close report it again. Each
+    handle has its own, as a client knows only of its own writes.
     """
 
+    code: int = 0  # errno; 0 for none
+    offset: int = 0  # in bytes, where it happened
+
+    def note(self, error: OSError, offset: int) -> None:
+        """Let `error`, which happened at `offset`, be reported."""
+        self.code, self.offset = error.errno or errno.EIO, offset
+
+    def note_failed_sync(self, code: int) -> None:
+        """Let the errno of a failed fsync be reported, whatever is written next."""
+        self.code, self.offset = code, _NOWHERE
+
+    def make_good(self, start: int, end: int) -> None:
+        """Forget the error if `[start, end)`, just written, covers the place where it happened."""
+        if self.code and start <= self.offset < end:
+            self.code = 0
+
+    def cut(self, size: int) -> None:
+        """Forget the error if the place where it happened is beyond the new end, in bytes."""
+        if not size or self.offset >= size:
+            self.code = 0
+
+    def forget_failed_sync(self) -> None:
+        """Forget the error of a failed fsync: all of the file has been written anew and synced."""
+        if self.offset == _NOWHERE:
+            self.code = 0
+
+    def check(self) -> None:
+        """Raise the pending error, if there is one."""
+        if self.code:
+            raise refuse(self.code)
+
+
+@dataclass(slots=True, eq=False)
+class FileHandle:
+    """One open of a file."""
+
     inode: Inode
-    reader: Reader = NO_READER
-    mirror: OpenFile | None = None
+    reader: Reader = NO_READER  # for reads; none if it was opened write-only
+    open_file: OpenFile | None = None  # for writes; None if it was opened read-only
+    pending: PendingError = field(default_factory=PendingError)
+    # O_DSYNC or O_SYNC: each write is durable when it is answered; with O_DSYNC alone, its data.
     synchronous: bool = False
     data_only: bool = False
+    # See `direct_writes`.
     is_direct: bool = False
     may_map: bool = False
-    sync_flags: int = 0
-    writer: Credentials | None = None
+    # SEEK_DATA and SEEK_HOLE: whether the map of the file was read, and takes long to walk.
     has_sought: bool = False
     seeks_slowly: bool = False
-    pending: PendingError = field(default_factory=PendingError)
-    begun: BegunWrite | None = None
 
     @property
     def fd(self) -> int:
+        """The descriptor for reads, -1 if there is none."""
         return self.reader.fd
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FolderHandle:
-    """One open of a folder: the names as they were when reading began. With `keeps_atime` listing
-    moves no time of access.
-    """
+    """One open of a folder."""
 
     inode: Inode
-    keeps_atime: bool = False
-    names: list[bytes] = field(default_factory=list)
+    keeps_atime: bool = False  # listing it moves no time of access
+    names: list[bytes] = field(default_factory=list)  # as they were when reading began
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ControlHandle:
-    """One open of a control file, with its text as it was at the read at offset 0; without a name,
-    of something else that lies on no disk.
-    """
+    """One open of a control file, or, without a name, of what is accepted and dropped."""
 
     node_id: int
     name: str = ""
     writing: bool = False
-    text: bytes = b""
+    text: bytes = b""  # as it was at the read at offset 0
 
 
 Handle = FileHandle | FolderHandle | ControlHandle
 
 
 class HandleTable:
-    """Numbers are never used twice in a mount."""
+    """The handles of a mount. Numbers are never used twice."""
 
     def __init__(self) -> None:
         self._handles: dict[int, Handle] = {}
+        self._by_inode: dict[Inode, list[FileHandle]] = {}
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
         return len(self._handles)
 
     def add(self, handle: Handle) -> int:
+        """Take a new handle in; returns its number."""
         number = next(self._numbers)
         self._handles[number] = handle
+        if isinstance(handle, FileHandle):
+            self._by_inode.setdefault(handle.inode, []).append(handle)
         return number
 
     def get(self, number: int, kind: type[_H]) -> _H:
         """The handle with this number; EBADF if it is not open or of another kind."""
         handle = self._handles.get(number)
         if not isinstance(handle, kind):
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise refuse(errno.EBADF)
         return handle
 
     def any(self, number: int) -> Handle | None:
+        """The handle with this number, of any kind; None if it is not open."""
         return self._handles.get(number)
 
     def pop(self, number: int) -> Handle | None:
-        return self._handles.pop(number, None)
+        """Take a handle out; returns it, or None if it is not open."""
+        handle = self._handles.pop(number, None)
+        if isinstance(handle, FileHandle):
+            same = self._by_inode[handle.inode]
+            same.remove(handle)
+            if not same:
+                del self._by_inode[handle.inode]
+        return handle
+
+    def of(self, inode: Inode) -> list[FileHandle]:
+        """The open handles of a file."""
+        return self._by_inode.get(inode, [])
 
     def files(self) -> list[FileHandle]:
-        """The open files."""
+        """The handles of all open files."""
         return [handle for handle in self._handles.values() if isinstance(handle, FileHandle)]
+
+
+def is_data_only(flags: int) -> bool:
+    """Whether `flags` of open(2), with O_DSYNC in them, are those of O_DSYNC alone."""
+    return not flags & (os.O_SYNC & ~os.O_DSYNC)

@@ -19,11 +19,11 @@ from mirrorfs.fs.inode_numbers import ROOT_ID
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
     from mirrorfs.fs.devices import Devices
-    from mirrorfs.fs.inodes import Inode
+    from mirrorfs.fs.inode import Inode
 
 
 class InodeIndex:
-    """`forgotten` remembers where those were that are no longer known."""
+    """`forgotten` remembers where inodes were that the kernel no longer knows."""
 
     def __init__(self, devices: Devices) -> None:
         self.forgotten = ForgottenInodes()
@@ -59,7 +59,7 @@ class InodeIndex:
         """Its generation is always 0 (fs/fuse/dir.c, fuse_lookup_name)."""
         self._put(inode, ROOT_ID)
         inode.generation = 0
-        inode.own_generation = True
+        inode.has_own_generation = True
 
     def add(self, inode: Inode) -> Inode | None:
         """Make an inode known: it gets its node id, and a generation where there is none below.
@@ -67,7 +67,7 @@ class InodeIndex:
         Returns the one that had this node id and is no more, which is then no longer known.
         """
         dev, number, _ = inode.key
-        is_top = number < 0  # see `steps.top`
+        is_top = number < 0  # see `lookup.top`
         if is_top and inode.parent is not None:
             usual = inode_numbers.of_place(inode.parent.node_id, inode.name)
         else:
@@ -81,7 +81,7 @@ class InodeIndex:
             gone = None
         self._put(inode, self._free_id(usual))
         if not inode.generation:
-            inode.own_generation = True
+            inode.has_own_generation = True
             inode.generation = (
                 inode_numbers.generation_of_mount(usual, -1 - number)
                 if is_top

@@ -1,109 +1,43 @@
 """The table of inodes that the kernel knows, and the descriptors that stand for them.
 
 An inode is (device, inode number, birth time), never a path; only what a mount point leads to is
-known by the mount, since a server that does not answer cannot tell a number (`steps.top`).
+known by the mount, since a server that does not answer cannot tell a number (`lookup.top`).
 
 Its O_PATH descriptor is kept in an LRU of bounded size; one that was given up is opened again by
 file handle (root) or by parent and name, and must then be the same inode, else ESTALE. An inode
-that is in use by a request (`hold`), open, or nameless keeps its descriptor.
+that is in use by a request (`pin`), open, or nameless keeps its descriptor.
 
 A descriptor pins the mount that it was opened in. So those in other mounts than the backing
 folder's own (`visiting`) are given up soon after their last use, and are then opened again by name
 only: a handle would need another descriptor there.
 
 Everything here runs in the main loop's thread, so no lock is needed; what may block is done by the
-workers of the inode's device. Lookup counts follow FUSE: each entry handed to the kernel adds one,
+threads of the inode's device. Lookup counts follow FUSE: each entry handed to the kernel adds one,
 `forget` takes them away.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import time
 from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import syscalls
-from mirrorfs.fs import steps
+from mirrorfs.backing import lookup, syscalls
+from mirrorfs.fs.entry import stale
+from mirrorfs.fs.inode import Inode
 from mirrorfs.fs.inode_index import InodeIndex
 
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
-    from mirrorfs.fs.devices import Device, Devices
+    from mirrorfs.fs.devices import Devices
 
 # How long a descriptor in a mount below stays after its last use: long enough that work there does
 # not open everything again and again, short enough for somebody who wants to unmount.
 VISIT_SECONDS = 2.0
 _SWEPT_AT_ONCE = 1000  # about a millisecond
-
-
-class Inode:
-    """One inode known to the kernel. `fd` is -1 while its descriptor is given up."""
-
-    __slots__ = (
-        "device",
-        "direct_handles",
-        "fd",
-        "generation",
-        "handle",
-        "key",
-        "kind",
-        "lookups",
-        "mapping_handles",
-        "name",
-        "nameless",
-        "node_id",
-        "own_generation",
-        "parent",
-        "pins",
-        "plain_until",
-        "visiting",
-    )
-
-    def __init__(self, device: Device, status: Status, parent: Inode | None, name: bytes) -> None:
-        self.node_id = 0  # until it is known
-        self.device = device
-        # Identity: device, inode number, birth time in ns.
-        self.key = (device.dev, status.ino, status.btime_ns)
-        self.kind = stat.S_IFMT(status.mode)
-        # Tells it from others that have had its node id, also in file handles; `own_generation`
-        # says that this one is but ours.
-        self.generation = status.generation
-        self.own_generation = False
-        self.parent = parent
-        self.name = name
-        self.fd = -1
-        self.handle: bytes | None = None
-        self.lookups = 0
-        self.pins = 0
-        self.nameless = False
-        self.visiting = False
-        # Until then, on the monotonic clock, it is known to have no security.capability.
-        self.plain_until = 0.0
-        self.direct_handles = self.mapping_handles = 0  # see `direct_writes`
-
-    def may_have(self, generation: int) -> bool:
-        """Whether it can be the inode with this generation below; 0 is not known."""
-        return self.own_generation or generation in {0, self.generation}
-
-    def path(self) -> bytes:
-        """The path below the root by which it was last seen; for people, reports, and the list of
-        unsettled files. May be called in any thread.
-        """
-        parts: list[bytes] = []
-        inode: Inode | None = self
-        while inode is not None and inode.parent is not None:
-            parts.append(inode.name or b"inode %d" % inode.node_id)
-            inode = inode.parent
-        return b"/".join(reversed(parts))
-
-
-def stale() -> OSError:
-    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def _is_deleted(fd: int) -> bool:
@@ -122,7 +56,7 @@ class InodeTable:
     """
 
     def __init__(self, root_fd: int, root: Status, devices: Devices, limit: int) -> None:
-        self.known = InodeIndex(devices)
+        self.index = InodeIndex(devices)
         self._kept: OrderedDict[Inode, None] = OrderedDict()
         self._visiting: OrderedDict[Inode, float] = OrderedDict()  # with the time of the last use
         self._limit = limit
@@ -136,10 +70,10 @@ class InodeTable:
         self.root.fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=root_fd)
         self.root.pins = 1
         self.root.lookups = 1
-        self.known.add_root(self.root)
+        self.index.add_root(self.root)
 
     def __len__(self) -> int:
-        return len(self.known)
+        return len(self.index)
 
     @property
     def descriptors(self) -> int:
@@ -148,18 +82,18 @@ class InodeTable:
 
     def get(self, node_id: int) -> Inode:
         """The inode of a node id; ESTALE if the kernel names one that it was not told of."""
-        inode = self.known.get(node_id)
+        inode = self.index.get(node_id)
         if inode is None:
             raise stale()
         return inode
 
     def find(self, status: Status) -> Inode | None:
         """The known inode with this identity."""
-        return self.known.find(status)
+        return self.index.find(status)
 
     def by_key(self, key: tuple[int, int, int]) -> Inode | None:
         """The known inode with this device, number and birth time."""
-        return self.known.by_key(key)
+        return self.index.by_key(key)
 
     def adopt(self, status: Status, parent: Inode, name: bytes, fd: int = -1) -> Inode:
         """Count one lookup of the inode with `status`, making it known if it is new.
@@ -172,7 +106,7 @@ class InodeTable:
         elif inode is not self.root:
             inode.parent, inode.name = parent, name
         visiting = status.mount_id != self._root_mount or inode.device is not self.devices.root
-        if visiting != inode.visiting:
+        if visiting != inode.is_visiting:
             self._note_mount(inode, visiting)
         inode.lookups += 1
         if fd >= 0:
@@ -188,8 +122,8 @@ class InodeTable:
 
     def _begin(self, status: Status, parent: Inode, name: bytes) -> Inode:
         inode = Inode(self.devices.at(status.dev), status, parent, name)
-        inode.device.known += 1
-        gone = self.known.add(inode)
+        inode.device.inodes += 1
+        gone = self.index.add(inode)
         if gone is not None:
             self._left(gone)
         return inode
@@ -202,7 +136,7 @@ class InodeTable:
             if inode.fd >= 0:
                 self._unkeep(inode)
                 self._give_up(inode)
-            inode.visiting = visiting
+            inode.is_visiting = visiting
 
     def give(self, inode: Inode, fd: int) -> None:
         """Hand the table an O_PATH descriptor of `inode`; a second one is closed."""
@@ -214,7 +148,7 @@ class InodeTable:
 
     def forget(self, node_id: int, lookups: int) -> Inode | None:
         """Take lookups away; returns the inode if it is no longer known."""
-        inode = self.known.get(node_id)
+        inode = self.index.get(node_id)
         if inode is None or inode is self.root:
             return None
         inode.lookups -= lookups
@@ -223,8 +157,8 @@ class InodeTable:
         self._drop(inode)
         return inode
 
-    async def hold(self, inode: Inode) -> int:
-        """The descriptor of `inode`, kept until `release`; opened again if it was given up. Raises
+    async def pin(self, inode: Inode) -> int:
+        """The descriptor of `inode`, kept until `unpin`; opened again if it was given up. Raises
         ESTALE.
         """
         inode.pins += 1
@@ -236,12 +170,12 @@ class InodeTable:
                 if inode.device.abilities is None:
                     await self.devices.probe(inode.device, inode.fd)
             except BaseException:
-                self.release(inode)
+                self.unpin(inode)
                 raise
         return inode.fd
 
-    def release(self, inode: Inode) -> None:
-        """The end of a `hold`."""
+    def unpin(self, inode: Inode) -> None:
+        """The end of a `pin`."""
         inode.pins -= 1
         if inode.pins:
             return
@@ -286,14 +220,14 @@ class InodeTable:
 
     def close(self) -> None:
         """Close every descriptor."""
-        for inode in self.known.pop_all():
+        for inode in self.index.pop_all():
             if inode.fd >= 0:
                 self._dispose(inode)
         self._kept.clear()
         self._visiting.clear()
 
     def abilities(self, inode: Inode) -> Abilities:
-        """What the file system of `inode`, which is or was held, can do."""
+        """What the file system of `inode`, which is or was pinned, can do."""
         if inode.device.abilities is None:
             raise stale()
         return inode.device.abilities
@@ -301,7 +235,7 @@ class InodeTable:
     def _keep(self, inode: Inode) -> None:
         if inode.pins or inode.nameless or inode.fd < 0:
             return
-        if inode.visiting:
+        if inode.is_visiting:
             self._visiting[inode] = time.monotonic()
             self._visiting.move_to_end(inode)
             if len(self._visiting) > self._limit:
@@ -314,30 +248,30 @@ class InodeTable:
 
     def _unkeep(self, inode: Inode) -> None:
         self._kept.pop(inode, None)
-        if inode.visiting:
+        if inode.is_visiting:
             self._visiting.pop(inode, None)
 
     def _give_up(self, inode: Inode) -> None:
-        if self._by_handle and not inode.visiting:
+        if self._by_handle and not inode.is_visiting:
             inode.handle = syscalls.file_handle(inode.fd)
         self._dispose(inode)
 
     def _dispose(self, inode: Inode) -> None:
         """Close the descriptor where that may block (the last one of an unlinked file)."""
-        inode.device.workers.close_fd(inode.fd)
+        inode.device.close_fd(inode.fd)
         inode.fd = -1
 
     def _drop(self, inode: Inode) -> None:
         # It may have been dropped before, and have been held as somebody's parent since.
-        if self.known.get(inode.node_id) is inode:
-            self.known.remove(inode)
+        if self.index.get(inode.node_id) is inode:
+            self.index.remove(inode)
             self._left(inode)
         else:
             self._let_go(inode)
 
     def _left(self, inode: Inode) -> None:
         """An inode is no longer known."""
-        inode.device.known -= 1
+        inode.device.inodes -= 1
         self._let_go(inode)
 
     def _let_go(self, inode: Inode) -> None:
@@ -363,22 +297,23 @@ class InodeTable:
                     await self._open_again(found)
         finally:
             for parent in lost[1:]:
-                self.release(parent)
+                self.unpin(parent)
 
     def _has_way(self, inode: Inode) -> bool:
-        return inode.fd >= 0 or (inode.handle is not None and not inode.visiting)
+        return inode.fd >= 0 or (inode.handle is not None and not inode.is_visiting)
 
     async def _open_again(self, inode: Inode) -> None:
         """By handle, or by name in a parent that has its descriptor."""
-        run, asks, key = inode.device.workers.run, inode.device.asks, inode.key
+        run, key = inode.device.threads.run, inode.key
         fd = -1
-        if inode.handle is not None and not inode.visiting:
-            fd = await run(steps.open_handle, self.root_fd, inode.handle, key)
+        if inode.handle is not None and not inode.is_visiting:
+            fd = await run(lookup.open_again_by_handle, self.root_fd, inode.handle, key)
         if fd < 0:
             if inode.parent is None or inode.parent.fd < 0:
                 raise stale()
             try:
-                fd = await run(steps.open_name, inode.parent.fd, inode.name, asks, key)
+                place = (inode.parent.fd, inode.name, inode.device.remote_dev)
+                fd = await run(lookup.open_again_by_name, *place, key)
             except FileNotFoundError:
                 raise stale() from None
         self.give(inode, fd)

@@ -1,5 +1,5 @@
-"""What a crash has left unfinished (`mirror.recovery`), finalised beside the mount, and each file
-before it is used for the first time.
+"""What a crash has left unfinished (`mirror.recovery`) is finalised beside the requests of clients:
+each file before it is used for the first time.
 
 Runs in the main loop's thread; the work is done by threads of the file's device.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import pyfuse3
 import trio
 
 from mirrorfs.mirror.recovery import Outcome, Recovery
@@ -20,17 +19,23 @@ if TYPE_CHECKING:
     from mirrorfs.backing.recovery_list import Entry, RecoveryList
     from mirrorfs.backing.statx import Status
     from mirrorfs.fs.devices import Device
-    from mirrorfs.fs.inodes import Inode
+    from mirrorfs.fs.inode import Inode
+    from mirrorfs.fs.kernel import Kernel
 
 
 class LateRecovery:
-    """`entries` are those on the list `unsettled` that were not finalised before the mount."""
+    """`entries` are those on the recovery list that were not finalised before the mount."""
 
     def __init__(
-        self, recovery: Recovery, unsettled: RecoveryList | None, entries: Iterable[Entry]
+        self,
+        recovery: Recovery,
+        recovery_list: RecoveryList | None,
+        entries: Iterable[Entry],
+        kernel: Kernel,
     ) -> None:
         self._recovery = recovery
-        self._unsettled = unsettled
+        self._recovery_list = recovery_list
+        self._kernel = kernel
         self._untried: dict[int, list[Entry]] = {}
         for entry in entries:
             self._untried.setdefault(entry.ino, []).append(entry)
@@ -42,7 +47,7 @@ class LateRecovery:
 
     async def finish(self, ino: int, device: Device) -> None:
         """Finalise the files with this inode number, if they have yet to be looked at. One that
-        cannot be finalised stays on the list; who opens it meets the error.
+        cannot be finalised stays on the list; a client that opens it gets the error.
         """
         if ino in self._under_way:
             await self._under_way[ino].wait()
@@ -52,14 +57,14 @@ class LateRecovery:
         try:
             for entry in self._untried[ino]:
                 with contextlib.suppress(OSError):
-                    await device.workers.run(self._finish, entry)
+                    await device.threads.run(self._finish, entry)
         finally:
             del self._untried[ino], self._under_way[ino]
             done.set()
 
-    async def finish_these(self, found: Iterable[Status | int], device: Device) -> bool:
-        """Finalise those of the files that were looked at (their status, or an errno); returns
-        whether there was one, which has another size now.
+    async def finish_listed(self, found: Iterable[Status | int], device: Device) -> bool:
+        """Finalise those of the files of a listing (their status, or an errno); returns whether
+        there was one, which has another size now.
         """
         if not self._untried:
             return False
@@ -74,23 +79,21 @@ class LateRecovery:
             return
         while self._untried:
             await self.finish(next(iter(self._untried)), device)
-        if self._unsettled is not None:
-            await device.workers.run(self._unsettled.end_recovery)
+        if self._recovery_list is not None:
+            await device.threads.run(self._recovery_list.end_recovery)
 
     def _finish(self, entry: Entry) -> None:
         self._recovery.finish(entry)
-        if self._unsettled is not None:
-            self._unsettled.remove(entry.number)
+        if self._recovery_list is not None:
+            self._recovery_list.remove(entry.number)
 
-    def checked(self, inode: Inode) -> Callable[[int], None]:
-        """For a thread that opens the file: what it is to call with the new descriptor. Raises EIO
-        where reading the file may show old content.
+    def check_of(self, inode: Inode) -> Callable[[int], None]:
+        """What a thread that opens the file calls with the new descriptor. Raises EIO where reading
+        the file may show old content.
         """
 
         def check(fd: int) -> None:
             if self._recovery.check(fd, inode.path) is not Outcome.NOTHING:
-                # The kernel may know its old size.
-                with contextlib.suppress(OSError):
-                    pyfuse3.invalidate_inode(pyfuse3.InodeT(inode.node_id), attr_only=True)
+                self._kernel.drop_attributes(inode.node_id)  # the kernel may know its old size
 
         return check

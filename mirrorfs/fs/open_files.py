@@ -1,11 +1,11 @@
-"""The mirror files of a mount: one for each inode that is open for writing, shared by its handles.
+"""The open files of a mount: one for each inode that is open for writing, shared by its handles.
 
-A file is settled (`mirror.seeding`) before its last writer has closed it. One that a tool has
+A file is finalised (`mirror.seeding`) before its last writer has closed it. One that a tool has
 emptied, and closed when it had written little or nothing, is left for a moment: qemu-img does so,
-and comes back to write (`Tail.awaits_more`). So is one that cannot be settled, until it can.
+and comes back to write (`StaleTail.awaits_more`). So is one that cannot be finalised, until it can.
 
-Everything here runs in the main loop's thread; what may block is done by the workers of the
-inode's device.
+Everything here runs in the main loop's thread; what may block is done by threads of the inode's
+device.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import tree
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
-from mirrorfs.fs import steps
 from mirrorfs.mirror import open_file as mirror_file
-from mirrorfs.mirror import progress, seeding, sync
-from mirrorfs.mirror import stale_tail as tails
-from mirrorfs.mirror.open_file import FAILED_SYNC
+from mirrorfs.mirror import progress, seeding, stale_tail, sync
+from mirrorfs.mirror.view import View
 
 if TYPE_CHECKING:
+    from mirrorfs.backing.recovery_list import RecoveryList
     from mirrorfs.backing.statx import Status
     from mirrorfs.fs.devices import Device
-    from mirrorfs.fs.filesystem import State
-    from mirrorfs.fs.handles import FileHandle
-    from mirrorfs.fs.inodes import Inode
+    from mirrorfs.fs.handles import FileHandle, HandleTable
+    from mirrorfs.fs.inode import Inode
+    from mirrorfs.fs.inodes import InodeTable
+    from mirrorfs.fs.late_recovery import LateRecovery
+    from mirrorfs.fs.policy import Policy
+    from mirrorfs.fs.quiet_log import QuietLog
+    from mirrorfs.fs.written_files import WrittenFiles
     from mirrorfs.mirror.counters import Account, FileKey
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
@@ -48,293 +52,309 @@ _UNSYNCED_SECONDS = 600.0
 class OpenFiles:
     """By node id."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(
+        self,
+        inodes: InodeTable,
+        handles: HandleTable,
+        account: Account,
+        policy: Policy,
+        recovery_list: RecoveryList | None,
+        late_recovery: LateRecovery,
+        written: WrittenFiles,
+        quiet_log: QuietLog,
+    ) -> None:
+        self._inodes = inodes
+        self._handles = handles
+        self._account = account
+        self._policy = policy
+        self._recovery_list = recovery_list
+        self._late_recovery = late_recovery
+        self._written = written
+        self._log = quiet_log
         self._by_id: dict[int, OpenFile] = {}
+        # Closed, but not finalised: until when to wait for a client that comes back.
         self._lingering: dict[int, tuple[Inode, float]] = {}
-        self._settled: dict[int, float] = {}
+        # Had a stale tail: since when, by node id, and for how long its recovery attribute may
+        # still be on the disk, by key.
+        self._finalised: dict[int, float] = {}
         self._unsynced: dict[FileKey, float] = {}
 
     def get(self, inode: Inode) -> OpenFile | None:
+        """The open file of an inode; None if no client has it open for writing."""
         return self._by_id.get(inode.node_id)
 
     async def share(self, inode: Inode, flags: int) -> OpenFile:
-        """The one mirror file of an inode that is held, opened if need be; counted as used once
-        more, by somebody who opens it with `flags`, or cuts it.
+        """The open file of an inode that is pinned, opened if need be; counted as used once more,
+        by a client that opens it with `flags` of open(2), or cuts it. Raises OSError as open(2).
         """
         if self.get(inode) is not None:
-            await inode.device.workers.run(steps.ask_to_write, inode.fd, flags)
-        mirror = self.get(inode)
-        if mirror is None:
-            abilities = self._state.inodes.abilities(inode)
-            mine = await inode.device.workers.run(
+            await inode.device.threads.run(tree.ask_to_write, inode.fd, flags)
+        file = self.get(inode)
+        if file is None:
+            abilities = self._inodes.abilities(inode)
+            mine = await inode.device.threads.run(
                 mirror_file.open_writable,
                 inode.fd,
                 inode.key,
                 abilities,
-                self._state.rules(abilities),
-                self._state.leftovers.checked(inode),
+                self._policy.rules(abilities),
+                self._account,
+                self._late_recovery.check_of(inode),
             )
-            # Another open may have come first while this one was with the worker.
-            mirror = self._by_id.setdefault(inode.node_id, mine)
-            if mirror is mine:
-                mirror.distrusted = inode.key in self._state.distrusted
-                mirror.reserved = inode.key in self._state.reserved
-                self._opened(inode, mirror)
+            # Another open may have come first while this one was with the thread.
+            file = self._by_id.setdefault(inode.node_id, mine)
+            if file is mine:
+                self._opened(inode, file)
             else:
-                inode.device.workers.close_fd(mine.fd)
-        if mirror.tail is not None and not mirror.handles:
-            mirror.tail.resumed = not flags & os.O_TRUNC
-        mirror.handles += 1
-        return mirror
+                inode.device.close_fd(mine.fd)
+        if file.stale_tail is not None and not file.handles:
+            file.stale_tail.resumed = not flags & os.O_TRUNC
+        file.handles += 1
+        return file
 
-    def adopt(self, inode: Inode, mirror: OpenFile) -> None:
-        """Take the mirror file of an inode that was just made; counted as used once."""
-        mirror.handles = 1
-        self._by_id[inode.node_id] = mirror
-        self._opened(inode, mirror)
+    def adopt(self, inode: Inode, file: OpenFile) -> None:
+        """Take the open file of an inode that was just made; counted as used once."""
+        file.handles = 1
+        self._by_id[inode.node_id] = file
+        self._opened(inode, file)
 
-    def _opened(self, inode: Inode, mirror: OpenFile) -> None:
-        mirror.path = inode.path
-        mirror.unsettled = self._state.unsettled
-        mirror.seeded = inode.key in self._unsynced
-        self._state.remember_path(inode)
+    def _opened(self, inode: Inode, file: OpenFile) -> None:
+        file.path = inode.path
+        file.recovery_list = self._recovery_list
+        file.seeded = inode.key in self._unsynced
+        file.writeback = self._written.note_opened(inode)
 
-    def let_go(self, inode: Inode, mirror: OpenFile) -> bool:
-        """The end of a `share`, where the file is still used or has nothing to settle. A thread
+    def _let_go(self, inode: Inode, file: OpenFile) -> bool:
+        """The end of a `share`, where the file is still used or has nothing to finalise. A thread
         closes it. False means that nothing was done.
         """
-        if mirror.handles == 1 and mirror.tail is not None:
+        if file.handles == 1 and file.stale_tail is not None:
             return False
-        mirror.handles -= 1
-        if mirror.handles:
+        file.handles -= 1
+        if file.handles:
             return True
-        self.tell_failed_sync(inode, mirror)
+        self.report_failed_sync(inode, file)
         del self._by_id[inode.node_id]
-        if mirror.distrusted:
-            self._state.distrusted.add(mirror.key)
-        if mirror.reserved:
-            self._state.remember_reserved(mirror.key)
-        else:
-            self._state.reserved.pop(mirror.key, None)
-        if mirror.seeded:
-            self._settled[inode.node_id] = time.monotonic()
+        self._written.note_closed(inode.key, file.writeback)
+        if file.seeded:
+            self._finalised[inode.node_id] = time.monotonic()
             self._unsynced.pop(inode.key, None)  # to the end
             self._unsynced[inode.key] = time.monotonic()
-        for fd in _fds(mirror):
-            inode.device.workers.close_fd(fd)
+        for fd in _fds(file):
+            inode.device.close_fd(fd)
         return True
 
-    async def unshare(self, inode: Inode, mirror: OpenFile, failed: bool = False) -> None:
-        """The end of a `share`; settles and closes the file when nobody uses it. If that has just
-        `failed`, it is tried again in a moment.
+    async def unshare(self, inode: Inode, file: OpenFile, failed: bool = False) -> None:
+        """The end of a `share`; finalises and closes the file when no handle uses it. If that has
+        just `failed`, it is tried again in a moment.
         """
-        if self.let_go(inode, mirror):
+        if self._let_go(inode, file):
             return
-        mirror.handles -= 1
-        tail = mirror.tail
-        is_expected = tail is not None and tail.awaits_more and mirror.compares
+        file.handles -= 1
+        tail = file.stale_tail
+        is_expected = tail is not None and tail.awaits_more and file.compares
         if failed or (is_expected and len(self._lingering) < _MAX_LINGERING):
             await self._linger(inode)
         else:
-            await self.settle_quietly(inode, mirror)  # which ends with an unshare of its own
+            await self.finalise_quietly(inode, file)  # which ends with an unshare of its own
 
     async def _linger(self, inode: Inode) -> None:
         is_new = inode.node_id not in self._lingering
         self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
         if is_new:
-            await self._state.inodes.hold(inode)
+            await self._inodes.pin(inode)
 
-    def was_seeded(self, inode: Inode) -> bool:
-        """Whether the file has, or had not long ago, a mark that may still be on the disk."""
-        mirror = self.get(inode)
-        return inode.key in self._unsynced if mirror is None else mirror.seeded
+    def _was_seeded(self, inode: Inode) -> bool:
+        """Whether the file has a recovery attribute that may still be on the disk, or had one not
+        long ago.
+        """
+        file = self.get(inode)
+        return inode.key in self._unsynced if file is None else file.seeded
 
-    def tail_of(self, inode: Inode) -> StaleTail | None:
-        mirror = self.get(inode)
-        return None if mirror is None else mirror.tail
+    def stale_tail_of(self, inode: Inode) -> StaleTail | None:
+        """The stale tail of an inode, if it has one."""
+        file = self.get(inode)
+        return None if file is None else file.stale_tail
 
-    def is_distrusted(self, inode: Inode) -> bool:
+    def is_writeback_failed(self, inode: Inode) -> bool:
         """Whether a failed fsync makes it doubtful that the disk holds what reading it shows."""
-        mirror = self.get(inode)
-        return inode.key in self._state.distrusted or (mirror is not None and mirror.distrusted)
+        file = self.get(inode)
+        writeback = self._written.writeback(inode.key) if file is None else file.writeback
+        return writeback is not None and writeback.failed
 
-    def is_seek_trusted(self, handle: FileHandle) -> bool:
-        """Whether a hole that SEEK_DATA reports in an open file may be taken for one."""
-        if self.is_distrusted(handle.inode):
-            return False
-        if handle.fd < 0 and handle.mirror is not None:
-            return handle.mirror.seek_proven
-        return handle.reader.seek_proven
+    def view(self, handle: FileHandle) -> View:
+        """What the client of a handle sees of its file at this moment."""
+        file = handle.open_file
+        fd, proven = handle.fd, handle.reader.seek_proven
+        if fd < 0 and file is not None:
+            fd, proven = file.fd, file.seek_proven
+        is_trusted = proven and not self.is_writeback_failed(handle.inode)
+        return View(fd, is_trusted, self.stale_tail_of(handle.inode))
 
     def visible(self, inode: Inode, status: Status) -> Status:
-        """What a client is told of an inode. `status` may have been taken before a tail began or
-        ended, so of a file that has, or just had, one it is taken anew.
+        """What a client sees of an inode's status. `status` may have been taken before a stale tail
+        began or ended, so of a file that has, or just had, one it is taken anew.
         """
-        mirror = self.get(inode)
-        if mirror is None:
-            if inode.node_id in self._settled and inode.fd >= 0:
+        file = self.get(inode)
+        if file is None:
+            if inode.node_id in self._finalised and inode.fd >= 0:
                 return statx(inode.fd, ask=False)
             return status
-        mirror.was_seen = True
-        if not mirror.seeded:
+        file.times_observed = True
+        if not file.seeded:
             return status
-        tail = mirror.tail  # first, since it may end meanwhile; and it may begin
-        status = statx(mirror.fd, ask=False)
-        tail = tail or mirror.tail
-        return status if tail is None else tails.visible(tail, status)
+        tail = file.stale_tail  # first, since it may end meanwhile; and it may begin
+        status = statx(file.fd, ask=False)
+        tail = tail or file.stale_tail
+        return status if tail is None else stale_tail.visible(tail, status)
 
     @property
-    def has_tails(self) -> bool:
-        return any(mirror.tail is not None for mirror in self._by_id.values())
+    def have_stale_tails(self) -> bool:
+        """Whether one of them has a stale tail."""
+        return any(file.stale_tail is not None for file in self._by_id.values())
 
-    async def settle(self, inode: Inode, mirror: OpenFile) -> None:
-        """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it.
+    async def finalise(self, inode: Inode, file: OpenFile) -> None:
+        """End the stale tail of a file, if it has one. Raises OSError as fsync does, and remembers
+        it.
 
-        Counted as used meanwhile: whoever has it open may close it.
+        Counted as used meanwhile: a client that has it open may close it.
         """
-        if mirror.tail is None:
+        if file.stale_tail is None:
             return
-        mirror.handles += 1
+        file.handles += 1
         failed = True
         try:
-            await inode.device.workers.run(sync.settle, mirror, self._state.account)
+            await inode.device.threads.run(sync.finalise, file)
             failed = False
         except OSError as exc:
             self._failed(inode, exc)
             raise
         finally:
-            await self.unshare(inode, mirror, failed)
+            await self.unshare(inode, file, failed)
 
-    async def settle_all(self, device: Device | None = None) -> bool:
-        """End all tails, or those on one device, whatever comes of it; errors are kept for those
-        who write. Returns whether there was one.
+    async def finalise_quietly(self, inode: Inode, file: OpenFile) -> None:
+        """`finalise` for a request that an error does not concern."""
+        with contextlib.suppress(OSError):
+            await self.finalise(inode, file)
+
+    async def finalise_all(self, device: Device | None = None) -> bool:
+        """End all stale tails, or those on one device, whatever comes of it; errors are kept for
+        the clients that write. Returns whether there was one.
         """
         found = False
-        for node_id, mirror in list(self._by_id.items()):
-            inode = self._state.inodes.get(node_id)
+        for node_id, file in list(self._by_id.items()):
+            inode = self._inodes.get(node_id)
             wanted = device is None or inode.device is device
-            if wanted and mirror.tail is not None and self.get(inode) is mirror:
+            if wanted and file.stale_tail is not None and self.get(inode) is file:
                 found = True
-                await self.settle_quietly(inode, mirror)
+                await self.finalise_quietly(inode, file)
         return found
 
-    async def settle_closed(self, device: Device) -> None:
-        """End the tails of files on a device that are closed, and left for a moment."""
+    async def finalise_closed(self, device: Device) -> None:
+        """End the stale tails of files on a device that are closed, and left for a moment."""
         for inode, _ in list(self._lingering.values()):
-            mirror = self.get(inode)
-            if inode.device is device and mirror is not None and not mirror.handles:
-                await self.settle_quietly(inode, mirror)
+            file = self.get(inode)
+            if inode.device is device and file is not None and not file.handles:
+                await self.finalise_quietly(inode, file)
 
     async def give_up_seeds(self, device: Device) -> bool:
         """Close the old files on a device that are kept for a first write; returns whether there
         was one.
         """
         waiting = [
-            mirror
-            for node_id, mirror in self._by_id.items()
-            if mirror.seed_fd >= 0 and self._state.inodes.get(node_id).device is device
+            file
+            for node_id, file in self._by_id.items()
+            if file.seed_fd >= 0 and self._inodes.get(node_id).device is device
         ]
-        for mirror in waiting:
+        for file in waiting:
             with contextlib.suppress(OSError):
-                await device.workers.run(seeding.give_up, mirror)
+                await device.threads.run(seeding.give_up, file)
         return bool(waiting)
 
-    async def settle_quietly(self, inode: Inode, mirror: OpenFile) -> None:
-        """`settle` for somebody whom an error does not concern."""
-        with contextlib.suppress(OSError):
-            await self.settle(inode, mirror)
-
     async def sync(
-        self, inode: Inode, mirror: OpenFile | None, data_only: bool, reading: int = -1
+        self, inode: Inode, file: OpenFile | None, data_only: bool, reading_fd: int = -1
     ) -> None:
-        """Make a file durable, by its mirror file, or, if nobody has it open for writing, by the
-        descriptor `reading`. A failure is kept for every handle that is open now, and for those who
-        write it later.
+        """Make a file durable, by its open file, or, if no client has it open for writing, by the
+        descriptor `reading_fd`. A failure is kept for every handle that is open now, and for
+        clients that write it later.
 
-        Counted as used meanwhile: whoever has it open may close it.
+        Counted as used meanwhile: a client that has it open may close it.
         """
-        if mirror is None:
-            # Who does not write it does not come back for the rest (`Tail.resumed`).
+        if file is None:
+            # A client that does not write it does not come back for the rest (`resumed`).
             written = self.get(inode)
             if written is not None:
-                await self.settle(inode, written)
-            mirror = self.get(inode)
-        if mirror is None:
-            await self._sync_unwritten(inode, reading, data_only and not self.was_seeded(inode))
+                await self.finalise(inode, written)
+            file = self.get(inode)
+        if file is None:
+            is_enough = data_only and not self._was_seeded(inode)
+            await self._sync_unwritten(inode, reading_fd, is_enough)
             return
-        mirror.handles += 1
-        failed, believed = True, False
+        file.handles += 1
+        failed, made_good = True, False
         try:
-            how = (mirror, data_only, self._state.account)
-            believed = await inode.device.workers.run(sync.sync, *how)
+            made_good = await inode.device.threads.run(sync.sync, file, data_only)
             failed = False
         except OSError as exc:
             self._failed(inode, exc)
             raise
         finally:
-            await self.unshare(inode, mirror, failed)
-        self.tell_failed_sync(inode, mirror)
-        if believed:
-            self._believe_again(mirror)
+            await self.unshare(inode, file, failed)
+        self.report_failed_sync(inode, file)
+        if made_good:
+            for handle in self._handles.of(inode):
+                handle.pending.forget_failed_sync()
 
     async def _sync_unwritten(self, inode: Inode, fd: int, data_only: bool) -> None:
         try:
-            await inode.device.workers.run(sync.sync_unwritten, fd, data_only)
+            await inode.device.threads.run(sync.sync_unwritten, fd, data_only)
         except OSError as exc:
             self._failed(inode, exc)
             raise
 
-    async def flush(self, inode: Inode, mirror: OpenFile) -> None:
+    async def flush(self, inode: Inode, file: OpenFile) -> None:
         """Let the file system below report what it holds back until close (network file systems
         do), and remember it.
         """
         try:
-            await inode.device.workers.run(steps.flush, mirror.fd)
+            await inode.device.threads.run(tree.flush, file.fd)
         except OSError as exc:
             self._failed(inode, exc)
             raise
 
     def _failed(self, inode: Inode, error: OSError) -> None:
-        """Remember that data of a file did not reach the disk, whoever has met that."""
+        """Remember that data of a file did not reach the disk, whichever request has met that."""
         code = error.errno or errno.EIO
         if code == errno.EINTR:  # it was not even tried
             return
-        self._state.distrusted.add(inode.key)
-        self._state.note_failure(inode, code)
-        mirror = self.get(inode)
-        if mirror is not None:
-            mirror.doubt()
-            mirror.failed_sync = 0
-        for handle in self._state.handles.files():
-            if handle.inode is inode:
-                handle.pending.code = code
-                handle.pending.offset = FAILED_SYNC
+        self._log.failure(inode, code)
+        file = self.get(inode)
+        if file is None:
+            self._written.note_failure(inode.key)
+        else:
+            file.writeback.note_failure()
+        for handle in self._handles.of(inode):
+            handle.pending.note_failed_sync(code)
 
-    def tell_failed_sync(self, inode: Inode, mirror: OpenFile) -> None:
-        """Let those who have a file open be told of a sync that failed while something else was
-        done, a write above all: the kernel reports it once.
+    def report_failed_sync(self, inode: Inode, file: OpenFile) -> None:
+        """Let the clients that have a file open get the error of a sync that failed while something
+        else was done, a write above all: the kernel reports it once.
         """
-        if mirror.failed_sync:
-            self._failed(inode, OSError(mirror.failed_sync, os.strerror(mirror.failed_sync)))
-
-    def _believe_again(self, mirror: OpenFile) -> None:
-        """The end of what a failed fsync began."""
-        self._state.distrusted.discard(mirror.key)
-        for handle in self._state.handles.files():
-            is_of_it = handle.inode.key == mirror.key
-            if is_of_it and handle.pending.offset == FAILED_SYNC:
-                handle.pending.code = 0
+        code = file.writeback.unreported_errno
+        if code:
+            self._failed(inode, OSError(code, os.strerror(code)))
 
     async def sweep(self) -> None:
-        """Close the files for which nobody came back; let the marks of the others follow."""
+        """Close the files to which no client came back; bring the recovery attributes of the others
+        up to date.
+        """
         now = time.monotonic()
-        for node_id, mirror in list(self._by_id.items()):
-            if mirror.tail is not None and progress.is_behind(mirror.tail):
-                await self._refresh(self._state.inodes.get(node_id), mirror)
-        for node_id, moment in list(self._settled.items()):
+        for node_id, file in list(self._by_id.items()):
+            if file.stale_tail is not None and progress.is_behind(file.stale_tail):
+                await self._refresh(self._inodes.get(node_id), file)
+        for node_id, moment in list(self._finalised.items()):
             if now >= moment + _RECENT_SECONDS:
-                del self._settled[node_id]
+                del self._finalised[node_id]
         for key, moment in list(self._unsynced.items()):
             if now < moment + _UNSYNCED_SECONDS:
                 break
@@ -345,43 +365,42 @@ class OpenFiles:
             del self._lingering[node_id]
             left = self.get(inode)
             if left is not None and not left.handles:
-                await self.settle_quietly(inode, left)
-            self._state.inodes.release(inode)
+                await self.finalise_quietly(inode, left)
+            self._inodes.unpin(inode)
 
     def note_stalls(self) -> None:
-        """Note which files are held up by their disk, for who finds them after a crash."""
-        for node_id, mirror in self._by_id.items():
-            tail = mirror.tail
-            if tail is not None and self._state.inodes.get(node_id).device.is_local:
-                tail.note_stalled(mirror.fd)
+        """Note which files are held up by their disk, for the recovery after a crash."""
+        for node_id, file in self._by_id.items():
+            tail = file.stale_tail
+            if tail is not None and self._inodes.get(node_id).device.is_local:
+                tail.note_stalled(file.fd)
 
-    async def _refresh(self, inode: Inode, mirror: OpenFile) -> None:
-        """What was written to a file and not synced is made durable after a while."""
-        mirror.handles += 1
+    async def _refresh(self, inode: Inode, file: OpenFile) -> None:
+        """Make durable what was written to a file a while ago and not synced."""
+        file.handles += 1
         try:
-            await inode.device.workers.run(sync.refresh, mirror)
+            await inode.device.threads.run(sync.refresh, file)
         except OSError as exc:
             self._failed(inode, exc)
         finally:
-            await self.unshare(inode, mirror)
+            await self.unshare(inode, file)
 
     def close(self) -> None:
-        """Let threads settle and close what clients left open, at the end of the mount."""
-        for node_id, mirror in self._by_id.items():
-            inode = self._state.inodes.get(node_id)
-            inode.device.workers.start(_settle_and_close, mirror, self._state.account)
+        """Let threads finalise and close what clients left open, at the end of the mount."""
+        for node_id, file in self._by_id.items():
+            self._inodes.get(node_id).device.threads.start(_finalise_and_close, file)
         self._by_id.clear()
 
 
-def _settle_and_close(mirror: OpenFile, account: Account) -> None:
+def _finalise_and_close(file: OpenFile) -> None:
     try:
-        sync.settle(mirror, account)
-    except OSError as exc:  # which nobody is left to be told
-        log.error("%s: could not be written at the end: %s", show(mirror.path()), exc.strerror)
+        sync.finalise(file)
+    except OSError as exc:  # no client is left to get it
+        log.error("%s: could not be written at the end: %s", show(file.path()), exc.strerror)
     finally:
-        for fd in _fds(mirror):
+        for fd in _fds(file):
             os.close(fd)
 
 
-def _fds(mirror: OpenFile) -> list[int]:
-    return [fd for fd in (mirror.fd, mirror.seed_fd) if fd >= 0]
+def _fds(file: OpenFile) -> list[int]:
+    return [fd for fd in (file.fd, file.seed_fd) if fd >= 0]

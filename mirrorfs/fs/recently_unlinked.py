@@ -1,8 +1,8 @@
-"""Files that were just unlinked, held for a moment as seeds: tar, install and borg unlink a file
-and make it anew.
+"""Recently unlinked files, held for a moment as seeds: tar, install and borg unlink a file and make
+it anew.
 
-A few, not for long, and given up at once when space is short or asked about: their blocks are not
-free before. Runs in the main loop's thread.
+A few, not for long, and given up at once when space is short or a client wants to know what is
+free: their blocks are not free before. Runs in the main loop's thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mirrorfs.fs.devices import Device
-    from mirrorfs.fs.inodes import Inode
+    from mirrorfs.fs.inode import Inode
     from mirrorfs.mirror.seed_search import OldFile
 
 _HELD_SECONDS = 3.0
@@ -26,7 +26,7 @@ _MAX_HELD = 8
 class _Held:
     parent: Inode
     old: OldFile
-    until: float
+    until: float  # on the monotonic clock
 
 
 class RecentlyUnlinked:
@@ -36,21 +36,21 @@ class RecentlyUnlinked:
         self._held: OrderedDict[tuple[int, bytes], _Held] = OrderedDict()
 
     def hold(self, parent: Inode, name: bytes, old: OldFile) -> None:
-        """Keep a file that was unlinked from `parent`; its descriptor is ours from now on."""
+        """Keep a file that was unlinked from `parent`, and its descriptor."""
         self._give_up(self._held.pop((parent.node_id, name), None))
         until = time.monotonic() + _HELD_SECONDS
         self._held[parent.node_id, name] = _Held(parent, old, until)
-        parent.device.known += 1  # its threads have to close the file
+        parent.device.inodes += 1  # its threads have to close the file
         if len(self._held) > _MAX_HELD:
             self._give_up(self._held.popitem(last=False)[1])
 
     def take(self, parent: Inode, name: bytes) -> OldFile | None:
-        """The file that had this name a moment ago; its descriptor is the caller's."""
+        """The file that had this name a moment ago; its descriptor becomes the caller's."""
         held = self._held.get((parent.node_id, name))
         if held is None or held.parent is not parent:
             return None
         del self._held[parent.node_id, name]
-        parent.device.known -= 1
+        parent.device.inodes -= 1
         return held.old
 
     def sweep(self) -> None:
@@ -64,9 +64,9 @@ class RecentlyUnlinked:
         found = [key for key, held in self._held.items() if held.parent.device is device]
         for held in [self._held.pop(key) for key in found]:
             try:
-                await device.workers.run(os.close, held.old.fd)
+                await device.threads.run(os.close, held.old.fd)
             finally:
-                device.known -= 1
+                device.inodes -= 1
         return bool(found)
 
     def close(self) -> None:
@@ -76,5 +76,5 @@ class RecentlyUnlinked:
 
     def _give_up(self, held: _Held | None) -> None:
         if held is not None:
-            held.parent.device.workers.close_fd(held.old.fd)
-            held.parent.device.known -= 1
+            held.parent.device.close_fd(held.old.fd)
+            held.parent.device.inodes -= 1

@@ -1,4 +1,4 @@
-"""Handlers for fallocate, lseek and copy_file_range, which pyfuse3 does not have (`extension`)."""
+"""Handlers for fallocate, lseek and copy_file_range, for which pyfuse3 has none."""
 
 from __future__ import annotations
 
@@ -8,140 +8,159 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes
 from mirrorfs.backing.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     FALLOC_FL_ZERO_RANGE,
 )
-from mirrorfs.fs.control import refuse
-from mirrorfs.fs.files import Operations
-from mirrorfs.fs.handles import FileHandle
-from mirrorfs.fuse.guard import guarded
+from mirrorfs.fs.entry import refuse
+from mirrorfs.fs.handles import ControlHandle, FileHandle
 from mirrorfs.mirror import copy_range, discard
-from mirrorfs.mirror import stale_tail as tails
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.backing.credentials import Credentials
+    from mirrorfs.fs.entry import CopyRequest
+    from mirrorfs.fs.handles import HandleTable
+    from mirrorfs.fs.kernel import Kernel
+    from mirrorfs.fs.open_files import OpenFiles
+    from mirrorfs.fs.privileges import Privileges
+    from mirrorfs.fs.quiet_log import QuietLog
+    from mirrorfs.fs.space import Space
     from mirrorfs.mirror.open_file import OpenFile
 
 # Of the processor. SEEK_HOLE passes all extents of a run of data: 4,000 of them take that.
 _LONG_SECONDS = 0.001
 
 
-@guarded
-class SparseOperations(Operations):
-    """All handlers of a mount whose extension is loaded."""
+class Sparse:
+    """Handlers; each raises OSError."""
+
+    def __init__(
+        self,
+        handles: HandleTable,
+        open_files: OpenFiles,
+        privileges: Privileges,
+        space: Space,
+        quiet_log: QuietLog,
+        kernel: Kernel,
+        preallocates: bool,
+    ) -> None:
+        self._handles = handles
+        self._open_files = open_files
+        self._privileges = privileges
+        self._space = space
+        self._log = quiet_log
+        self._kernel = kernel
+        self._preallocates = preallocates
 
     async def fallocate(
-        self, fh: int, mode: int, offset: int, length: int, caller: Credentials
+        self, number: int, mode: int, offset: int, length: int, caller: Credentials
     ) -> None:
-        """fallocate(2) by `caller`. FUSE forwards preallocation, punching and zeroing."""
-        handle, mirror = self._for_writing(fh)
-        await self._drop_setid(handle.inode, caller)
-        end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
-        account = self.state.account
-        run = partial(self.state.with_room, handle.inode.device)
-        kind = mode & ~FALLOC_FL_KEEP_SIZE
-        if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and mirror.rules.punch):
-            await run(discard.discard, mirror, handle.pending, offset, end, keep_size, account)
-        elif kind == FALLOC_FL_ZERO_RANGE:
-            await run(discard.keep_zeros, mirror, handle.pending, offset, end, keep_size, account)
-        elif kind:
-            raise refuse(errno.EOPNOTSUPP)
-        elif self.state.options.preallocate == "honour":
-            await run(discard.preallocate, mirror, offset, end, keep_size, account)
-        else:
-            self.state.note_ignored_preallocation(handle.inode)
-            await run(discard.grow_only, mirror, end, keep_size, account)
+        """fallocate(2). FUSE forwards preallocation, punching and zeroing."""
+        handle, file = self._for_writing(number)
+        device = handle.inode.device
+        async with device.long_calls:
+            await self._privileges.drop(handle.inode, caller)
+            end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
+            run = partial(self._space.retry_after_reclaim, device)
+            kind = mode & ~FALLOC_FL_KEEP_SIZE
+            if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and file.rules.punch):
+                await run(discard.discard, file, offset, end, keep_size)
+            elif kind == FALLOC_FL_ZERO_RANGE:
+                await run(discard.keep_zeros, file, offset, end, keep_size)
+            elif kind:
+                raise refuse(errno.EOPNOTSUPP)
+            elif self._preallocates:
+                await run(discard.preallocate, file, offset, end, keep_size)
+            else:
+                self._log.ignored_preallocation(handle.inode)
+                await run(discard.grow_only, file, end, keep_size)
+            if kind:
+                handle.pending.make_good(offset, end)
 
-    async def copy_file_range(
-        self,
-        fh_in: int,
-        offset_in: int,
-        fh_out: int,
-        offset_out: int,
-        length: int,
-        flags: int,
-        caller: Credentials,
-        is_interrupted: Callable[[], bool],
-    ) -> int:
-        """copy_file_range(2) by `caller`; may copy less than asked for."""
-        handle, mirror = self._for_writing(fh_out)
-        reading = self.handles.get(fh_in, FileHandle)
-        if flags:
+    async def copy_file_range(self, request: CopyRequest) -> int:
+        """copy_file_range(2); may copy less than was wanted."""
+        handle, file = self._for_writing(request.target)
+        reading = self._handles.get(request.source, FileHandle)
+        if request.flags:
             raise refuse(errno.EINVAL)
-        await self._drop_setid(handle.inode, caller)
         inode = reading.inode
         if inode.device is not handle.inode.device:
-            # As everywhere else (copy_file_range(2)). The caller reads and writes instead, and a
+            # As everywhere else (copy_file_range(2)). The client reads and writes instead, and a
             # thread waits for one device only.
             raise refuse(errno.EXDEV)
-        await self._settle(inode)
-        written = self.mirrors.get(inode)
-        source = copy_range.Source(
-            reading.fd,
-            inode.key,
-            self.mirrors.is_seek_trusted(reading),
-            self.mirrors.is_distrusted(inode),
-            written.lock if written is not None else None,
-        )
-        return await self.state.with_room(
-            inode.device,
-            copy_range.copy,
-            source,
-            offset_in,
-            mirror,
-            handle.pending,
-            offset_out,
-            length,
-            is_interrupted,
-            self.state.account,
-        )
+        async with inode.device.long_calls:
+            await self._privileges.drop(handle.inode, request.caller)
+            written = self._open_files.get(inode)
+            if written is not None:
+                await self._open_files.finalise_quietly(inode, written)
+                written = self._open_files.get(inode)
+            source = copy_range.Source(
+                reading.fd,
+                inode.key,
+                self._open_files.view(reading).is_seek_trusted,
+                self._open_files.is_writeback_failed(inode),
+                written.lock if written is not None else None,
+            )
+            copied = await self._space.retry_after_reclaim(
+                inode.device,
+                copy_range.copy,
+                source,
+                request.source_offset,
+                file,
+                request.target_offset,
+                request.length,
+                partial(self._kernel.is_interrupted, request.number),
+            )
+        end = request.target_offset + copied.size
+        handle.pending.make_good(request.target_offset, end)
+        if copied.failure is not None:
+            handle.pending.note(copied.failure, end)
+        return copied.size
 
-    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+    async def lseek(self, number: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
-        handle = self.handles.get(fh, FileHandle)
+        handle = self._file_handle(number)
         handle.has_sought = True
-        return await handle.inode.device.workers.run(self._seek(fh, offset, whence))
+        async with handle.inode.device.long_calls:
+            return await handle.inode.device.threads.run(self._seek(handle, offset, whence))
 
-    def lseek_at_once(self, fh: int, offset: int, whence: int) -> int | None:
-        """The same without waiting; None if something might hold us up: a worker at the file, a
-        file system that is not local or has stalled, a file of very many extents, or one whose map
-        has yet to be read from the disk.
+    def lseek_at_once(self, number: int, offset: int, whence: int) -> int | None:
+        """`lseek` without waiting; None if something might hold it up: a thread at the file, a file
+        system that is not local or has stalled, a file of very many extents, or one whose map has
+        yet to be read from the disk.
         """
-        handle = self.handles.get(fh, FileHandle)
+        handle = self._file_handle(number)
         if not handle.has_sought or not handle.inode.device.is_prompt or handle.seeks_slowly:
             return None
-        mirror = self.mirrors.get(handle.inode)
-        if mirror is not None and not mirror.lock.acquire(blocking=False):
+        file = self._open_files.get(handle.inode)
+        if file is not None and not file.lock.acquire(blocking=False):
             return None
         begun = time.thread_time()
         try:
-            return self._seek(fh, offset, whence)()
+            return self._seek(handle, offset, whence)()
         finally:
             handle.seeks_slowly = time.thread_time() - begun > _LONG_SECONDS
-            if mirror is not None:
-                mirror.lock.release()
+            if file is not None:
+                file.lock.release()
 
-    def _seek(self, fh: int, offset: int, whence: int) -> Callable[[], int]:
+    def _seek(self, handle: FileHandle, offset: int, whence: int) -> Callable[[], int]:
         """The call that answers, for a thread that may wait."""
-        handle = self.handles.get(fh, FileHandle)
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise refuse(errno.EINVAL)
-        inode = handle.inode
-        fd = handle.fd if handle.mirror is None else handle.mirror.fd
-        trusted = self.mirrors.is_seek_trusted(handle)
-        tail = self.mirrors.tail_of(inode)
-        if tail is not None:
-            return partial(tails.seek, tail, fd, offset, whence, trusted)
-        return partial(holes.seek, fd, offset, whence, trusted)
+        return partial(self._open_files.view(handle).seek, offset, whence)
 
-    def _for_writing(self, fh: int) -> tuple[FileHandle, OpenFile]:
+    def _file_handle(self, number: int) -> FileHandle:
+        """EOPNOTSUPP for a control file, EBADF for what is not open."""
+        if isinstance(self._handles.any(number), ControlHandle):
+            raise refuse(errno.EOPNOTSUPP)
+        return self._handles.get(number, FileHandle)
+
+    def _for_writing(self, number: int) -> tuple[FileHandle, OpenFile]:
         """EBADF for a handle that is not open for writing."""
-        handle = self.handles.get(fh, FileHandle)
-        if handle.mirror is None:
+        handle = self._file_handle(number)
+        if handle.open_file is None:
             raise refuse(errno.EBADF)
-        return handle, handle.mirror
+        return handle, handle.open_file

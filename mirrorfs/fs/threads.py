@@ -1,17 +1,17 @@
-"""The one way from the main loop to a thread and back, for what may block.
+"""The one way from the main loop to a thread and back, for calls that may block.
 
-A hop through the event loop costs about 80 µs, most of it for waking the loop. Most calls are done
+A hop through the event loop costs about 80 us, most of it for waking the loop. Most calls end
 sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
-which costs a fraction (`baton`); only a call that takes longer goes through the loop. That moment
+which costs a fraction (`Handoff`); only a call that takes longer goes through the loop. That moment
 is also the longest time for which a stalled disk can hold up other requests, and while a call is
-known to be slow nobody is waited for. One that does not come to an end at all, as on a single bad
-file, says nothing of the others any more.
+known to be slow the main loop does not wait for others. A call that does not end at all, as on a
+single bad file, says nothing of the others after `_HUNG_SECONDS`.
 
 The thread that has been idle for the shortest time gets the next call: it is still awake.
 
-There is one such object for each device, so that a stalled one can only use up its own threads, and
-is only slow itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a
-mount the waiting can be cut off; the threads then stay behind, and so must what they use.
+Each device has threads of its own, so that a stalled one can only use up those, and is only slow
+itself. Calls cannot be cancelled: a write that was begun is finished. At the end of a mount the
+waiting can be cut off; the threads then stay behind, and so must what they use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import outcome
 import trio
 
-from mirrorfs.fs.handoff import Handoff, pass_on
+from mirrorfs._native import Handoff, pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,27 +36,26 @@ _BRIEF_SECONDS = 0.001
 # From then on a call does not count as slow, but as hung: should all be like it, waiting for the
 # next one costs little of that time.
 _HUNG_SECONDS = 0.5
-_FEW_BLOCKS = 2048  # of 512 bytes: freeing them takes 0.1 ms
 
 
 class Call(Generic[_T]):
-    """A function on its way. `finished` is given when there is a `result`; `unclaimed` is popped by
-    whoever, thread or loop, delivers that to a task that waits.
-    """
+    """A function on its way to a thread and back."""
 
     __slots__ = ("args", "begun", "finished", "function", "is_done", "result", "task", "unclaimed")
 
     def __init__(self, function: Callable[..., _T], args: tuple[Any, ...]) -> None:
-        self.is_done = False
+        self.is_done = False  # as the main loop has seen it
         self.function = function
         self.args = args
-        self.finished = Handoff()
+        self.finished = Handoff()  # given when there is a `result`
+        # Popped by the side, thread or loop, that delivers the result to the task that waits.
         self.unclaimed = [True]
-        self.begun = 0.0
+        self.begun = 0.0  # on the monotonic clock, once a task waits
         self.task: trio.lowlevel.Task | None = None
         self.result: outcome.Outcome[_T] | None = None
 
     def claim(self) -> bool:
+        """Whether the calling side is the one to deliver the result."""
         try:
             return self.unclaimed.pop()
         except IndexError:
@@ -64,7 +63,7 @@ class Call(Generic[_T]):
 
 
 class _Worker:
-    """One thread; without a `call` when it is woken, it ends."""
+    """One thread; it ends if it is woken without a `call`."""
 
     __slots__ = ("call", "wake")
 
@@ -74,16 +73,13 @@ class _Worker:
 
 
 class Threads:
-    """Threads started when needed, up to `limit`, and kept. Used in the main loop's thread.
-
-    `in_memory` says that the device is none on which names and attributes could be waited for.
-    """
+    """Threads started when needed, up to `limit`, and kept. Used in the main loop's thread."""
 
     def __init__(self, limit: int) -> None:
-        self.in_memory = False
+        self.busy = 0  # calls whose end a request waits for
+        self.is_cut_off = False
         self._limit = limit
         self._threads: list[threading.Thread] = []
-        self._busy = 0
         # Guarded by the lock: threads without a call, the last one first in turn; calls without a
         # thread; and whether threads are to end.
         self._idle: list[_Worker] = []
@@ -92,16 +88,10 @@ class Threads:
         self._lock = threading.Lock()
         self._waited_for: dict[Call[Any], None] = {}  # in the order in which they were begun
         self._token = trio.lowlevel.current_trio_token()
-        self.is_cut_off = False
-
-    @property
-    def busy(self) -> int:
-        """Calls for whose end somebody waits."""
-        return self._busy
 
     @property
     def is_slow(self) -> bool:
-        """Whether a call was begun lately that is not done as soon as most are."""
+        """Whether a call was begun lately that does not end as soon as most do."""
         if not self._waited_for:
             return False
         latest = next(reversed(self._waited_for))
@@ -114,36 +104,16 @@ class Threads:
         """
         return await self.finish(self.begin(function, *args))
 
-    async def brief(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - as above
-        """The same for a call that has to do with a few names or attributes only: it needs no
-        thread where these lie in memory, and no other thread is at work there. Not for one that
-        opens a file, which others may be asked to allow (fanotify(7)).
-        """
-        if self.in_memory and not self._busy and not self.is_cut_off:
-            return function(*args)
-        return await self.run(function, *args)
-
-    def close_fd(self, fd: int) -> None:
-        """Close a descriptor some time soon. It may be the last one of an unlinked file, whose
-        blocks are then freed.
-        """
-        if self.is_cut_off:
-            return  # a thread that was left behind may use it
-        if self.in_memory and not self._busy and os.fstat(fd).st_blocks <= _FEW_BLOCKS:
-            os.close(fd)
-        else:
-            self.start(os.close, fd)
-
     def begin(self, function: Callable[..., _T], *args: Any) -> Call[_T]:  # noqa: ANN401 - passed on
-        """Begin such a call, and wait for a moment; `finish`, which must follow, waits for the
-        rest. Raises EIO if it is too late for that.
+        """Begin a call in a thread, and wait for a moment; `finish`, which must follow, waits for
+        the rest. Raises EIO if the threads are cut off already.
         """
         if self.is_cut_off:
             raise _cut_off()
         call = Call(function, args)
         is_quick = not self.is_slow
         wake = self._submit(call)
-        self._busy += 1
+        self.busy += 1
         if is_quick:
             call.is_done = pass_on(wake, call.finished, _BRIEF_SECONDS)
         elif wake is not None:
@@ -159,24 +129,20 @@ class Threads:
                 self._waited_for[call] = None
                 await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
                 self._waited_for.pop(call, None)
-        return self.result(call)
-
-    def result(self, call: Call[_T]) -> _T:
-        """What a call that is done returned; raises what it raised. To be asked for once."""
-        self._busy -= 1
+        self.busy -= 1
         if call.result is None:
             raise _cut_off()
         return call.result.unwrap()
 
     def start(self, function: Callable[..., object], *args: object) -> None:
-        """Call `function(*args)` in a thread some time soon; nobody waits for it."""
+        """Call `function(*args)` in a thread some time soon; its result is dropped."""
         if not self.is_cut_off:
             wake = self._submit(Call(function, args))
             if wake is not None:
                 wake.give()
 
     def cut_off(self) -> Counter[str]:
-        """Let nobody wait any longer, and take no more calls.
+        """End the waiting of all requests, and take no more calls.
 
         Returns the names of the functions whose effect is now unknown, and how often each.
         """
@@ -197,7 +163,7 @@ class Threads:
             worker.wake.give()
 
     def join(self, deadline: float) -> None:
-        """Wait until they have ended, or until `deadline` on the monotonic clock."""
+        """Wait until they have ended, or until `deadline` on the monotonic clock, in seconds."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 

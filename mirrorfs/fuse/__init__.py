@@ -1,4 +1,6 @@
-"""The FUSE boundary: the only place that imports pyfuse3 and trio."""
+"""The translation between the kernel and `fs`: the only place that knows pyfuse3, and the
+structures of the kernel's messages.
+"""
 
 from mirrorfs.fuse import extension
 

@@ -1,113 +1,101 @@
 """What a mount offers only where the machine allows it: sparse operations, direct writes, the
-caller's umask, a longer readahead. Each is on, or there is a reason why not, which config.json
-tells.
+client's umask. Each is on, or there is a reason why not, which config.json shows.
 """
 
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
-from mirrorfs.daemon import readahead
+from mirrorfs import _native
 from mirrorfs.fs import direct_writes
 from mirrorfs.fuse import extension
 
 if TYPE_CHECKING:
-    from mirrorfs.fuse.at_once import AtOnce
-    from mirrorfs.fuse.dispatch import Dispatcher
+    from collections.abc import Callable
+
+    from mirrorfs.fuse.requests import Requests
     from mirrorfs.options import MountOptions
 
 log = logging.getLogger(__name__)
 
-# The kernel asks for nearly all reads in the background, and by itself for no more than 12 at once,
+# The kernel sends nearly all reads in the background, and by itself no more than 12 at once,
 # whatever file systems they are for: as many readers of one that has stalled would stop all others.
 BACKGROUND = 256
 _CANNOT = "this kernel or libfuse cannot"
+# The umask is left to us; so is clearing setuid and setgid, in return for which the kernel stops
+# asking for security.capability before every write.
+_WANTED = _native.CAP_DONT_MASK | _native.CAP_HANDLE_KILLPRIV_V2
+# Several pieces of one direct write at a time would be appended in any order.
+_NOT_WANTED = _native.CAP_ASYNC_DIO
 
 
 class OptionalFeatures:
-    """Made before pyfuse3's `init`, because the extension has its say there."""
+    """Made before pyfuse3's `init`, because the native module has its say there."""
 
-    def __init__(self, dispatcher: Dispatcher, at_once: AtOnce, options: MountOptions) -> None:
-        self._options = options
-        self._extension = extension.bind()
-        self._readahead_refused = "not tried yet"
-        if self._extension is None:
-            return
-        install = partial(
-            self._extension.install,
-            want=extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2,
-            dont_want=extension.CAP_ASYNC_DIO,
-            max_background=BACKGROUND,
-            at_once=at_once.handlers,
-            is_idle=at_once.is_idle,
-        )
-        if options.sparse_operations == "off":
-            install()
-        else:
-            install(
-                fallocate=dispatcher.fallocate,
-                lseek=dispatcher.lseek,
-                copy_file_range=dispatcher.copy_file_range,
+    def __init__(self, options: MountOptions) -> None:
+        self._direct_writes = options.direct_writes
+        self._is_bound = extension.bind()
+        self._writes_directly: bool | None = None
+
+    def install(self, requests: Requests, is_slow: Callable[[], bool]) -> None:
+        """Show `requests` what comes in the next session that pyfuse3 makes. `is_slow` says that a
+        client waits for an answer that should come soon, so that none is waited for in the loop.
+        """
+        if self._is_bound:
+            _native.install(
+                requests=requests.receivers,
+                is_slow=is_slow,
+                want=_WANTED,
+                dont_want=_NOT_WANTED,
+                max_background=BACKGROUND,
             )
 
-    def log(self) -> None:
-        """One line where sparse operations are missing although they were wanted."""
+    def log_missing(self) -> None:
+        """One line where sparse operations are missing."""
         reason = self._missing()
-        if reason and self._options.sparse_operations == "on":
+        if reason:
             log.info(
                 "without sparse operations (fallocate, SEEK_HOLE, copy_file_range): %s", reason
             )
 
-    def raise_readahead(self, mount_point: bytes) -> None:
-        """Set the readahead of the mount, once it answers; where that is refused, go on without."""
-        self._readahead_refused = ""
-        if not self._options.readahead_bytes:
-            self._readahead_refused = "turned off by readahead=0"
-            return
-        try:
-            readahead.set_readahead(mount_point, self._options.readahead_bytes)
-        except OSError as exc:
-            self._readahead_refused = f"the kernel's own is kept: {exc.strerror or exc}"
-
-    @property
     def writes_directly(self) -> bool:
         """Whether writes may bypass the kernel's cache; known once the mount answers."""
-        return not self._why_not_direct()
+        if self._writes_directly is None:
+            if self._is_bound and not _native.state()["sees_requests"]:
+                return False  # FUSE_INIT is yet to come
+            self._writes_directly = not self._why_not_direct()
+        return self._writes_directly
 
     def describe(self) -> dict[str, object]:
-        """Name of each extra, whether it is on, and why not."""
-        state = self._extension.state() if self._extension else None
-        refused = extension.reason or _CANNOT
+        """Name of each feature, whether it is on, and why not."""
         reasons = {
             "sparse_operations": self._missing(),
-            "umask_by_default_acl": self._why_not(extension.CAP_DONT_MASK),
-            "writes_without_asking": self._why_not(extension.CAP_HANDLE_KILLPRIV_V2),
-            "append_where_the_end_is": "" if state and state["tagged"] else refused,
+            "umask_by_default_acl": self._why_not(_native.CAP_DONT_MASK),
+            "writes_without_asking": self._why_not(_native.CAP_HANDLE_KILLPRIV_V2),
+            "append_where_the_end_is": self._missing(),
             "direct_writes": self._why_not_direct(),
-            "readahead": self._readahead_refused,
         }
-        return {name: _entry(reason) for name, reason in reasons.items()}
+        return {name: describe_feature(reason) for name, reason in reasons.items()}
 
     def _why_not(self, capability: int) -> str:
         """Why the kernel was not given one of the capabilities that we want; empty if it was."""
-        want = self._extension.state()["want"] if self._extension else 0
+        want = _native.state()["want"] if self._is_bound else 0
         return "" if want & capability else extension.reason or _CANNOT
 
     def _why_not_direct(self) -> str:
         # The kernel does not clear setuid before such a write.
-        refusal = direct_writes.refusal(self._options.direct_writes)
-        return refusal or self._why_not(extension.CAP_HANDLE_KILLPRIV_V2)
+        refusal = direct_writes.refusal(self._direct_writes)
+        return refusal or self._why_not(_native.CAP_HANDLE_KILLPRIV_V2)
 
     def _missing(self) -> str:
-        """Why there are no sparse operations; empty if there are."""
-        if self._options.sparse_operations == "off":
-            return "turned off by sparse_operations=off"
-        if self._extension is None:
+        """Why requests do not come through the native module; empty if they do."""
+        if not self._is_bound:
             return extension.reason
-        return self._extension.state()["reason"]
+        state = _native.state()
+        return state["reason"] or ("" if state["sees_requests"] else _CANNOT)
 
 
-def _entry(reason: str) -> dict[str, object]:
+def describe_feature(reason: str) -> dict[str, object]:
+    """For config.json: on, or why not."""
     return {"on": False, "reason": reason} if reason else {"on": True}

@@ -7,12 +7,7 @@ which begins with a fuse_in_header; what follows them is at their `size`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from enum import IntEnum
-
-# An errno, what is sent, or "not at once"; to a node id, and a whole request.
-Answer = int | bytes | bytearray | None
-Handler = Callable[[int, memoryview], Answer]
 
 
 class Opcode(IntEnum):
@@ -22,44 +17,67 @@ class Opcode(IntEnum):
     FORGET = 2
     GETATTR = 3
     SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
     MKDIR = 9
     UNLINK = 10
     RMDIR = 11
     RENAME = 12
+    LINK = 13
     OPEN = 14
     READ = 15
     WRITE = 16
     RELEASE = 18
+    FSYNC = 20
     FLUSH = 25
     OPENDIR = 27
     RELEASEDIR = 29
+    FSYNCDIR = 30
     CREATE = 35
+    INTERRUPT = 36
     BATCH_FORGET = 42
+    FALLOCATE = 43
     RENAME2 = 45
+    LSEEK = 46
+    COPY_FILE_RANGE = 47
 
 
 HEADER_BYTES = 40
-REQUESTER = struct.Struct("=24xIII")  # of the header: uid, gid, pid
+NODE = struct.Struct("=16xQ")  # of the header: the node id
+CALLER = struct.Struct("=24xIII")  # of the header: uid, gid, pid
+UNIQUE = struct.Struct("=8xQ")  # of the header: the number of the request
 
 FH_IN = struct.Struct("=40xQ")  # what several begin with
-FORGET_IN = struct.Struct("=40xQ")
+FORGET_IN = struct.Struct("=16xQ16xQ")  # node id, lookups
 BATCH_FORGET_IN = struct.Struct("=40xI4x")
 FORGET_ONE = struct.Struct("=QQ")  # after the former, as often as that says
-SETATTR_IN = struct.Struct("=40xI4xQQ8xqq8xII4xI4xII4x")
+# node id, uid, gid, pid; valid, fh, size, atime, mtime, their ns, mode, uid, gid
+SETATTR_IN = struct.Struct("=16xQIII4xI4xQQ8xqq8xII4xI4xII4x")
+MKNOD_IN = struct.Struct("=40xIII4x")
 MKDIR_IN = struct.Struct("=40xII")
 RENAME_IN = struct.Struct("=40xQ")
 RENAME2_IN = struct.Struct("=40xQI4x")
+LINK_IN = struct.Struct("=40xQ")
 OPEN_IN = struct.Struct("=40xI4x")
 CREATE_IN = struct.Struct("=40xIII4x")
 READ_IN = struct.Struct("=40xQQI20x")
-WRITE_IN = struct.Struct("=40xQQI12xI4x")
+WRITE_IN = struct.Struct("=24xIII4xQQII8xI4x")  # uid, gid, pid; fh, offset, size, write_flags, flags
+FSYNC_IN = struct.Struct("=40xQI4x")
+INTERRUPT_IN = struct.Struct("=40xQ")
+FALLOCATE_IN = struct.Struct("=40xQQQI4x")
+LSEEK_IN = struct.Struct("=40xQQI4x")
+COPY_FILE_RANGE_IN = struct.Struct("=40xQQQQQQQ")
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = (1 << n for n in range(6))
 FATTR_FH = 1 << 6
+FUSE_WRITE_KILL_SUIDGID = 1 << 2
+FUSE_FSYNC_FDATASYNC = 1 << 0
 
 _ATTR = "QQQqqqIIIIIIIIII"  # struct fuse_attr
 ATTR_OUT = struct.Struct("=QI4x" + _ATTR)
 ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
 OPEN_OUT = struct.Struct("=QI4x")
 WRITE_OUT = struct.Struct("=I4x")
-FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1 << 0, 1 << 1
+LSEEK_OUT = struct.Struct("=Q")
+FOPEN_DIRECT_IO = 1 << 0

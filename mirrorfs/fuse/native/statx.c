@@ -1,7 +1,6 @@
 /* statx(2), and with it name_to_handle_at(2), without the detour by ctypes. */
-#define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
-#include <Python.h>
+#include "native.h"
 
 #include <fcntl.h>
 #include <stdbool.h>
@@ -124,24 +123,8 @@ static PyObject *call_statx(PyObject *Py_UNUSED(module), PyObject *const *argume
     return status == NULL ? NULL : fill(status, &found, generation);
 }
 
-static PyMethodDef methods[] = {
+PyMethodDef statx_methods[] = {
     {"statx", (PyCFunction)(void *)call_statx, METH_FASTCALL,
      "What statx(2) says of a name in the folder of a descriptor, as one of those tuples."},
     {NULL, NULL, 0, NULL},
 };
-
-static PyModuleDef_Slot slots[] = {{0, NULL}};
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "mirrorfs._statx",
-    .m_doc = "statx(2).",
-    .m_methods = methods,
-    .m_slots = slots,
-};
-
-PyMODINIT_FUNC
-PyInit__statx(void)
-{
-    return PyModuleDef_Init(&definition);
-}

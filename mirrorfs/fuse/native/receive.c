@@ -2,21 +2,29 @@
  *
  * How. pyfuse3 receives each request by fuse_session_receive_buf, which hooks.c puts ours in front
  * of. A request of a kind that install() was given a callable for is shown to that callable, in the
- * kernel's own form (linux/fuse.h). If it has an answer, that is sent from here, and the next
- * request is received; else the request goes on to libfuse and pyfuse3 as if nothing had been. What
- * is saved is a coroutine, a copy of the data, and above all the way through the event loop from one
- * request to the next, which costs more than most answers.
+ * kernel's own form (linux/fuse.h). What the callable returns says how it goes on:
+ *   an errno, or bytes    the answer, which is sent from here; then the next request is received
+ *   ... (Ellipsis)        it will be answered later, by answer()
+ *   None                  the request goes on to libfuse and pyfuse3 as if nothing had been
+ * What is saved by an answer from here is a coroutine, a copy of the data, and above all the way
+ * through the event loop from one request to the next, which costs more than most answers.
  *
  * What it guarantees.
  * - A request is answered here or passed on, never both. An exception in the callable is reported
- *   (sys.unraisablehook) and answered with EIO.
- * - The request is not copied: it is lent for the call, and the callable must not keep any of it.
+ *   (sys.unraisablehook) and answered with EIO; it never unwinds into libfuse.
+ * - The request is not copied: it is lent for the call. Of one that is passed on, the callable may
+ *   use the memory until pyfuse3's handler for it has begun to wait.
+ * - answer() may be called by any thread that holds the GIL, for a request of the session that
+ *   lives. The GIL is kept around sending, on purpose: the write to /dev/fuse wakes the caller and
+ *   does not wait for it (about a microsecond), whereas a thread that gave the GIL away may wait a
+ *   whole switch interval (5 ms) for it. An answer after the end of the session is not sent: the
+ *   kernel has answered the caller then (ECONNABORTED or ENOTCONN).
  * - The event loop waits for no longer than LOOP_NS in one go, and only for the next request of
- *   somebody who was just answered (LINGER_NS), while is_idle() says that nobody else is waiting.
+ *   a client that was just answered (LINGER_NS), while is_slow() says that no other client waits.
  * - The device is read without waiting (O_NONBLOCK): a request that the kernel takes back between
  *   "there is one" and "read it" would else stop all others until the next. */
 #define _GNU_SOURCE /* ppoll */
-#include "fuseext.h"
+#include "native.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,21 +38,21 @@
 enum { OPCODES = 64, SPIN_NS = 40000, LINGER_NS = 200000, LOOP_NS = 2000000 };
 
 static PyObject *callables[OPCODES];
-static PyObject *is_idle;
+static PyObject *is_slow;
 static struct fuse_session *prepared; /* the session whose device is O_NONBLOCK */
 
 /* Take what install() was given: a dict of opcode and callable, and a callable; or None. */
-bool at_once_install(PyObject *by_opcode, PyObject *idle)
+bool receive_install(PyObject *by_opcode, PyObject *slow)
 {
     PyObject *key, *value;
     Py_ssize_t place = 0;
     for (int i = 0; i < OPCODES; i++)
         Py_CLEAR(callables[i]);
-    Py_XSETREF(is_idle, Py_NewRef(idle));
+    Py_XSETREF(is_slow, Py_NewRef(slow));
     if (by_opcode == Py_None)
         return true;
     if (!PyDict_Check(by_opcode)) {
-        PyErr_SetString(PyExc_TypeError, "at_once is neither a dict nor None");
+        PyErr_SetString(PyExc_TypeError, "requests is neither a dict nor None");
         return false;
     }
     while (PyDict_Next(by_opcode, &place, &key, &value)) {
@@ -52,7 +60,7 @@ bool at_once_install(PyObject *by_opcode, PyObject *idle)
         if (PyErr_Occurred())
             return false;
         if (opcode <= 0 || opcode >= OPCODES || opcode == FUSE_INIT || !PyCallable_Check(value)) {
-            PyErr_Format(PyExc_ValueError, "at_once: %ld cannot be answered by %R", opcode, value);
+            PyErr_Format(PyExc_ValueError, "requests: %ld cannot be answered by %R", opcode, value);
             return false;
         }
         callables[opcode] = Py_NewRef(value);
@@ -61,14 +69,14 @@ bool at_once_install(PyObject *by_opcode, PyObject *idle)
 }
 
 /* A new session begins, maybe at the address of an old one. */
-void at_once_reset(void)
+void receive_reset(void)
 {
     prepared = NULL;
 }
 
 /* Returns whether the kernel took it. EINVAL says that the payload does not fit the request: the
  * kernel has then ended it with EIO itself, or it still waits (fs/fuse/dev.c, fuse_dev_do_write).
- * ENOENT says that nobody waits any more, and any other error that the mount is gone. */
+ * ENOENT says that the caller was killed, and any other error that the mount is gone. */
 static bool send(int fd, uint64_t unique, int error, const void *payload, size_t size)
 {
     struct fuse_out_header header = {
@@ -98,39 +106,45 @@ static void send_result(int fd, uint64_t unique, PyObject *result)
     }
 }
 
-/* Whether the request was answered. */
-static bool answer(int fd, void *message, size_t size)
+/* 0 for a request that the kernel waits for no answer of; its own numbers begin above that. */
+static uint64_t expected_by(const struct fuse_in_header *header)
+{
+    bool is_expected = header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET &&
+                       header->opcode != FUSE_INTERRUPT;
+    return is_expected ? header->unique : 0;
+}
+
+/* Show a request to its callable; returns whether it goes no further. */
+static bool take(int fd, void *message, size_t size)
 {
     struct fuse_in_header *header = message;
-    bool is_expected = header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET;
-    uint64_t unique = is_expected ? header->unique : 0; /* the kernel's numbers begin above that */
     if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode])
         return false;
+    uint64_t unique = expected_by(header);
     PyObject *callable = Py_NewRef(callables[header->opcode]);
     PyObject *view = PyMemoryView_FromMemory(message, (Py_ssize_t)size, PyBUF_READ);
-    PyObject *result =
-        view ? PyObject_CallFunction(callable, "KO", (ull)header->nodeid, view) : NULL;
+    PyObject *result = view ? PyObject_CallOneArg(callable, view) : NULL;
     if (!result) {
         PyErr_WriteUnraisable(callable);
         send(fd, unique, EIO, NULL, 0);
-    } else if (result != Py_None) {
+    } else if (result != Py_None && result != Py_Ellipsis) {
         send_result(fd, unique, result);
     }
-    bool is_answered = result != Py_None;
+    bool is_taken = result != Py_None;
     Py_XDECREF(result);
     Py_XDECREF(view);
     Py_DECREF(callable);
-    return is_answered;
+    return is_taken;
 }
 
-static bool is_anybody_else_waiting(void)
+static bool is_another_client_waiting(void)
 {
-    PyObject *result = is_idle && is_idle != Py_None ? PyObject_CallNoArgs(is_idle) : NULL;
-    bool idle = result && PyObject_IsTrue(result) == 1;
+    PyObject *result = is_slow && is_slow != Py_None ? PyObject_CallNoArgs(is_slow) : NULL;
+    bool waits = !result || PyObject_IsTrue(result) != 0;
     if (PyErr_Occurred())
-        PyErr_WriteUnraisable(is_idle);
+        PyErr_WriteUnraisable(is_slow);
     Py_XDECREF(result);
-    return !idle;
+    return waits;
 }
 
 static int64_t now_ns(void)
@@ -149,7 +163,7 @@ static bool another_follows(int fd, int64_t begun)
     struct timespec linger = {.tv_nsec = LINGER_NS};
     int64_t now = now_ns(), until = now + SPIN_NS;
     int ready = 0;
-    if (is_anybody_else_waiting() || now - begun > LOOP_NS)
+    if (is_another_client_waiting() || now - begun > LOOP_NS)
         return false;
     Py_BEGIN_ALLOW_THREADS
     while (is_expected && (ready = poll(&device, 1, 0)) == 0 && now_ns() < until)
@@ -161,9 +175,9 @@ static bool another_follows(int fd, int64_t begun)
     return ready == 1 && device.revents == POLLIN;
 }
 
-/* Receive the next request that is not answered at once. As fuse_session_receive_buf; -EINTR if
+/* Receive the next request that is passed on. As fuse_session_receive_buf; -EINTR if
  * there is none yet. Called with the GIL held. */
-int at_once_receive(struct fuse_session *from, struct fuse_buf *buffer)
+int receive_next(struct fuse_session *from, struct fuse_buf *buffer)
 {
     int fd = real.session_fd(from);
     int64_t begun = now_ns();
@@ -177,10 +191,27 @@ int at_once_receive(struct fuse_session *from, struct fuse_buf *buffer)
             return 0;
         if (size <= 0 || (buffer->flags & FUSE_BUF_IS_FD))
             return size;
-        wire_received(buffer->mem, (size_t)size);
-        if (!answer(fd, buffer->mem, (size_t)size))
+        killpriv_received(buffer->mem, (size_t)size);
+        if (!take(fd, buffer->mem, (size_t)size))
             return size;
         if (!another_follows(fd, begun))
             return -EINTR;
     }
 }
+
+static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    ull unique;
+    PyObject *result;
+    if (!PyArg_ParseTuple(arguments, "KO:answer", &unique, &result))
+        return NULL;
+    if (session)
+        send_result(real.session_fd(session), unique, result);
+    Py_RETURN_NONE;
+}
+
+PyMethodDef receive_methods[] = {
+    {"answer", answer, METH_VARARGS,
+     "Answer the request with this number, which was taken with `...`: an errno, or bytes."},
+    {NULL, NULL, 0, NULL},
+};

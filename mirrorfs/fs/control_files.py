@@ -1,0 +1,108 @@
+"""What the control files of a mount say, put together from its parts; `reports` has the formats."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing.paths import path_text
+from mirrorfs.fs import reports
+from mirrorfs.fs.control import ControlFile
+from mirrorfs.options import describe
+
+if TYPE_CHECKING:
+    from mirrorfs.backing.recovery_list import RecoveryList
+    from mirrorfs.fs.handles import HandleTable
+    from mirrorfs.fs.inodes import InodeTable
+    from mirrorfs.fs.kernel import Kernel
+    from mirrorfs.fs.policy import Policy
+    from mirrorfs.fs.setup import Setup
+    from mirrorfs.fs.written_files import WrittenFiles
+    from mirrorfs.mirror.counters import Account, FileKey
+
+
+class ControlFiles:
+    """The texts of one mount."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        account: Account,
+        inodes: InodeTable,
+        handles: HandleTable,
+        written: WrittenFiles,
+        policy: Policy,
+        recovery_list: RecoveryList | None,
+        kernel: Kernel,
+    ) -> None:
+        self._setup = setup
+        self._account = account
+        self._inodes = inodes
+        self._handles = handles
+        self._written = written
+        self._policy = policy
+        self._recovery_list = recovery_list
+        self._kernel = kernel
+        self._mounted_at = time.time()
+
+    def files(self) -> dict[str, ControlFile]:
+        """The control files by name."""
+        account = self._account
+        return {
+            "stats": ControlFile(0o444, lambda: reports.stats_text(account.snapshot())),
+            "stats.json": ControlFile(0o444, self.stats_json),
+            "files.json": ControlFile(0o400, self._files_json),
+            "metrics": ControlFile(0o444, self._metrics),
+            "config.json": ControlFile(0o400, self._config_json),
+            "reset": ControlFile(0o200, accept=lambda data: reports.parse_reset(account, data)),
+        }
+
+    def stats_json(self) -> bytes:
+        """The content of the control file of that name."""
+        setup = self._setup
+        return reports.stats_json(
+            self._account.snapshot(), setup.backing, self._mounted_at, self._file_system()
+        )
+
+    def _file_system(self) -> dict[str, object]:
+        abilities = self._setup.abilities
+        return {
+            "type": abilities.file_system,
+            "allocation_unit_bytes": abilities.unit_bytes,
+            "block_bytes": self._policy.rules(abilities).block_bytes,
+            "can_punch": abilities.punch,
+            "can_share_blocks": abilities.clone,
+            "seek_data_trusted": abilities.seek_proven,
+        }
+
+    def _files_json(self) -> bytes:
+        def name_of(key: FileKey) -> str:
+            # Not by going through all inodes, of which there may be a million.
+            path = self._written.path(key)
+            inode = None if path is None else self._inodes.by_key(key)
+            return path_text(inode.path() if inode else path or b"inode %d" % key[1])
+
+        return reports.files_json(self._account.files(name_of))
+
+    def _metrics(self) -> bytes:
+        gauges = {"known_inodes": len(self._inodes), "open_files": len(self._handles)}
+        setup = self._setup
+        return reports.metrics(
+            self._account.snapshot(), gauges, self._mounted_at, setup.mount_point, setup.backing
+        )
+
+    def _config_json(self) -> bytes:
+        setup, recovery_list = self._setup, self._recovery_list
+        effective: dict[str, object] = {
+            "block": self._policy.rules(setup.abilities).block_bytes,
+            "allow_other": setup.options.lets_others_in(os.geteuid() == 0),
+            "descriptors": setup.descriptors,
+            "log": setup.log,
+            "state": path_text(recovery_list.folder) if recovery_list else "",
+        }
+        reason = setup.no_seeds or (recovery_list.refusal if recovery_list else "")
+        seeds = {"on": False, "reason": reason} if reason else {"on": True}
+        features = {**self._kernel.features(), "seeds": seeds}
+        options = describe(setup.options, effective)
+        return reports.config_json(options, self._file_system(), features)
