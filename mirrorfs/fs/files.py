@@ -19,10 +19,11 @@ from mirrorfs.fs.handles import ControlHandle, FileHandle
 from mirrorfs.fs.xattrs import XattrOperations
 from mirrorfs.fuse import at_once, extension
 from mirrorfs.fuse.guard import guarded
-from mirrorfs.mirror import basis, reader, seed_rules, seed_search, writer
-from mirrorfs.mirror import stale_tail as tails
+from mirrorfs.mirror import basis, seed_rules, seed_search, writer
 from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.view import View
+from mirrorfs.mirror.writer import Taken
 
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mirrorfs.fuse.eager import AnyFields, Context
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
-    from mirrorfs.mirror.writer import Taken
 
 
 @guarded
@@ -101,7 +101,7 @@ class Operations(XattrOperations):
             run = parent.device.workers.run
             try:
                 keeps = self.state.options.keeps_atime(flags)
-                how = (name, mode, caller, flags, abilities, rules, keeps)
+                how = (name, mode, caller, flags, abilities, rules, self.state.account, keeps)
                 made = await self.state.with_room(parent.device, steps.create, parent.fd, *how)
             except FileExistsError:
                 # It was made beside the mount since the kernel looked.
@@ -159,8 +159,8 @@ class Operations(XattrOperations):
         if found is not None:
             data = bytes(found)
         else:
-            trusted = self.mirrors.is_seek_trusted(handle)
-            data = await handle.inode.device.workers.run(reader.read, fd, off, size, trusted)
+            view = View(fd, self.mirrors.is_seek_trusted(handle))
+            data = await handle.inode.device.workers.run(view.read, off, size)
         tail = self.mirrors.tail_of(handle.inode)
         if tail is not None:  # it began meanwhile, and what was read may be old
             return await self._read_seeded(handle, tail, fd, off, size)
@@ -170,8 +170,8 @@ class Operations(XattrOperations):
     async def _read_seeded(
         self, handle: FileHandle, tail: StaleTail, fd: int, offset: int, size: int
     ) -> bytes:
-        inode, trusted = handle.inode, self.mirrors.is_seek_trusted(handle)
-        data = await inode.device.workers.run(tails.read, tail, fd, offset, size, trusted)
+        inode, view = handle.inode, View(fd, self.mirrors.is_seek_trusted(handle), tail)
+        data = await inode.device.workers.run(view.read, offset, size)
         self.state.account.add_read(inode.key, len(data))
         return data
 
@@ -211,7 +211,7 @@ class Operations(XattrOperations):
             return await self._append(handle, mirror, offset, data)
         begun, handle.begun = handle.begun, None
         if begun is None:
-            begun = at_once.begin_write(handle, mirror, offset, data, self.state.account)
+            begun = at_once.begin_write(handle, mirror, offset, data)
         taken = begun.taken
         if begun.call is None:
             return taken
@@ -229,29 +229,31 @@ class Operations(XattrOperations):
         """Wait for the thread that writes `data`; where the disk is full, write once more what is
         left, when what seeds hold has been given up.
         """
-        account, device = self.state.account, handle.inode.device
+        device = handle.inode.device
         workers, since = device.workers, self.state.rooms_made
-        taken, code = 0, 0
         failure: OSError | None = None
         try:
             result = await workers.finish(call)
-            taken, code = result.size, result.code
         except OSError as exc:
-            failure, code = exc, exc.errno or errno.EIO
+            failure, result = exc, Taken(0, exc)
+        handle.pending.note_taken(offset, result)
+        taken, code = result.size, result.failure.errno if result.failure else 0
         if taken == len(data) or not await self.state.make_room(device, code, since):
             if failure is not None:
                 raise failure
             return taken
         # The same request goes on: it has not failed yet, and is not counted twice.
-        account.add(mirror.key, Counters(failed_bytes=taken - len(data)))
+        self.state.account.add(mirror.key, Counters(failed_bytes=taken - len(data)))
         where, rest = offset + taken, data[taken:]
-        again = (writer.write, mirror, handle.pending, where, rest, account, 0)
         try:
-            return taken + (await workers.run(*again)).size
-        except OSError:
+            result = await workers.run(writer.write, mirror, where, rest, 0)
+        except OSError as exc:
+            handle.pending.note(exc, where)
             if not taken:
                 raise
             return taken
+        handle.pending.note_taken(where, result)
+        return taken + result.size
 
     async def _drop_setid(self, inode: Inode, caller: Credentials | None = None) -> None:
         """Take setuid and setgid from a file that `caller` changes; None is somebody unprivileged.
@@ -263,15 +265,14 @@ class Operations(XattrOperations):
 
     async def _append(self, handle: FileHandle, mirror: OpenFile, offset: int, data: bytes) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        where, taken = await self.state.with_room(
-            handle.inode.device, writer.append, mirror, handle.pending, data, self.state.account
-        )
+        where, result = await self.state.with_room(handle.inode.device, writer.append, mirror, data)
+        handle.pending.note_taken(where, result)
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this
             # answer before it lets go of that page, so a thread that nobody waits for tells it.
             node_id = pyfuse3.InodeT(handle.inode.node_id)
             threading.Thread(target=_invalidate, args=(node_id,), daemon=True).start()
-        return taken
+        return result.size
 
     async def setattr(
         self,
@@ -303,7 +304,7 @@ class Operations(XattrOperations):
         """Truncate or grow a file for `caller`, who is likely to write next if it is open."""
         handle = self.handles.any(fh) if fh is not None else None
         if isinstance(handle, FileHandle) and handle.mirror is not None:
-            seeds = handle.mirror.unsettled is not None and await self._may_read(inode, caller)
+            seeds = handle.mirror.recovery_list is not None and await self._may_read(inode, caller)
             await self._truncate(handle.inode, handle.mirror, size, seeds, is_open=True)
         else:
             mirror = await self.mirrors.share(inode, os.O_WRONLY)
@@ -322,13 +323,10 @@ class Operations(XattrOperations):
     async def _truncate(
         self, inode: Inode, mirror: OpenFile, size: int, seeds: bool, is_open: bool
     ) -> None:
-        how = (mirror, size, self.state.account, seeds, is_open)
-        await self.state.with_room(inode.device, truncate, *how)
+        await self.state.with_room(inode.device, truncate, mirror, size, seeds, is_open)
         for handle in self.handles.files():
             if handle.mirror is mirror:
                 handle.pending.cut(size)
-        if size == 0:
-            self.state.distrusted.discard(mirror.key)
 
     async def flush(self, fh: int) -> None:
         handle = self.handles.any(fh)
@@ -336,7 +334,7 @@ class Operations(XattrOperations):
             if not handle.inode.device.is_local:
                 # Only a file system that is not local holds errors back until close.
                 await self.mirrors.flush(handle.inode, handle.mirror)
-            tail = handle.mirror.tail
+            tail = handle.mirror.stale_tail
             if tail is not None and tail.written and not tail.awaits_more:
                 # Some tools close a file before they write, or after a header: they come back.
                 await self.mirrors.settle(handle.inode, handle.mirror)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.devices import Device
     from mirrorfs.fs.inodes import Inode, InodeTable
     from mirrorfs.fs.late_recovery import LateRecovery
+    from mirrorfs.mirror.writeback import Writeback
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -48,8 +49,8 @@ class State:
     `no_seeds` is why files get no seeds, `unsettled` the list for those that do, `leftovers` what a
     crash has left; `own_names` are
     those in the root that are not what lies below. `descriptors` is how many are kept for known
-    files. `rooms_made` counts how often seeds were given up for want of space. `distrusted` and
-    `reserved` remember that of files that are not open; `describe_extras` gives what config.json
+    files. `rooms_made` counts how often seeds were given up for want of space. `writebacks`
+    holds what is known of files that were written; `describe_extras` gives what config.json
     says of features that depend on the machine, of which `writes_directly` is one.
     """
 
@@ -66,8 +67,7 @@ class State:
     leftovers: LateRecovery = field(init=False)
     old_files: RecentlyUnlinked = field(default_factory=RecentlyUnlinked)
     rooms_made: int = 0
-    distrusted: set[FileKey] = field(default_factory=set)
-    reserved: dict[FileKey, None] = field(default_factory=dict)
+    writebacks: dict[FileKey, Writeback] = field(default_factory=dict)
     describe_extras: Callable[[], dict[str, object]] = dict
     writes_directly: bool = False
     last_paths: dict[FileKey, bytes] = field(default_factory=dict)
@@ -156,13 +156,20 @@ class State:
         if len(self.last_paths) > MAX_FILES:
             del self.last_paths[next(iter(self.last_paths))]
 
-    def remember_reserved(self, key: FileKey) -> None:
-        """Note that space was asked for in a file, of the latest ones: a file that is forgotten is
-        compared again, and keeps its space.
+    def remember_writeback(self, key: FileKey, writeback: Writeback) -> None:
+        """Keep what is known of a file that is closed, if that says something. Of those that only
+        have reserved space the latest are kept: a file that is forgotten is compared again, and
+        keeps its space.
         """
-        self.reserved[key] = None
-        if len(self.reserved) > MAX_FILES:
-            del self.reserved[next(iter(self.reserved))]
+        self.writebacks.pop(key, None)
+        if writeback.is_default:
+            return
+        self.writebacks[key] = writeback
+        if len(self.writebacks) > MAX_FILES:
+            found = (key for key, one in self.writebacks.items() if not one.failed)
+            oldest = next(found, None)
+            if oldest is not None:
+                del self.writebacks[oldest]
 
     def note_ignored_preallocation(self, inode: Inode) -> None:
         """Say that space which a client asked for was not reserved."""
@@ -196,8 +203,7 @@ class State:
         if inode.nameless:
             self.account.drop(inode.key)
             self.last_paths.pop(inode.key, None)
-            self.distrusted.discard(inode.key)
-            self.reserved.pop(inode.key, None)
+            self.writebacks.pop(inode.key, None)
         elif inode.key in self.last_paths:
             self.last_paths[inode.key] = inode.path()
 

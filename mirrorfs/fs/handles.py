@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from mirrorfs.fs.steps import NO_READER, Reader
-from mirrorfs.mirror.open_file import OpenFile, PendingError
 
 if TYPE_CHECKING:
     from mirrorfs.backing.credentials import Credentials
     from mirrorfs.fs.inodes import Inode
     from mirrorfs.fs.threads import Call
+    from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.writer import Taken
 
 _H = TypeVar("_H")
@@ -28,6 +28,47 @@ class BegunWrite:
 
     taken: int
     call: Call[Taken] | None
+
+
+FAILED_SYNC = -1  # where a pending error happened that no single write can make good
+
+
+@dataclass(slots=True)
+class PendingError:
+    """A write that failed and was not made good: reported again by fsync and close (DESIGN:
+    durability).
+    """
+
+    code: int = 0
+    offset: int = 0
+
+    def note(self, error: OSError, offset: int) -> None:
+        """Let `error`, which happened at `offset`, be reported."""
+        self.code, self.offset = error.errno or errno.EIO, offset
+
+    def note_taken(self, offset: int, taken: Taken) -> None:
+        """Note what became of a request to write at `offset`."""
+        done = offset + taken.size
+        self.settle(offset, done)
+        if taken.unrecorded is not None:
+            self.note(taken.unrecorded, FAILED_SYNC)
+        elif taken.failure is not None:
+            self.note(taken.failure, done)
+
+    def settle(self, start: int, end: int) -> None:
+        """Forget the error if `[start, end)`, just written, covers the place where it happened."""
+        if self.code and start <= self.offset < end:
+            self.code = 0
+
+    def cut(self, size: int) -> None:
+        """Forget the error if the place where it happened is beyond the new end `size`."""
+        if not size or self.offset >= size:
+            self.code = 0
+
+    def check(self) -> None:
+        """Raise the pending error, if there is one."""
+        if self.code:
+            raise OSError(self.code, os.strerror(self.code))
 
 
 @dataclass(slots=True)

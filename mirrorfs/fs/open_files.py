@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.fs import steps
+from mirrorfs.fs.handles import FAILED_SYNC
 from mirrorfs.mirror import open_file as mirror_file
 from mirrorfs.mirror import progress, seeding, sync
 from mirrorfs.mirror import stale_tail as tails
-from mirrorfs.mirror.open_file import FAILED_SYNC
+from mirrorfs.mirror.writeback import Writeback
 
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.filesystem import State
     from mirrorfs.fs.handles import FileHandle
     from mirrorfs.fs.inodes import Inode
-    from mirrorfs.mirror.counters import Account, FileKey
+    from mirrorfs.mirror.counters import FileKey
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
 
@@ -73,18 +74,20 @@ class OpenFiles:
                 inode.key,
                 abilities,
                 self._state.rules(abilities),
+                self._state.account,
+                self._state.writebacks.get(inode.key),
                 self._state.leftovers.checked(inode),
             )
             # Another open may have come first while this one was with the worker.
             mirror = self._by_id.setdefault(inode.node_id, mine)
             if mirror is mine:
-                mirror.distrusted = inode.key in self._state.distrusted
-                mirror.reserved = inode.key in self._state.reserved
+                # A sync may have failed while this one was with the worker.
+                mirror.writeback = self._state.writebacks.get(inode.key, mirror.writeback)
                 self._opened(inode, mirror)
             else:
                 inode.device.workers.close_fd(mine.fd)
-        if mirror.tail is not None and not mirror.handles:
-            mirror.tail.resumed = not flags & os.O_TRUNC
+        if mirror.stale_tail is not None and not mirror.handles:
+            mirror.stale_tail.resumed = not flags & os.O_TRUNC
         mirror.handles += 1
         return mirror
 
@@ -96,7 +99,7 @@ class OpenFiles:
 
     def _opened(self, inode: Inode, mirror: OpenFile) -> None:
         mirror.path = inode.path
-        mirror.unsettled = self._state.unsettled
+        mirror.recovery_list = self._state.unsettled
         mirror.seeded = inode.key in self._unsynced
         self._state.remember_path(inode)
 
@@ -104,19 +107,14 @@ class OpenFiles:
         """The end of a `share`, where the file is still used or has nothing to settle. A thread
         closes it. False means that nothing was done.
         """
-        if mirror.handles == 1 and mirror.tail is not None:
+        if mirror.handles == 1 and mirror.stale_tail is not None:
             return False
         mirror.handles -= 1
         if mirror.handles:
             return True
         self.tell_failed_sync(inode, mirror)
         del self._by_id[inode.node_id]
-        if mirror.distrusted:
-            self._state.distrusted.add(mirror.key)
-        if mirror.reserved:
-            self._state.remember_reserved(mirror.key)
-        else:
-            self._state.reserved.pop(mirror.key, None)
+        self._state.remember_writeback(mirror.key, mirror.writeback)
         if mirror.seeded:
             self._settled[inode.node_id] = time.monotonic()
             self._unsynced.pop(inode.key, None)  # to the end
@@ -132,7 +130,7 @@ class OpenFiles:
         if self.let_go(inode, mirror):
             return
         mirror.handles -= 1
-        tail = mirror.tail
+        tail = mirror.stale_tail
         is_expected = tail is not None and tail.awaits_more and mirror.compares
         if failed or (is_expected and len(self._lingering) < _MAX_LINGERING):
             await self._linger(inode)
@@ -152,12 +150,16 @@ class OpenFiles:
 
     def tail_of(self, inode: Inode) -> StaleTail | None:
         mirror = self.get(inode)
-        return None if mirror is None else mirror.tail
+        return None if mirror is None else mirror.stale_tail
 
     def is_distrusted(self, inode: Inode) -> bool:
         """Whether a failed fsync makes it doubtful that the disk holds what reading it shows."""
+        known = self._writeback_of(inode)
+        return known is not None and known.failed
+
+    def _writeback_of(self, inode: Inode) -> Writeback | None:
         mirror = self.get(inode)
-        return inode.key in self._state.distrusted or (mirror is not None and mirror.distrusted)
+        return self._state.writebacks.get(inode.key) if mirror is None else mirror.writeback
 
     def is_seek_trusted(self, handle: FileHandle) -> bool:
         """Whether a hole that SEEK_DATA reports in an open file may be taken for one."""
@@ -176,29 +178,29 @@ class OpenFiles:
             if inode.node_id in self._settled and inode.fd >= 0:
                 return statx(inode.fd, ask=False)
             return status
-        mirror.was_seen = True
+        mirror.times_observed = True
         if not mirror.seeded:
             return status
-        tail = mirror.tail  # first, since it may end meanwhile; and it may begin
+        tail = mirror.stale_tail  # first, since it may end meanwhile; and it may begin
         status = statx(mirror.fd, ask=False)
-        tail = tail or mirror.tail
+        tail = tail or mirror.stale_tail
         return status if tail is None else tails.visible(tail, status)
 
     @property
     def has_tails(self) -> bool:
-        return any(mirror.tail is not None for mirror in self._by_id.values())
+        return any(mirror.stale_tail is not None for mirror in self._by_id.values())
 
     async def settle(self, inode: Inode, mirror: OpenFile) -> None:
         """End the tail of a file, if it has one. Raises OSError as fsync does, and remembers it.
 
         Counted as used meanwhile: whoever has it open may close it.
         """
-        if mirror.tail is None:
+        if mirror.stale_tail is None:
             return
         mirror.handles += 1
         failed = True
         try:
-            await inode.device.workers.run(sync.settle, mirror, self._state.account)
+            await inode.device.workers.run(sync.finalise, mirror)
             failed = False
         except OSError as exc:
             self._failed(inode, exc)
@@ -214,7 +216,7 @@ class OpenFiles:
         for node_id, mirror in list(self._by_id.items()):
             inode = self._state.inodes.get(node_id)
             wanted = device is None or inode.device is device
-            if wanted and mirror.tail is not None and self.get(inode) is mirror:
+            if wanted and mirror.stale_tail is not None and self.get(inode) is mirror:
                 found = True
                 await self.settle_quietly(inode, mirror)
         return found
@@ -266,8 +268,7 @@ class OpenFiles:
         mirror.handles += 1
         failed, believed = True, False
         try:
-            how = (mirror, data_only, self._state.account)
-            believed = await inode.device.workers.run(sync.sync, *how)
+            believed = await inode.device.workers.run(sync.sync, mirror, data_only)
             failed = False
         except OSError as exc:
             self._failed(inode, exc)
@@ -300,12 +301,11 @@ class OpenFiles:
         code = error.errno or errno.EIO
         if code == errno.EINTR:  # it was not even tried
             return
-        self._state.distrusted.add(inode.key)
         self._state.note_failure(inode, code)
-        mirror = self.get(inode)
-        if mirror is not None:
-            mirror.doubt()
-            mirror.failed_sync = 0
+        known = self._writeback_of(inode) or Writeback()
+        known.note_failure()
+        if self.get(inode) is None:
+            self._state.remember_writeback(inode.key, known)
         for handle in self._state.handles.files():
             if handle.inode is inode:
                 handle.pending.code = code
@@ -315,12 +315,12 @@ class OpenFiles:
         """Let those who have a file open be told of a sync that failed while something else was
         done, a write above all: the kernel reports it once.
         """
-        if mirror.failed_sync:
-            self._failed(inode, OSError(mirror.failed_sync, os.strerror(mirror.failed_sync)))
+        code = mirror.writeback.unreported_errno
+        if code:
+            self._failed(inode, OSError(code, os.strerror(code)))
 
     def _believe_again(self, mirror: OpenFile) -> None:
         """The end of what a failed fsync began."""
-        self._state.distrusted.discard(mirror.key)
         for handle in self._state.handles.files():
             is_of_it = handle.inode.key == mirror.key
             if is_of_it and handle.pending.offset == FAILED_SYNC:
@@ -330,7 +330,7 @@ class OpenFiles:
         """Close the files for which nobody came back; let the marks of the others follow."""
         now = time.monotonic()
         for node_id, mirror in list(self._by_id.items()):
-            if mirror.tail is not None and progress.is_behind(mirror.tail):
+            if mirror.stale_tail is not None and progress.is_behind(mirror.stale_tail):
                 await self._refresh(self._state.inodes.get(node_id), mirror)
         for node_id, moment in list(self._settled.items()):
             if now >= moment + _RECENT_SECONDS:
@@ -351,7 +351,7 @@ class OpenFiles:
     def note_stalls(self) -> None:
         """Note which files are held up by their disk, for who finds them after a crash."""
         for node_id, mirror in self._by_id.items():
-            tail = mirror.tail
+            tail = mirror.stale_tail
             if tail is not None and self._state.inodes.get(node_id).device.is_local:
                 tail.note_stalled(mirror.fd)
 
@@ -369,13 +369,13 @@ class OpenFiles:
         """Let threads settle and close what clients left open, at the end of the mount."""
         for node_id, mirror in self._by_id.items():
             inode = self._state.inodes.get(node_id)
-            inode.device.workers.start(_settle_and_close, mirror, self._state.account)
+            inode.device.workers.start(_settle_and_close, mirror)
         self._by_id.clear()
 
 
-def _settle_and_close(mirror: OpenFile, account: Account) -> None:
+def _settle_and_close(mirror: OpenFile) -> None:
     try:
-        sync.settle(mirror, account)
+        sync.finalise(mirror)
     except OSError as exc:  # which nobody is left to be told
         log.error("%s: could not be written at the end: %s", show(mirror.path()), exc.strerror)
     finally:

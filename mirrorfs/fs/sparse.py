@@ -8,7 +8,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes
 from mirrorfs.backing.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -19,7 +18,7 @@ from mirrorfs.fs.files import Operations
 from mirrorfs.fs.handles import FileHandle
 from mirrorfs.fuse.guard import guarded
 from mirrorfs.mirror import copy_range, discard
-from mirrorfs.mirror import stale_tail as tails
+from mirrorfs.mirror.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,20 +41,21 @@ class SparseOperations(Operations):
         handle, mirror = self._for_writing(fh)
         await self._drop_setid(handle.inode, caller)
         end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
-        account = self.state.account
         run = partial(self.state.with_room, handle.inode.device)
         kind = mode & ~FALLOC_FL_KEEP_SIZE
         if kind == FALLOC_FL_PUNCH_HOLE or (kind == FALLOC_FL_ZERO_RANGE and mirror.rules.punch):
-            await run(discard.discard, mirror, handle.pending, offset, end, keep_size, account)
+            await run(discard.discard, mirror, offset, end, keep_size)
+            handle.pending.settle(offset, end)
         elif kind == FALLOC_FL_ZERO_RANGE:
-            await run(discard.keep_zeros, mirror, handle.pending, offset, end, keep_size, account)
+            await run(discard.keep_zeros, mirror, offset, end, keep_size)
+            handle.pending.settle(offset, end)
         elif kind:
             raise refuse(errno.EOPNOTSUPP)
         elif self.state.options.preallocate == "honour":
-            await run(discard.preallocate, mirror, offset, end, keep_size, account)
+            await run(discard.preallocate, mirror, offset, end, keep_size)
         else:
             self.state.note_ignored_preallocation(handle.inode)
-            await run(discard.grow_only, mirror, end, keep_size, account)
+            await run(discard.grow_only, mirror, end, keep_size)
 
     async def copy_file_range(
         self,
@@ -88,18 +88,16 @@ class SparseOperations(Operations):
             self.mirrors.is_distrusted(inode),
             written.lock if written is not None else None,
         )
-        return await self.state.with_room(
-            inode.device,
-            copy_range.copy,
-            source,
-            offset_in,
-            mirror,
-            handle.pending,
-            offset_out,
-            length,
-            is_interrupted,
-            self.state.account,
-        )
+        how = (source, offset_in, mirror, offset_out, length, is_interrupted)
+        try:
+            taken = await self.state.with_room(inode.device, copy_range.copy, *how)
+        except InterruptedError:
+            raise
+        except OSError as exc:
+            handle.pending.note(exc, offset_out)
+            raise
+        handle.pending.note_taken(offset_out, taken)
+        return taken.size
 
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
@@ -133,11 +131,8 @@ class SparseOperations(Operations):
             raise refuse(errno.EINVAL)
         inode = handle.inode
         fd = handle.fd if handle.mirror is None else handle.mirror.fd
-        trusted = self.mirrors.is_seek_trusted(handle)
-        tail = self.mirrors.tail_of(inode)
-        if tail is not None:
-            return partial(tails.seek, tail, fd, offset, whence, trusted)
-        return partial(holes.seek, fd, offset, whence, trusted)
+        view = View(fd, self.mirrors.is_seek_trusted(handle), self.mirrors.tail_of(inode))
+        return partial(view.seek, offset, whence)
 
     def _for_writing(self, fh: int) -> tuple[FileHandle, OpenFile]:
         """EBADF for a handle that is not open for writing."""

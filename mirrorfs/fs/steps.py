@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
     from mirrorfs.fuse.eager import AnyFields
+    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.plan import Rules
     from mirrorfs.mirror.seed_search import OldFile
 
@@ -138,6 +139,7 @@ def create(
     flags: int,
     abilities: Abilities,
     rules: Rules,
+    account: Account,
     keeps_atime: bool,
 ) -> Created:
     """Make a regular file and open it as `flags` say, whatever its mode lets its owner do."""
@@ -160,7 +162,9 @@ def create(
         os.close(file_fd)
         return Created(fd, status, reader, None)
     proven = abilities.tells_holes(file_fd)
-    mirror = OpenFile(file_fd, status.key, abilities, rules, readable=True, seek_proven=proven)
+    mirror = OpenFile(
+        file_fd, status.key, abilities, rules, account, readable=True, seek_proven=proven
+    )
     return Created(fd, status, reader, mirror)
 
 

@@ -27,7 +27,6 @@ from mirrorfs.mirror.unchanged_fast_path import Elided
 if TYPE_CHECKING:
     from mirrorfs.fs.sparse import SparseOperations
     from mirrorfs.fs.threads import Call, Threads
-    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.plan import Data
     from mirrorfs.mirror.writer import Taken
@@ -35,32 +34,33 @@ if TYPE_CHECKING:
 _DONE = b""
 
 
-def begin_write(
-    handle: FileHandle, mirror: OpenFile, offset: int, data: Data, account: Account
-) -> BegunWrite:
+def begin_write(handle: FileHandle, mirror: OpenFile, offset: int, data: Data) -> BegunWrite:
     """Take what can be taken of a write without waiting, and begin the rest in a thread. What may
     come next is read ahead by another.
     """
     workers = handle.inode.device.workers
     if mirror.compares and mirror.ahead.note(offset, offset + len(data)):
         _read_ahead(workers, mirror)
-    elided = _elide(handle, mirror, offset, data, account)
+    elided = _elide(handle, mirror, offset, data)
+    if elided is not Elided.NOTHING:
+        handle.pending.settle(offset, offset + len(data))
     if elided is Elided.ALL:
         return BegunWrite(len(data), None)
     if elided is Elided.BUT_TIMES:
         # It is counted: what goes wrong now is told by fsync and close.
         try:
-            stamp = workers.begin(writer.stamp, mirror, handle.pending, offset, len(data))
+            stamp = workers.begin(writer.stamp, mirror, len(data))
         except OSError as exc:
             handle.pending.note(exc, offset + len(data))
             return BegunWrite(len(data), None)
         return BegunWrite(0, stamp)
-    taken = _extend(handle, mirror, offset, data, account)
+    taken = _extend(handle, mirror, offset, data)
+    handle.pending.settle(offset, offset + taken)
     if taken == len(data):
         return BegunWrite(taken, None)
     where, rest = offset + taken, bytes(data[taken:])
     try:
-        call = workers.begin(writer.write, mirror, handle.pending, where, rest, account)
+        call = workers.begin(writer.write, mirror, where, rest)
     except OSError as exc:
         handle.pending.note(exc, where)
         raise
@@ -76,25 +76,21 @@ def _read_ahead(workers: Threads, mirror: OpenFile) -> None:
     workers.start(mirror.ahead.read, fd, mirror.is_seek_trusted)
 
 
-def _elide(
-    handle: FileHandle, mirror: OpenFile, offset: int, data: Data, account: Account
-) -> Elided:
+def _elide(handle: FileHandle, mirror: OpenFile, offset: int, data: Data) -> Elided:
     device = handle.inode.device
     if not device.is_local:
         return Elided.NOTHING
     try:
-        return unchanged_fast_path.elide(
-            mirror, handle.pending, offset, data, account, device.is_prompt
-        )
+        return unchanged_fast_path.elide(mirror, offset, data, device.is_prompt)
     except OSError:  # a thread will meet it, too, and knows what to do about it
         return Elided.NOTHING
 
 
-def _extend(handle: FileHandle, mirror: OpenFile, offset: int, data: Data, account: Account) -> int:
+def _extend(handle: FileHandle, mirror: OpenFile, offset: int, data: Data) -> int:
     if not handle.inode.device.is_prompt:
         return 0
     try:
-        return append_fast_path.extend(mirror, handle.pending, offset, data, account)
+        return append_fast_path.extend(mirror, offset, data)
     except OSError:  # as above
         return 0
 
@@ -145,8 +141,10 @@ class AtOnce:
         if not isinstance(handle, FileHandle) or handle.mirror is None or handle.synchronous:
             return None
         data = message[protocol.WRITE_IN.size :]
-        begun = begin_write(handle, handle.mirror, offset, data, self._state.account)
-        if begun.call is not None and not self._is_whole(handle, begun.call, size - begun.taken):
+        begun = begin_write(handle, handle.mirror, offset, data)
+        if begun.call is not None and not self._is_whole(
+            handle, begun.call, offset + begun.taken, size - begun.taken
+        ):
             handle.begun = begun
             return None
         return protocol.WRITE_OUT.pack(size)
@@ -168,13 +166,13 @@ class AtOnce:
         handle.sync_flags = flags
         return True
 
-    def _is_whole(self, handle: FileHandle, call: Call[Taken], size: int) -> bool:
+    def _is_whole(self, handle: FileHandle, call: Call[Taken], offset: int, size: int) -> bool:
         """Whether a call has taken all of its `size` bytes by now. If not, it is to be finished."""
         if not call.is_done or not isinstance(call.result, outcome.Value):
             return False
         if call.result.value.size != size:
             return False
-        handle.inode.device.workers.result(call)
+        handle.pending.note_taken(offset, handle.inode.device.workers.result(call))
         return True
 
     def read(self, _node_id: int, message: memoryview) -> Answer:
