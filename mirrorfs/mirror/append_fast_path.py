@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.plan import Data, Kind, Step, pieces, plan
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.open_file import OpenFile
 
 
-def extend(file: OpenFile, pending: PendingError, offset: int, data: Data, account: Account) -> int:
+def extend(file: OpenFile, offset: int, data: Data) -> int:
     """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
     and counted.
 
@@ -34,7 +34,7 @@ def extend(file: OpenFile, pending: PendingError, offset: int, data: Data, accou
     if not file.lock.acquire(blocking=False):
         return 0
     try:
-        if file.tail is not None or file.seed_fd >= 0:
+        if file.stale_tail is not None or file.seed_fd >= 0:
             return 0
         if os.lseek(file.fd, 0, os.SEEK_END) != offset:
             return 0
@@ -42,15 +42,14 @@ def extend(file: OpenFile, pending: PendingError, offset: int, data: Data, accou
             taken = os.pwrite(file.fd, data, offset)
         except OSError:  # the writer will see
             return 0
-        file.calm = False
-        file.note_rewritten(offset, offset + taken)
+        file.last_was_noop = False
+        file.writeback.note_rewritten(offset, offset + taken)
         # Of a request that is not taken whole, the writer counts the rest, and the request.
         request = int(taken == len(data))
-        account.add(
+        file.account.add(
             file.key,
             Counters(received_bytes=taken, written_bytes=taken, write_requests=request),
         )
     finally:
         file.lock.release()
-    pending.settle(offset, offset + taken)
     return taken

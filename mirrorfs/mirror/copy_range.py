@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.mirror import seeding, writer
-from mirrorfs.mirror.counters import Account, Counters, FileKey
-from mirrorfs.mirror.open_file import count_freed, resize, size_kept_on_error
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.punching import make_hole
+from mirrorfs.mirror.resizing import resize, size_kept_on_error
+from mirrorfs.mirror.writer import Taken
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.counters import FileKey
+    from mirrorfs.mirror.open_file import OpenFile
 
 # One request may take long where data is really copied; between pieces it can be interrupted.
 _MAX_DATA_BYTES = 512 << 20
@@ -42,33 +44,35 @@ _NO_CLONE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file that is copied from. `lock` is that of its mirror file, if it is being written,
-    too; `distrusted` says that its blocks may not hold what reading it shows.
-    """
+    """The file that is copied from, without a stale tail."""
 
     fd: int
+    # Device, inode number and generation.
     key: FileKey
-    trusted_seek: bool
-    distrusted: bool
+    # Whether a hole that SEEK_DATA reports may be taken for one (`backing.seek_answers`).
+    is_seek_trusted: bool
+    # A failed sync makes it doubtful that its blocks hold what reading it shows.
+    writeback_failed: bool
+    # That of its open file, if clients write it, too.
     lock: threading.Lock | None
 
 
 @dataclass(slots=True)
 class _Copy:
     """One request on its way: `[position, end)` of the source is to go to `target` at `shift`
-    further on.
+    further on. `failure` and `unrecorded` are those of the last piece (`Taken`).
     """
 
     source: Source
     target: OpenFile
-    pending: PendingError
-    account: Account
     position: int
     end: int
     shift: int
     clone: bool
     left_bytes: int = _MAX_DATA_BYTES
     run: holes.Run = field(default_factory=holes.Run)
+    failure: OSError | None = None
+    unrecorded: OSError | None = None
 
     @property
     def unit(self) -> int:
@@ -79,20 +83,21 @@ def copy(
     source: Source,
     start: int,
     target: OpenFile,
-    pending: PendingError,
     offset: int,
     length: int,
     is_interrupted: Callable[[], bool],
-    account: Account,
-) -> int:
-    """Copy up to `length` bytes at `start` of `source` to `offset` of `target`; returns how many.
+) -> Taken:
+    """Copy up to `length` bytes at `start` of `source` to `offset` of `target`; returns how many
+    were.
 
     Fewer are copied at the end of the source, after a lot of data, when interrupted, and on an
     error after something was copied. Raises the OSError of the failing step, or EINTR, if nothing
     was.
     """
-    can_clone = target.abilities.clone and source.key[0] == target.key[0] and not source.distrusted
-    work = _Copy(source, target, pending, account, start, start + length, offset - start, can_clone)
+    clones = (
+        target.abilities.clone and source.key[0] == target.key[0] and not source.writeback_failed
+    )
+    work = _Copy(source, target, start, start + length, offset - start, clones)
     for _ in range(_MAX_PIECES):
         if work.position >= work.end or work.left_bytes <= 0:
             break
@@ -100,13 +105,15 @@ def copy(
             if work.position == start:
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
             break
+        work.failure = None  # what was not taken of the last piece is taken now, or fails again
         try:
             work.position += _copy_piece(work)
-        except OSError:
+        except OSError as exc:
             if work.position == start:
                 raise
+            work.failure = exc
             break
-    return max(0, work.position - start)
+    return Taken(max(0, work.position - start), work.failure, work.unrecorded)
 
 
 def _copy_piece(work: _Copy) -> int:
@@ -115,7 +122,7 @@ def _copy_piece(work: _Copy) -> int:
     start, stop = work.position, work.end
     if start >= stop:  # the source has become shorter meanwhile
         return 0
-    if work.source.trusted_seek:
+    if work.source.is_seek_trusted:
         ranges = holes.data_ranges(work.source.fd, start, stop, work.run)
         start, stop = next(ranges, (stop, stop))
     if start > work.position:
@@ -141,7 +148,7 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     target, count = work.target, Counters()
     start, end = work.position + work.shift, stop + work.shift
     with target.lock:
-        seeding.settle(target, work.account)
+        seeding.finalise(target)
         before = os.fstat(target.fd)
         # Growing first: a refusal must leave the data as it was.
         with size_kept_on_error(target, before.st_size):
@@ -151,10 +158,9 @@ def _copy_hole(work: _Copy, stop: int) -> int:
                 count.punched_bytes = make_hole(target, start, min(end, before.st_size))
         count.received_bytes = end - start
         count.hole_bytes = count.received_bytes - count.punched_bytes
-        work.account.add(target.key, count)
-        count_freed(target, before, work.account)
-        target.note_rewritten(start, end)
-    work.pending.settle(start, end)
+        target.account.add(target.key, count)
+        target.count_freed(before)
+        target.writeback.note_rewritten(start, end)
     return end - start
 
 
@@ -163,7 +169,7 @@ def _clone(work: _Copy, stop: int) -> int:
     target = work.target
     start, size = work.position + work.shift, stop - work.position
     with _both(work.source, target):
-        seeding.settle(target, work.account)
+        seeding.finalise(target)
         before = os.fstat(target.fd)
         try:
             with size_kept_on_error(target, before.st_size):
@@ -175,11 +181,10 @@ def _clone(work: _Copy, stop: int) -> int:
                 raise
             work.clone = False
             return 0
-        work.account.add(target.key, Counters(received_bytes=size, shared_bytes=size))
-        count_freed(target, before, work.account)
-        target.calm = False
-        target.note_rewritten(start, start + size)
-    work.pending.settle(start, start + size)
+        target.account.add(target.key, Counters(received_bytes=size, shared_bytes=size))
+        target.count_freed(before)
+        target.last_was_noop = False
+        target.writeback.note_rewritten(start, start + size)
     work.left_bytes -= size // 16  # a clone costs next to nothing; it is bounded all the same
     return size
 
@@ -203,6 +208,8 @@ def _copy_data(work: _Copy, stop: int) -> int:
         size = min(size, work.unit - work.position % work.unit)
     data = os.pread(work.source.fd, size, work.position)
     offset = work.position + work.shift
-    done = writer.write(work.target, work.pending, offset, data, work.account, requests=0).size
-    work.left_bytes -= done
-    return done
+    taken = writer.write(work.target, offset, data, requests=0)
+    work.failure = taken.failure
+    work.unrecorded = taken.unrecorded or work.unrecorded
+    work.left_bytes -= taken.size
+    return taken.size

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.mirror.open_file import resize
+from mirrorfs.mirror.resizing import resize
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.open_file import OpenFile

@@ -12,89 +12,72 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls
 from mirrorfs.mirror import seeding
-from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.open_file import count_freed, resize, size_kept_on_error
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.punching import make_hole
+from mirrorfs.mirror.resizing import resize, size_kept_on_error
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
 
 
-def discard(
-    file: OpenFile,
-    pending: PendingError,
-    start: int,
-    end: int,
-    keep_size: bool,
-    account: Account,
-) -> None:
+def discard(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     """Make `[start, end)` (bytes) zeros, as a hole; without `keep_size` the file grows to `end`.
 
     Raises the OSError of the file system below, EOPNOTSUPP where it cannot punch.
     """
     with file.lock:
-        if file.tail is not None and start >= file.tail.frontier:
-            _discard_unseen(file, file.tail, start, end, keep_size, account)
+        tail = file.stale_tail
+        if tail is not None and start >= tail.frontier:
+            _discard_unseen(file, tail, start, end, keep_size)
             return
-        seeding.settle(file, account)
+        seeding.finalise(file)
         before = os.fstat(file.fd)
         # Growing first: a refusal must leave the data as it was.
         with size_kept_on_error(file, before.st_size):
             if end > before.st_size and not keep_size:
                 resize(file, before.st_size, end)
             make_hole(file, start, end)
-        file.note_rewritten(start, end)
+        file.writeback.note_rewritten(start, end)
         size = os.fstat(file.fd).st_size
-        account.add(file.key, Counters(discarded_bytes=max(0, min(end, size) - start)))
-        count_freed(file, before, account)
-    pending.settle(start, end)
+        file.account.add(file.key, Counters(discarded_bytes=max(0, min(end, size) - start)))
+        file.count_freed(before)
 
 
-def _discard_unseen(
-    file: OpenFile, tail: StaleTail, start: int, end: int, keep_size: bool, account: Account
-) -> None:
+def _discard_unseen(file: OpenFile, tail: StaleTail, start: int, end: int, keep_size: bool) -> None:
     """The same beyond the frontier, where clients see zeros already."""
     if not keep_size and end > tail.size:
         seeding.resize_visible(file, tail, end)
     else:
         file.touch()
     discarded = max(0, min(end, tail.size) - start)
-    account.add(file.key, Counters(discarded_bytes=discarded))
+    file.account.add(file.key, Counters(discarded_bytes=discarded))
 
 
-def keep_zeros(
-    file: OpenFile,
-    pending: PendingError,
-    start: int,
-    end: int,
-    keep_size: bool,
-    account: Account,
-) -> None:
+def keep_zeros(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     """The same where zeros are to be stored (`zeros=keep`): as the file system below does it."""
     with file.lock:
-        seeding.settle(file, account)
+        seeding.finalise(file)
         file.run.cut(start, end)
         syscalls.zero_range(file.fd, start, end, keep_size)
-    pending.settle(start, end)
 
 
-def preallocate(file: OpenFile, start: int, end: int, keep_size: bool, account: Account) -> None:
+def preallocate(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     """Make sure that writing to `[start, end)` needs no further space. Raises OSError, ENOSPC above
     all; the size is then what it was.
     """
     with file.lock:
-        seeding.settle(file, account)
+        seeding.finalise(file)
         size = os.fstat(file.fd).st_size
         with size_kept_on_error(file, size):
             syscalls.preallocate(file.fd, start, end, keep_size)
-        file.reserved = True
+        file.writeback.reserved = True
 
 
-def grow_only(file: OpenFile, end: int, keep_size: bool, account: Account) -> None:
+def grow_only(file: OpenFile, end: int, keep_size: bool) -> None:
     """What is left of a preallocation that is not honoured: the size."""
     with file.lock:
-        seeding.settle(file, account)
+        seeding.finalise(file)
         before = os.fstat(file.fd)
         if keep_size or end <= before.st_size:
             syscalls.touch(file.fd)
@@ -103,4 +86,4 @@ def grow_only(file: OpenFile, end: int, keep_size: bool, account: Account) -> No
                 resize(file, before.st_size, end)
             except PermissionError:  # append-only (chattr(1)); this way it may grow
                 syscalls.preallocate(file.fd, before.st_size, end, keep_size)
-        count_freed(file, before, account)
+        file.count_freed(before)

@@ -48,4 +48,4 @@ def shorten(tail: StaleTail, start: int) -> None:
 def _set(tail: StaleTail, start: int, end: int) -> None:
     """An empty gap ends at 0 in the ledger, so that the next can be noted one number at a time."""
     tail.gap = (start, end) if start < end else None
-    tail.progress.set_gap(tail.place, start, end if start < end else 0)
+    tail.table.set_gap(tail.place, start, end if start < end else 0)

@@ -1,15 +1,20 @@
-"""A backing file that is being written: its descriptor, its lock, and whether what it shows can be
+"""A backing file that clients write: its descriptor, its lock, and whether what it shows can be
 believed.
 
 One object for each inode with a writing handle, shared by its handles. A write request, a
-truncation and an fsync take the lock; reads by clients do not.
+truncation and an fsync take its lock; reads by clients do not. What changes a backing file below
+goes through here or through a function that is called under that lock.
 
-Lock order: files before counters; of two files the one with the smaller (device, inode) first.
+Guarantees: a sync that fails is noted before anything else can be believed of the file
+(`OpenFile.make_durable`, the only way in which a client's file is synced). What a crash leaves of a
+file with a stale tail is found by `progress`; nothing else in here outlives the daemon.
+
+Lock order: the lock of an open file before that of the recovery list, and before that of the
+account; of two open files the one with the smaller (device, inode) first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
@@ -18,105 +23,101 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls, tree
 from mirrorfs.mirror import progress
-from mirrorfs.mirror.counters import Account, Counters, FileKey
-from mirrorfs.mirror.plan import Rules, is_zero
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.read_ahead import ReadAhead
+from mirrorfs.mirror.writeback import Writeback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.recovery_list import RecoveryList
+    from mirrorfs.mirror.counters import Account, FileKey
+    from mirrorfs.mirror.plan import Rules
     from mirrorfs.mirror.stale_tail import StaleTail
-
-_MAX_RANGES = 1000
-_NO_END = 1 << 63
-FAILED_SYNC = -1  # where a pending error happened that no single write can make good
 
 
 @dataclass(slots=True)
 class OpenFile:
-    """`fd` is open for writing, and for reading if `readable`. `lock` guards every change of the
-    content.
+    """One inode that is open for writing, with all that decides what is done with a write to it."""
 
-    `distrusted` is set by a failed fsync: the kernel may then show data that never reached the disk
-    and call it clean (PostgreSQL, "fsyncgate"), so nothing in this file is called unchanged until
-    all of it was written anew (`rewritten`) and synced, or it was truncated to nothing. The errno
-    is in `failed_sync` until those who have the file open were told.
+    # --- What it is; fixed while it is open.
 
-    `calm` says that the last write found nothing to do, and had its part of the file's map read
-    from the disk; `reserved` that a client has preallocated blocks, which stay with the file until
-    it is truncated to nothing; `append_only` that it can only be appended to (chattr(1)).
-
-    `seek_proven` says that SEEK_DATA is right for this file (`backing.seek_answers`). Whoever takes
-    a hole that it reports for one asks `is_seek_trusted` first.
-
-    `run` is the last run of data that was found; whatever makes a hole or cuts the file cuts it.
-
-    `path` tells where it is below the backing folder. `unsettled` is the list for files with a
-    `tail`; without it there are none. `seeded` says that there has been one. `seed_fd` is the old
-    file of which the first write makes a seed; -1 if there is none.
-
-    `was_seen` says that a client may have seen the times of the file since they were moved last,
-    and `has_capability` that it was given one (capabilities(7)), which a write takes away.
-    """
-
+    # Open for writing, and for reading too if `readable`. Its owner closes it.
     fd: int
+    # Device, inode number and generation; under this the account counts.
     key: FileKey
+    # What the file system below can do.
     abilities: Abilities
+    # What is done with zeros and with unchanged blocks.
     rules: Rules
+    # Where all that is done to the file is counted.
+    account: Account
     readable: bool
+    # SEEK_DATA is right for this file (`backing.seek_answers`). A hole that it reports may be taken
+    # for one only while `is_seek_trusted`.
     seek_proven: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    distrusted: bool = False
-    failed_sync: int = 0
-    calm: bool = False
-    reserved: bool = False
+    # It can only be appended to (chattr(1)), and `fd` appends wherever it is written to.
     append_only: bool = False
-    handles: int = 0
-    rewritten: list[tuple[int, int]] = field(default_factory=list)
-    run: holes.Run = field(default_factory=holes.Run)
+    # Where it is below the backing folder, as bytes; asked for when it is needed.
     path: Callable[[], bytes] = bytes
-    unsettled: RecoveryList | None = None
-    tail: StaleTail | None = None
-    seeded: bool = False
-    seed_fd: int = -1
+
+    # --- Who uses it.
+
+    # Guards every change of the content, and the fields below unless they say otherwise.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    # How many handles and calls under way use it. Belongs to the main loop.
+    handles: int = 0
+
+    # --- What is known of its content.
+
+    # Whether that may be believed, and whether space was reserved; outlives this object.
+    writeback: Writeback = field(default_factory=Writeback)
+    # The last run of data that was found; what makes a hole or cuts the file cuts it, too.
+    run: holes.Run = field(default_factory=holes.Run)
+    # The last write found nothing to do, and had its part of the file's map read from the disk: the
+    # next one may be taken without a thread (`unchanged_fast_path`).
+    last_was_noop: bool = False
+    # What the disk reads ahead of a client that writes in order. Belongs to the main loop.
     ahead: ReadAhead = field(default_factory=ReadAhead)
-    was_seen: bool = False
+
+    # --- What a client may have observed, and what a write has to undo.
+
+    # A client may have seen the times of the file since they were moved last, so that the next
+    # change must move them visibly. Set by the main loop without the lock.
+    times_observed: bool = False
+    # A client has given it a capability (capabilities(7)), which a write takes away.
     has_capability: bool = False
 
+    # --- Old content that it has below (`seeding`).
+
+    # The list on which a file with a stale tail is; without one there are no stale tails.
+    recovery_list: RecoveryList | None = None
+    # The old blocks beyond what clients see, if there are any.
+    stale_tail: StaleTail | None = None
+    # There has been a stale tail, so that its recovery attribute may still be on the disk.
+    seeded: bool = False
+    # The old file of which the first write makes a seed, a descriptor; -1 if there is none.
+    seed_fd: int = -1
+
     def make_durable(self, sync: Callable[[int], None]) -> None:
-        """Call `sync`, one of fsync(2), fdatasync(2), or what does as much. Raises OSError; what
-        reading the file shows is believed no longer then, whatever it was called for.
+        """Call `sync`, which is fsync(2), fdatasync(2), or does as much, with the descriptor.
+
+        Raises its OSError. What reading the file shows is believed no longer then, in whatever
+        operation that happened; only EINTR means that nothing was tried.
         """
         try:
             sync(self.fd)
         except OSError as exc:
             if exc.errno != errno.EINTR:
-                self.doubt()
-                self.failed_sync = exc.errno or errno.EIO
+                self.writeback.note_failure(exc.errno or errno.EIO)
                 # Drops the pages that were marked clean without having been written.
                 os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             raise
 
-    def doubt(self) -> None:
-        """Begin to doubt what reading the file shows, after a failed fsync."""
-        self.distrusted = True
-        self.rewritten = []
-
-    def note_rewritten(self, start: int, end: int) -> None:
-        """Note that `[start, end)` was written, if that matters."""
-        if not self.distrusted or start >= end:
-            return
-        apart = [(a, b) for a, b in self.rewritten if b < start or end < a]
-        joined = [(a, b) for a, b in self.rewritten if not (b < start or end < a)]
-        start = min([start, *(a for a, _ in joined)])
-        end = max([end, *(b for _, b in joined)])
-        self.rewritten = sorted([*apart, (start, end)])[:_MAX_RANGES]
-
     def data_bytes(self, start: int, end: int) -> int:
         """How many bytes of `[start, end)` are data below, for counting: all, where that cannot be
-        told. The caller holds the lock.
+        told. The caller holds the lock. Raises OSError.
         """
         if start >= end:
             return 0
@@ -126,13 +127,17 @@ class OpenFile:
         return sum(stop - begin for begin, stop in ranges)
 
     def punch(self, start: int, end: int) -> None:
-        """Make `[start, end)` a hole, whatever the rules are; the caller holds the lock."""
+        """Make `[start, end)` (bytes) a hole, whatever the rules are; the caller holds the lock.
+        Raises OSError (fallocate(2)).
+        """
         self.run.cut(start, end)
         syscalls.punch_hole(self.fd, start, end)
 
     def touch(self) -> None:
-        """What a write does to a file besides its content; the caller holds the lock."""
-        self.was_seen = False
+        """Do to the file what a write does besides its content: move mtime and ctime, and take the
+        capability away. The caller holds the lock. Raises OSError.
+        """
+        self.times_observed = False
         self.begin_change()
         syscalls.touch(self.fd)
         if self.has_capability:
@@ -141,21 +146,39 @@ class OpenFile:
         self.end_change()
 
     def begin_change(self) -> None:
-        """Note that the file below is about to be changed, if it is unsettled (`progress`)."""
-        if self.tail is not None:
-            progress.begin_change(self, self.tail)
+        """Note that the file below is about to be changed, if it has a stale tail (`progress`); the
+        caller holds the lock. Raises OSError.
+        """
+        if self.stale_tail is not None:
+            progress.begin_change(self.stale_tail, self.fd)
+
+    def begin_content_change(self) -> None:
+        """Note that the content below is about to be changed, if the file has a stale tail
+        (`progress`); the caller holds the lock. Raises OSError.
+        """
+        tail = self.stale_tail
+        if tail is None:
+            return
+        tail.changed = True
+        progress.begin_change(tail, self.fd)
+        if not tail.marked:
+            progress.make_durable(tail, self.make_durable)
 
     def end_change(self) -> None:
-        """Note how the file below was left, if it is unsettled."""
-        if self.tail is not None:
-            progress.note(self, self.tail)
+        """Note how the file below was left, if it has a stale tail; the caller holds the lock.
+        Raises OSError.
+        """
+        if self.stale_tail is not None:
+            progress.end_change(self.stale_tail, self.fd)
 
     def store_zeros(self, start: int, end: int) -> None:
-        """Write zeros to `[start, end)`; the caller holds the lock."""
+        """Write zeros to `[start, end)` (bytes); the caller holds the lock. Raises OSError."""
         self.store(start, bytes(end - start))
 
     def store(self, start: int, data: bytes) -> None:
-        """Write all of `data` as it is, whatever the rules are; the caller holds the lock."""
+        """Write all of `data` at `start` (bytes) as it is, whatever the rules are; the caller holds
+        the lock. Raises OSError, EIO where the file system takes nothing.
+        """
         view = memoryview(data)
         while view:
             taken = os.pwrite(self.fd, view, start)
@@ -163,55 +186,34 @@ class OpenFile:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             start, view = start + taken, view[taken:]
 
+    def count_freed(self, before: os.stat_result) -> None:
+        """Count by how many bytes the file occupies less than `before`; the caller holds the lock.
+        Raises OSError.
+        """
+        freed = (before.st_blocks - os.fstat(self.fd).st_blocks) * 512
+        if freed > 0:
+            self.account.add(self.key, Counters(freed_bytes=freed))
+
     @property
     def is_seek_trusted(self) -> bool:
         """Whether a hole that SEEK_DATA reports may be taken for one."""
-        return self.seek_proven and not self.distrusted
+        return self.seek_proven and not self.writeback.failed
 
     @property
     def compares(self) -> bool:
         """Whether what is written is compared with what is there."""
-        return self.rules.skip and self.readable and not self.distrusted
+        return self.rules.skip and self.readable and not self.writeback.failed
 
     @property
     def size(self) -> int:
-        """Its size for clients, in bytes."""
-        tail = self.tail
+        """Its size for clients, in bytes. Raises OSError."""
+        tail = self.stale_tail
         return os.fstat(self.fd).st_size if tail is None else tail.size
 
     @property
     def leaves_blocks(self) -> bool:
-        """Whether growing the file leaves blocks in the new hole that nobody has asked for."""
-        return self.abilities.growth_leaves_blocks and not self.reserved
-
-
-@dataclass(slots=True)
-class PendingError:
-    """A write that failed and was not made good: reported again by fsync and close (DESIGN:
-    durability).
-    """
-
-    code: int = 0
-    offset: int = 0
-
-    def note(self, error: OSError, offset: int) -> None:
-        """Let `error`, which happened at `offset`, be reported."""
-        self.code, self.offset = error.errno or errno.EIO, offset
-
-    def settle(self, start: int, end: int) -> None:
-        """Forget the error if `[start, end)`, just written, covers the place where it happened."""
-        if self.code and start <= self.offset < end:
-            self.code = 0
-
-    def cut(self, size: int) -> None:
-        """Forget the error if the place where it happened is beyond the new end `size`."""
-        if not size or self.offset >= size:
-            self.code = 0
-
-    def check(self) -> None:
-        """Raise the pending error, if there is one."""
-        if self.code:
-            raise OSError(self.code, os.strerror(self.code))
+        """Whether growing the file leaves blocks in the new hole that no client has reserved."""
+        return self.abilities.growth_leaves_blocks and not self.writeback.reserved
 
 
 def open_writable(
@@ -219,13 +221,16 @@ def open_writable(
     key: FileKey,
     abilities: Abilities,
     rules: Rules,
+    account: Account,
+    writeback: Writeback | None = None,
     check: Callable[[int], None] = lambda _fd: None,
 ) -> OpenFile:
-    """Open the inode of the O_PATH descriptor `path_fd` for the mirror.
+    """Open the inode of the O_PATH descriptor `path_fd` for writing by clients.
 
     For reading and writing where permitted, since comparing needs reading; without moving atime
-    where permitted. Raises OSError if it cannot be opened for writing at all, and what `check`
-    raises, which is called with the new descriptor.
+    where permitted. `writeback` is what is known of the inode from earlier openings, shared from
+    now on; None if nothing is. Raises OSError (open(2)) if it cannot be opened for writing at all,
+    and what `check` raises, which is called with the new descriptor.
     """
     path = tree.fd_path(path_fd)
     flags = os.O_CLOEXEC | os.O_NONBLOCK
@@ -243,9 +248,20 @@ def open_writable(
             refused = exc
         else:
             _check(fd, check)
-            append_only = bool(mode & os.O_APPEND)
-            proven = abilities.tells_holes(fd)
-            return OpenFile(fd, key, abilities, rules, readable, proven, append_only=append_only)
+            if writeback is None:
+                writeback = Writeback()
+            writeback.rewritten = []
+            return OpenFile(
+                fd,
+                key,
+                abilities,
+                rules,
+                account,
+                readable,
+                seek_proven=abilities.tells_holes(fd),
+                append_only=bool(mode & os.O_APPEND),
+                writeback=writeback,
+            )
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -255,77 +271,3 @@ def _check(fd: int, check: Callable[[int], None]) -> None:
     except BaseException:
         os.close(fd)
         raise
-
-
-def resize(file: OpenFile, old_size: int, size: int) -> None:
-    """Truncate or grow the file from `old_size` to `size` bytes; what is new is a hole. The caller
-    holds the lock.
-    """
-    rules = file.rules
-    grows = rules.punch and file.leaves_blocks and size > old_size
-    hole = hole_at_end(file, old_size) if grows else 0
-    os.ftruncate(file.fd, size)
-    file.run.cut(size, _NO_END)
-    if size == 0:
-        file.distrusted = False
-    if rules.punch and size < old_size:
-        _punch_zero_tail(file, size, rules.block_bytes)
-    elif grows:
-        free_blocks(file, hole, size, rules.block_bytes)
-
-
-@contextlib.contextmanager
-def size_kept_on_error(file: OpenFile, size: int) -> Iterator[None]:
-    """If the block fails, a file that it has made larger than `size` bytes gets that size back. The
-    caller holds the lock.
-    """
-    try:
-        yield
-    except OSError:
-        if os.fstat(file.fd).st_size > size:
-            with contextlib.suppress(PermissionError):  # append-only: as it is in a plain folder
-                os.ftruncate(file.fd, size)
-            file.run.cut(size, _NO_END)
-        raise
-
-
-def count_freed(file: OpenFile, before: os.stat_result, account: Account) -> None:
-    """Count by how much the file occupies less than `before`."""
-    freed = (before.st_blocks - os.fstat(file.fd).st_blocks) * 512
-    if freed > 0:
-        account.add(file.key, Counters(freed_bytes=freed))
-
-
-def hole_at_end(file: OpenFile, size: int) -> int:
-    """Where the hole begins in which a file of `size` bytes ends; `size` if its last block is data,
-    or may be.
-
-    No further back than the beginning of the last block.
-    """
-    start = size - size % file.rules.block_bytes
-    is_hole = start < size and file.is_seek_trusted and holes.next_data(file.fd, start) is None
-    return start if is_hole else size
-
-
-def free_blocks(file: OpenFile, start: int, end: int, block_bytes: int) -> None:
-    """Free what is allocated in the hole `[start, end)`, from the first whole block to its end.
-
-    The block in which the hole ends is freed only where the file ends in it, too.
-    """
-    first = start + -start % block_bytes
-    if end < os.fstat(file.fd).st_size:
-        last = end - end % block_bytes
-    else:
-        last = end + -end % block_bytes
-    if first < last:
-        with contextlib.suppress(OSError):
-            file.punch(first, last)
-
-
-def _punch_zero_tail(file: OpenFile, size: int, block_bytes: int) -> None:
-    ragged = size % block_bytes
-    if not (ragged and file.readable and file.abilities.punch):
-        return
-    start = size - ragged
-    if file.data_bytes(start, size) and is_zero(os.pread(file.fd, ragged, start)):
-        file.punch(start, start + block_bytes)

@@ -1,9 +1,13 @@
-"""How far clients have written an unsettled file, and where a crash leaves that to be found: in the
-table that outlives the daemon (`backing.ledger`), and in the mark of the file (`backing.mark`).
+"""How far clients have written a file with a stale tail, and where a crash leaves that to be found:
+in the table that outlives the daemon (`backing.progress_table`), and in the recovery attribute of
+the file (`backing.recovery_attribute`).
 
-Guarantees: mark and list are on the disk before any content below is changed, and the mark is never
-much older than the file's mtime, so that a file that was changed later is known to be somebody
-else's doing. Every function is called under the lock of the file.
+Guarantees: recovery attribute and recovery list are on the disk before any content below is
+changed, and the attribute is never much older than the file's mtime, so that a file that was
+changed later is known not to have been changed by this daemon. A crash of the daemon leaves the
+table as it is now, one of the machine leaves the attribute.
+
+Every function is called under the lock of the open file, of which `fd` is the descriptor.
 """
 
 from __future__ import annotations
@@ -16,42 +20,43 @@ from mirrorfs.backing import progress_table, recovery_attribute, syscalls
 from mirrorfs.mirror import gaps
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.open_file import OpenFile
+    from collections.abc import Callable
+
     from mirrorfs.mirror.stale_tail import StaleTail
 
-# How old data may be that a power cut takes from an unsettled file: as in a plain folder, where the
+# How old data may be that a power cut takes from such a file: as in a plain folder, where the
 # kernel writes it after that time (vm.dirty_expire_centisecs).
 _DURABLE_SECONDS = 30.0
 _SECOND_NS = 1_000_000_000
 
 
-def begin_change(file: OpenFile, tail: StaleTail) -> None:
-    """Note that the file below is about to be changed, its times alone at least. The mark must not
-    be much older than that: what was changed later has not been changed by us (`recovery`).
-    Between the two calls that renew it a power cut finds a file that seems changed by others.
+def begin_change(tail: StaleTail, fd: int) -> None:
+    """Note that the file below is about to be changed, its times alone at least. Raises OSError.
+
+    The attribute must not be much older than that: what was changed later has not been changed by
+    this daemon (`recovery`). Between the two calls that renew it a power cut finds a file that
+    seems changed by others.
     """
-    tail.begin_change()
+    tail.note_begun()
     if not _is_fresh(tail, time.time()):
-        syscalls.touch(file.fd)
-        write_mark(file, tail)
-        tail.begin_change()
+        syscalls.touch(fd)
+        write_attribute(tail, fd)
+        tail.note_begun()
 
 
-def about_to_change(file: OpenFile, tail: StaleTail) -> None:
-    """Before any content below is changed, the list and the mark have to be on the disk, too: the
-    old blocks could else be taken for new ones after a power cut.
+def make_durable(tail: StaleTail, make_durable: Callable[[Callable[[int], None]], None]) -> None:
+    """Put list and attribute on the disk, by `make_durable` of the open file: before any content
+    below is changed, since the old blocks could else be taken for new ones after a power cut.
+    Raises OSError.
     """
-    tail.changed = True
-    begin_change(file, tail)
-    if not tail.marked and file.unsettled is not None:
-        file.unsettled.make_durable()
-        file.make_durable(os.fsync)
-        tail.marked = True
-        tail.begin_change()
+    tail.recovery_list.make_durable()
+    make_durable(os.fsync)
+    tail.marked = True
+    tail.note_begun()
 
 
 def _is_fresh(tail: StaleTail, mtime: float) -> bool:
-    """Whether the mark on the file fits an mtime in seconds since the epoch."""
+    """Whether the attribute on the file fits an mtime in seconds since the epoch."""
     return 0 <= mtime - tail.mtime <= recovery_attribute.FRESH_SECONDS
 
 
@@ -72,38 +77,41 @@ def move_frontier(tail: StaleTail, start: int, done: int, is_zero: bool) -> bool
 
 
 def is_behind(tail: StaleTail) -> bool:
-    """Whether the mark says of something written a while ago that it is not on the disk yet."""
+    """Whether the attribute says of something written a while ago that it is not on the disk
+    yet.
+    """
     late = time.monotonic() >= tail.durable_since + _DURABLE_SECONDS
     return late and tail.durable < tail.frontier
 
 
-def note(file: OpenFile, tail: StaleTail) -> None:
-    """The end of a change: let a crash of the daemon, as opposed to the machine's, find the
+def end_change(tail: StaleTail, fd: int) -> None:
+    """Note the end of a change: a crash of the daemon, as opposed to the machine's, finds the
     frontier where it is now, and how the file below was left. A disk may have held the change up
-    for so long that the mark is too old for it.
+    for so long that the attribute is too old for it. Raises OSError.
     """
-    below = os.fstat(file.fd)
+    below = os.fstat(fd)
     if tail.place >= 0 and _is_fresh(tail, below.st_mtime_ns // _SECOND_NS):
-        tail.progress.set(tail.place, tail.frontier, tail.size, below)
+        tail.table.set(tail.place, tail.frontier, tail.size, below)
     else:
-        write_mark(file, tail)
+        write_attribute(tail, fd)
 
 
-def write_mark(file: OpenFile, tail: StaleTail) -> None:
-    below, unsettled = os.fstat(file.fd), file.unsettled
+def write_attribute(tail: StaleTail, fd: int) -> None:
+    """Let the recovery attribute, and the table, say what is true now. Raises OSError."""
+    below = os.fstat(fd)
     tail.mtime = below.st_mtime_ns // _SECOND_NS
     made = recovery_attribute.RecoveryAttribute(
         instance=tail.instance,
         durable=tail.durable,
         frontier=tail.frontier,
         size=tail.size,
-        table=tail.progress.id if tail.place >= 0 else progress_table.NONE,
+        table=tail.table.id if tail.place >= 0 else progress_table.NONE,
         place=tail.place,
         file=tail.file,
         entry=tail.entry,
         mtime=tail.mtime,
-        state=unsettled.id if unsettled is not None else b"",
+        state=tail.recovery_list.id,
     )
     if tail.place >= 0:
-        tail.progress.set(tail.place, tail.frontier, tail.size, below)
-    recovery_attribute.write(file.fd, made)
+        tail.table.set(tail.place, tail.frontier, tail.size, below)
+    recovery_attribute.write(fd, made)

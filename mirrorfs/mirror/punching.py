@@ -57,7 +57,7 @@ def not_zero(file: OpenFile, start: int, end: int, size: int) -> Iterator[tuple[
     """
     first, last = _widened(file, start, end, size)
     unit = file.abilities.unit_bytes
-    if not file.readable or file.distrusted:
+    if not file.readable or file.writeback.failed:
         yield first, last
         return
     inner, outer = min(first + -first % unit, last), max(last - last % unit, first)

@@ -25,15 +25,14 @@ from mirrorfs.backing import commits, holes, recovery_attribute, syscalls
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import gaps, progress, seed_rules
 from mirrorfs.mirror.cutting import cut
-from mirrorfs.mirror.open_file import count_freed, resize
 from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
+from mirrorfs.mirror.resizing import resize
 from mirrorfs.mirror.stale_tail import StaleTail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.backing.recovery_list import RecoveryList
-    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
 
 # Where changes of different files reach the disk in the order in which they were made. Elsewhere
@@ -49,16 +48,16 @@ def keep(file: OpenFile, size: int) -> bool:
     """
     status = os.fstat(file.fd)
     if not (
-        file.unsettled is not None
+        file.recovery_list is not None
         and file.rules.skip
         and file.readable
         and file.abilities.punch
-        and not (file.distrusted or file.append_only or file.reserved)
+        and not (file.writeback.failed or file.append_only or file.writeback.reserved)
         and size < status.st_size
         and seed_rules.is_worth(status.st_mode, status.st_blocks)
     ):
         return False
-    tail = _begin(file, file.unsettled, size, size, shared=False)
+    tail = _begin(file, file.recovery_list, size, size, shared=False)
     if tail is None:
         return False
     tail.data_bytes = size
@@ -79,13 +78,13 @@ def plant(file: OpenFile) -> None:
     try:
         status = os.fstat(file.fd)
         usable = file.rules.skip and file.readable and file.abilities.punch
-        if file.unsettled is None or status.st_blocks or not usable:
+        if file.recovery_list is None or status.st_blocks or not usable:
             return
-        tail = _begin(file, file.unsettled, 0, status.st_size, shared=True)
+        tail = _begin(file, file.recovery_list, 0, status.st_size, shared=True)
         if tail is None:
             return
         try:
-            progress.about_to_change(file, tail)
+            file.begin_content_change()
             if file.abilities.file_system == "xfs":
                 syscalls.copy_single_blocks(file.fd)
             syscalls.clone(file.fd, source_fd)
@@ -93,9 +92,9 @@ def plant(file: OpenFile) -> None:
             tail.hidden_bytes = os.fstat(file.fd).st_blocks * 512
             tail.changed = False
         except OSError:
-            # Where it cannot be settled now, that is tried again when it is closed.
+            # Where it cannot be finalised now, that is tried again when it is closed.
             with contextlib.suppress(OSError):
-                settle(file, None)
+                finalise(file, counts_freed=False)
     finally:
         os.close(source_fd)
 
@@ -109,16 +108,16 @@ def give_up(file: OpenFile) -> None:
 
 
 def _begin(
-    file: OpenFile, unsettled: RecoveryList, frontier: int, size: int, shared: bool
+    file: OpenFile, recovery_list: RecoveryList, frontier: int, size: int, shared: bool
 ) -> StaleTail | None:
     """Note the file on the list and mark it; None where one of them is not possible."""
     try:
         recovery_attribute.remove(file.fd)  # an old one must not be taken for that of this entry
         status = statx(file.fd)
-        entry = unsettled.add(file.fd, file.path())
+        entry = recovery_list.add(file.fd, file.path())
     except OSError:
         return None
-    table, now = unsettled.ledger, time.monotonic()
+    table, now = recovery_list.ledger, time.monotonic()
     place = table.take(entry, status.dev, status.ino)
     try:
         tail = StaleTail(
@@ -128,29 +127,30 @@ def _begin(
             hidden_bytes=0,
             entry=entry,
             place=place,
-            progress=table,
+            recovery_list=recovery_list,
+            table=table,
             instance=recovery_attribute.instance_of(status),
             file=recovery_attribute.file_of(status),
             durable=frontier,
             durable_since=now,
         )
-        tail.begin_change()
+        tail.note_begun()
         syscalls.touch(file.fd)
-        progress.write_mark(file, tail)
+        progress.write_attribute(tail, file.fd)
     except OSError:
         with contextlib.suppress(OSError):
             recovery_attribute.remove(file.fd)
-        unsettled.remove(entry)
+        recovery_list.remove(entry)
         table.give_back(place)
         return None
     file.seeded = True
-    file.tail = tail
+    file.stale_tail = tail
     return tail
 
 
 def resize_visible(file: OpenFile, tail: StaleTail, size: int) -> None:
     """Truncate or grow a file that has a tail to `size` bytes."""
-    tail.begin_change()
+    tail.note_begun()
     below = os.fstat(file.fd).st_size
     if size > below:
         resize(file, below, size)
@@ -163,7 +163,7 @@ def resize_visible(file: OpenFile, tail: StaleTail, size: int) -> None:
         tail.marked = False  # the mark on the disk says too much
     tail.size = size
     syscalls.touch(file.fd)
-    progress.write_mark(file, tail)
+    progress.write_attribute(tail, file.fd)
 
 
 def reach(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
@@ -225,32 +225,32 @@ def _wipe(file: OpenFile, tail: StaleTail, start: int, stop: int) -> None:
     """
     for first, last in not_zero(file, start, stop, os.fstat(file.fd).st_size):
         if file.data_bytes(first, last):
-            progress.about_to_change(file, tail)
+            file.begin_content_change()
             uncover(file, tail, max(stop, tail.frontier), last)
             make_zero(file, first, last)
 
 
 def advance(
-    file: OpenFile, tail: StaleTail, start: int, done: int, is_zero: bool, account: Account
+    file: OpenFile, tail: StaleTail, start: int, done: int, is_zero: bool
 ) -> OSError | None:
     """Note that a client has written `[start, done)`, nothing but zeros if `is_zero`.
 
-    Returns the error if that cannot be recorded, nor the file be settled without one.
+    Returns the error if that cannot be recorded, nor the file be finalised without one.
     """
     if progress.move_frontier(tail, start, done, is_zero) and progress.is_behind(tail):
         try:
             refresh(file, tail)
         except OSError as exc:
-            # Told once: the next one would succeed.
+            # The kernel reports it once: the next sync would succeed.
             with contextlib.suppress(OSError):
-                settle(file, account)
+                finalise(file)
             return exc
     try:
-        progress.note(file, tail)
+        progress.end_change(tail, file.fd)
     except OSError:
-        # What the mark cannot tell must not need telling.
+        # What the attribute cannot say must not need to be said.
         try:
-            settle(file, account)
+            finalise(file)
         except OSError as exc:
             return exc
     return None
@@ -261,19 +261,18 @@ def refresh(file: OpenFile, tail: StaleTail) -> None:
     _close_gap(file, tail)
     file.make_durable(os.fdatasync)
     tail.durable, tail.durable_since = tail.frontier, time.monotonic()
-    progress.write_mark(file, tail)
+    progress.write_attribute(tail, file.fd)
 
 
 def secure(file: OpenFile, tail: StaleTail) -> None:
     """Make what clients have written durable, and keep the tail: once the file is synced, mark and
     list say on the disk where it ends. Raises OSError as fsync does.
     """
-    if file.unsettled is not None:
-        file.unsettled.make_durable()
+    tail.recovery_list.make_durable()
     refresh(file, tail)
 
 
-def settle(file: OpenFile, account: Account | None) -> None:
+def finalise(file: OpenFile, counts_freed: bool = True) -> None:
     """End the tail, if there is one: what is old is cut off, and the file below is what clients
     see. Data comes first, so that no power cut shows old blocks in a file without a mark.
 
@@ -281,7 +280,7 @@ def settle(file: OpenFile, account: Account | None) -> None:
     cannot be cut at all it keeps its tail. The mark goes before the list forgets the file
     (`Recovery`).
     """
-    tail = file.tail
+    tail = file.stale_tail
     if tail is None:
         return
     failure: OSError | None = None
@@ -296,17 +295,16 @@ def settle(file: OpenFile, account: Account | None) -> None:
     if by_commit and (tail.changed or not is_whole):
         failure = _try(file, commits.commit) or failure
     is_marked = not _unmark(file, tail)
-    file.tail = None
+    file.stale_tail = None
     is_on_disk = tail.marked or tail.changed  # its mark
-    if is_on_disk and not (is_whole or by_commit or _is_ordered(file, before)):
+    if is_on_disk and not (is_whole or by_commit or _is_ordered(file, tail, before)):
         # Else the list, synced for another file, could forget this one before it is cut.
         failure = _try(file, os.fsync) or failure
-    if file.unsettled is not None:
-        if not is_marked:
-            file.unsettled.remove(tail.entry)
-        file.unsettled.ledger.give_back(tail.place)
-    if account is not None:
-        count_freed(file, before, account)
+    if not is_marked:
+        tail.recovery_list.remove(tail.entry)
+    tail.table.give_back(tail.place)
+    if counts_freed:
+        file.count_freed(before)
     if failure is not None:
         raise failure
 
@@ -318,9 +316,7 @@ def _unmark(file: OpenFile, tail: StaleTail) -> bool:
     try:
         recovery_attribute.remove(file.fd)
     except OSError:
-        if file.unsettled is None:
-            raise
-        file.unsettled.keep_settled(tail.entry)
+        tail.recovery_list.keep_settled(tail.entry)
         return False
     return True
 
@@ -339,9 +335,9 @@ def _is_commit_worth(file: OpenFile, status: os.stat_result) -> bool:
     return is_large and commits.can_commit(file.abilities.file_system)
 
 
-def _is_ordered(file: OpenFile, status: os.stat_result) -> bool:
+def _is_ordered(file: OpenFile, tail: StaleTail, status: os.stat_result) -> bool:
     """Whether what the list forgets reaches the disk after what was done to the file before."""
-    is_beside = file.unsettled is None or file.unsettled.is_beside(status)
+    is_beside = tail.recovery_list.is_beside(status)
     return is_beside and file.abilities.file_system in _ORDERED
 
 

@@ -8,16 +8,13 @@ answered with; how a tail comes and goes is in `seeding`, a gap in `gaps`.
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import holes
-from mirrorfs.mirror import reader
-
 if TYPE_CHECKING:
     from mirrorfs.backing.progress_table import ProgressTable
+    from mirrorfs.backing.recovery_list import RecoveryList
     from mirrorfs.backing.statx import Status
 
 
@@ -49,7 +46,8 @@ class StaleTail:
     hidden_bytes: int
     entry: int
     place: int
-    progress: ProgressTable
+    recovery_list: RecoveryList
+    table: ProgressTable
     instance: bytes
     file: bytes
     durable: int
@@ -63,24 +61,24 @@ class StaleTail:
     gap: tuple[int, int] | None = None
     resumed: bool = False
 
-    def begin_change(self) -> None:
-        """Note that the file is about to be changed below, so that a crash in the middle of it is
-        told from what somebody does to the file afterwards.
+    def note_begun(self) -> None:
+        """Note in the table that the file is about to be changed below, so that a crash in the
+        middle of it is distinguished from a change of the file afterwards.
         """
         if self.place >= 0:
-            self.progress.begin(self.place)
+            self.table.begin(self.place)
 
-    def end_change(self, fd: int) -> None:
-        """Note where the frontier is now, and how the file `fd` was left."""
+    def note_ended(self, fd: int) -> None:
+        """Note in the table where the frontier is now, and how the file `fd` was left."""
         if self.place >= 0:
-            self.progress.set(self.place, self.frontier, self.size, os.fstat(fd))
+            self.table.set(self.place, self.frontier, self.size, os.fstat(fd))
 
     def note_stalled(self, fd: int) -> None:
         """Note it if a change of the file `fd` is held up by the disk. It is not in need of the
         lock of the file, which somebody has meanwhile.
         """
         if self.place >= 0:
-            self.progress.note_stalled(self.place, fd)
+            self.table.note_stalled(self.place, fd)
 
     @property
     def only_grown(self) -> bool:
@@ -107,44 +105,3 @@ def visible(tail: StaleTail, status: Status) -> Status:
     """What a client is told of a file, of which `status` is true below."""
     blocks = max(0, status.blocks - tail.hidden_bytes // 512)
     return status._replace(size=tail.size, blocks=blocks)
-
-
-def read(tail: StaleTail, fd: int, offset: int, size: int, trusted_seek: bool) -> bytes:
-    """Up to `size` bytes at `offset`, fewer only at the visible end."""
-    frontier, (gap, gap_end) = tail.frontier, _gap_of(tail)
-    size = max(0, min(size, tail.size - offset))
-    live = max(0, min(size, frontier - offset))
-    data = reader.read(fd, offset, live, trusted_seek) if live else b""
-    first, last = max(gap, offset) - offset, min(gap_end, offset + len(data)) - offset
-    if first < last:
-        data = data[:first] + bytes(last - first) + data[last:]
-    return data.ljust(size, b"\0")
-
-
-def seek(tail: StaleTail, fd: int, offset: int, whence: int, trusted: bool) -> int:
-    """lseek(2) with SEEK_DATA or SEEK_HOLE, as `holes.seek`; raises ENXIO."""
-    frontier, (gap, gap_end) = tail.frontier, _gap_of(tail)
-    if not 0 <= offset < tail.size:
-        raise _nothing_there()
-    if whence == os.SEEK_HOLE:
-        if offset >= frontier or gap <= offset < gap_end:
-            return offset
-        found = holes.seek(fd, offset, whence, trusted)
-        return min(found, frontier if offset >= gap_end else gap)
-    if gap <= offset < gap_end:
-        offset = gap_end
-    found = holes.seek(fd, offset, whence, trusted) if offset < frontier else frontier
-    if gap <= found < gap_end:
-        found = holes.seek(fd, gap_end, whence, trusted) if gap_end < frontier else frontier
-    if found >= frontier:
-        raise _nothing_there()
-    return found
-
-
-def _gap_of(tail: StaleTail) -> tuple[int, int]:
-    """The gap; an empty one where there is none."""
-    return tail.gap or (0, 0)
-
-
-def _nothing_there() -> OSError:
-    return OSError(errno.ENXIO, os.strerror(errno.ENXIO))

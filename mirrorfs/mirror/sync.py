@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from mirrorfs.mirror import progress, seeding
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
 
 
-def sync(file: OpenFile, data_only: bool, account: Account) -> bool:
+def sync(file: OpenFile, data_only: bool) -> bool:
     """fsync(2) or fdatasync(2). After a failure the file's cached content is no longer believed.
 
     A file that a tool has come back to, and in which it has not written much (`Tail.has_begun`),
@@ -23,22 +22,18 @@ def sync(file: OpenFile, data_only: bool, account: Account) -> bool:
     disk.
     """
     with file.lock:
-        tail = file.tail
+        tail = file.stale_tail
         keeps = tail is not None and tail.resumed and tail.has_begun and file.compares
         if tail is not None and keeps:
             seeding.secure(file, tail)
         else:
-            seeding.settle(file, account)
+            seeding.finalise(file)
         # The mark of a tail has to be gone, too, or the next mount after a power cut would cut off
         # what is synced here; fdatasync leaves attributes out on ext4.
         file.make_durable(os.fdatasync if data_only and not file.seeded else os.fsync)
         if tail is not None and keeps:
             tail.marked = True
-        size = os.fstat(file.fd).st_size
-        if file.distrusted and file.rewritten and file.rewritten[0][0] == 0 <= size:
-            file.distrusted = file.rewritten[0][1] < size
-            return not file.distrusted
-    return False
+        return file.writeback.note_synced(os.fstat(file.fd).st_size)
 
 
 def sync_unwritten(fd: int, data_only: bool) -> None:
@@ -61,12 +56,12 @@ def refresh(file: OpenFile) -> None:
     then. Raises OSError as fsync does.
     """
     with file.lock:
-        tail = file.tail
+        tail = file.stale_tail
         if tail is not None and progress.is_behind(tail):
             seeding.refresh(file, tail)
 
 
-def settle(file: OpenFile, account: Account) -> None:
-    """End the tail of a file, see `seeding.settle`."""
+def finalise(file: OpenFile) -> None:
+    """End the stale tail of a file, see `seeding.finalise`."""
     with file.lock:
-        seeding.settle(file, account)
+        seeding.finalise(file)

@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
 from mirrorfs.mirror import seeding
-from mirrorfs.mirror.open_file import count_freed, resize
+from mirrorfs.mirror.resizing import NO_END, resize
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
 
-_NO_END = 1 << 63
 
-
-def truncate(
-    file: OpenFile, size: int, account: Account, seeds: bool = False, is_open: bool = True
-) -> None:
+def truncate(file: OpenFile, size: int, seeds: bool = False, is_open: bool = True) -> None:
     """Set the size, in bytes, and count what that frees below.
 
     With `seeds`, a file that is cut keeps its blocks as the seed of what is written next, where
@@ -26,8 +21,8 @@ def truncate(
     otherwise stay stored until it is written again. `is_open` tells ftruncate(2) from truncate(2).
     """
     with file.lock:
-        if file.tail is not None:
-            seeding.resize_visible(file, file.tail, size)
+        if file.stale_tail is not None:
+            seeding.resize_visible(file, file.stale_tail, size)
             return
         if seeds and seeding.keep(file, size):
             return
@@ -35,8 +30,8 @@ def truncate(
         if size != before.st_size or not _is_done(file, size, is_open):
             resize(file, before.st_size, size)
         if not size:
-            file.reserved = False  # what was preallocated is free, beyond the end, too
-        count_freed(file, before, account)
+            file.writeback.reserved = False  # what was preallocated is free, beyond the end, too
+        file.count_freed(before)
 
 
 def _is_done(file: OpenFile, size: int, is_open: bool) -> bool:
@@ -52,10 +47,10 @@ def _is_done(file: OpenFile, size: int, is_open: bool) -> bool:
             return True
         end = size + -size % file.abilities.unit_bytes
         # No size ends all doubts of what the file shows.
-        if not size or file.has_capability or syscalls.count_extents(file.fd, end, _NO_END):
+        if not size or file.has_capability or syscalls.count_extents(file.fd, end, NO_END):
             return False
         syscalls.move_mtime(file.fd)
     except OSError:  # ftruncate(2) says what is to be said
         return False
-    file.was_seen = False
+    file.times_observed = False
     return True

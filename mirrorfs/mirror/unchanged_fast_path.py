@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
 from mirrorfs.mirror import basis, gaps, progress, seeding
-from mirrorfs.mirror.counters import Account, Counters
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
 
 
@@ -36,14 +36,7 @@ class Elided(Enum):
 _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
 
-def elide(
-    file: OpenFile,
-    pending: PendingError,
-    offset: int,
-    data: Data,
-    account: Account,
-    may_seek: bool = True,
-) -> Elided:
+def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Elided:
     """See whether `data` is at `offset` (bytes) already; if so, it is counted.
 
     Tried only on a file whose last write changed nothing. `may_seek` says that no thread of ours is
@@ -51,15 +44,15 @@ def elide(
     be waiting for the disk.
     """
     end = offset + len(data)
-    is_for_writer = not file.calm or file.seed_fd >= 0 or file.has_capability
+    is_for_writer = not file.last_was_noop or file.seed_fd >= 0 or file.has_capability
     if is_for_writer or not data or not file.lock.acquire(blocking=False):
         return Elided.NOTHING
     try:
         status = os.fstat(file.fd)
-        is_stamped = not file.was_seen and _is_stamped(status)
+        is_stamped = not file.times_observed and _is_stamped(status)
         # Since the last thread was at it, the map of the file may have been dropped from memory.
         may_seek = may_seek and (is_stamped or file.abilities.is_memory)
-        tail = file.tail
+        tail = file.stale_tail
         if end > status.st_size:
             return Elided.NOTHING
         if tail is not None and not _follows(file, tail, offset, end, may_seek):
@@ -73,10 +66,9 @@ def elide(
         count.write_requests, count.received_bytes = 1, len(data)
         if tail is not None:
             _advance(file, tail, offset, end, count)
-        account.add(file.key, count)
+        file.account.add(file.key, count)
     finally:
         file.lock.release()
-    pending.settle(offset, end)
     return Elided.ALL if is_stamped else Elided.BUT_TIMES
 
 
@@ -112,14 +104,14 @@ def _advance(file: OpenFile, tail: StaleTail, offset: int, end: int, count: Coun
         count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
     seeding.uncover(file, tail, tail.frontier, end)
     if progress.move_frontier(tail, offset, end, count.hole_bytes == end - offset):
-        tail.end_change(file.fd)
+        tail.note_ended(file.fd)
 
 
 def _is_stamped(status: os.stat_result) -> bool:
     """Whether a write at this moment would leave both times as they are.
 
     Files are stamped by a clock that moves every few milliseconds, or by a finer one if somebody
-    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see `was_seen`.
+    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see `times_observed`.
     """
     tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()

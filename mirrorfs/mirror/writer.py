@@ -14,20 +14,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import basis, progress, seeding
-from mirrorfs.mirror.counters import Account, Counters
-from mirrorfs.mirror.open_file import FAILED_SYNC, free_blocks, hole_at_end
+from mirrorfs.mirror import basis, seeding
+from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
+from mirrorfs.mirror.resizing import free_blocks, hole_at_end
 
 if TYPE_CHECKING:
-    from mirrorfs.mirror.open_file import OpenFile, PendingError
+    from mirrorfs.mirror.open_file import OpenFile
 
 
 class Taken(NamedTuple):
-    """How many bytes of a write were taken, and the errno that stopped it, 0 if none did."""
+    """How many bytes of a request were taken, and what went wrong with it."""
 
     size: int
-    code: int = 0
+    # What stopped it short of its end, or else left it incomplete.
+    failure: OSError | None = None
+    # All these bytes were taken, but a sync inside failed: no later write makes that good.
+    unrecorded: OSError | None = None
 
 
 @dataclass(slots=True)
@@ -60,81 +63,66 @@ class _Request:
     @property
     def shared_from(self) -> int:
         """From where on what is unchanged is a block of another file, too."""
-        tail = self.file.tail
+        tail = self.file.stale_tail
         return tail.frontier if tail is not None and tail.shared else self.end
 
 
-def write(
-    file: OpenFile,
-    pending: PendingError,
-    offset: int,
-    data: bytes,
-    account: Account,
-    requests: int = 1,
-) -> Taken:
+def write(file: OpenFile, offset: int, data: bytes, requests: int = 1) -> Taken:
     """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
 
     Raises the OSError of the failing step if no byte was taken. `requests` is what this adds to the
     count of write requests.
     """
     with file.lock:
-        return _put(file, pending, offset, data, account, requests)
+        return _put(file, offset, data, requests)
 
 
-def append(file: OpenFile, pending: PendingError, data: bytes, account: Account) -> tuple[int, int]:
-    """Put `data` at the end of the file, wherever that is by now; returns the offset, and the
-    number of bytes taken, as `write` does.
+def append(file: OpenFile, data: bytes) -> tuple[int, Taken]:
+    """Put `data` at the end of the file, wherever that is by now; returns the offset, in bytes, and
+    what `write` returns. Raises as that does.
     """
     with file.lock:
         offset = file.size
-        return offset, _put(file, pending, offset, data, account, 1).size
+        return offset, _put(file, offset, data, 1)
 
 
-def stamp(file: OpenFile, pending: PendingError, offset: int, size: int) -> Taken:
-    """Move the times of a file as a write of `size` bytes at `offset` does, which has changed
-    nothing else. All of it was taken before.
+def stamp(file: OpenFile, size: int) -> Taken:
+    """Move the times of a file as a write of `size` bytes does, which has changed nothing else.
+
+    All of it was taken before, so all of it is what this returns, with the OSError that kept the
+    times where they are, if one did.
     """
     with file.lock:
         try:
             file.touch()
         except OSError as exc:
-            pending.note(exc, offset + size)
+            return Taken(size, exc)
     return Taken(size)
 
 
-def _put(
-    file: OpenFile,
-    pending: PendingError,
-    offset: int,
-    data: bytes,
-    account: Account,
-    requests: int,
-) -> Taken:
+def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
     """`write`, by a caller who holds the lock."""
     count = Counters(write_requests=requests)
-    file.was_seen = False
-    done, failure, unrecorded = offset, None, None
+    file.times_observed = False
+    done = offset
+    failure: OSError | None = None
+    unrecorded: OSError | None = None
     is_changed = True
     try:
         request = _begin(file, offset, data, count)
         failure = _carry_out(request)
         done, is_changed = request.done, request.changed
-        unrecorded = _record(request, account)
+        unrecorded = _record(request)
     except OSError as exc:  # before anything was done
         failure = exc
     count.received_bytes = done - offset
     count.failed_bytes = len(data) - count.received_bytes if failure else 0
-    account.add(file.key, count)
-    file.calm = not is_changed
-    file.note_rewritten(offset, done)
-    pending.settle(offset, done)
-    if unrecorded is not None:
-        pending.note(unrecorded, FAILED_SYNC)
-    elif failure is not None:
-        pending.note(failure, done)
+    file.account.add(file.key, count)
+    file.last_was_noop = not is_changed
+    file.writeback.note_rewritten(offset, done)
     if failure is not None and done == offset:
         raise failure
-    return Taken(done - offset, (failure.errno or errno.EIO) if failure else 0)
+    return Taken(done - offset, failure, unrecorded)
 
 
 def _begin(file: OpenFile, offset: int, data: bytes, count: Counters) -> _Request:
@@ -153,8 +141,8 @@ def _carry_out(request: _Request) -> OSError | None:
     """Do what the request needs, as far as that goes; returns the error that stopped it."""
     file, failure = request.file, None
     try:
-        if file.tail is not None:
-            seeding.reach(file, file.tail, request.offset, request.end)
+        if file.stale_tail is not None:
+            seeding.reach(file, file.stale_tail, request.offset, request.end)
         for step in _decide(request):
             _act(request, step)
     except OSError as exc:
@@ -162,16 +150,16 @@ def _carry_out(request: _Request) -> OSError | None:
     return _finish(request) or failure
 
 
-def _record(request: _Request, account: Account) -> OSError | None:
+def _record(request: _Request) -> OSError | None:
     """Note what was done of a file that is unsettled; returns the error if that is not possible."""
-    file, count, tail = request.file, request.count, request.file.tail
+    file, count, tail = request.file, request.count, request.file.stale_tail
     if tail is None:
         return None
     if request.done == request.offset:
         file.end_change()
         return None
     is_zero = count.hole_bytes + count.punched_bytes == request.done - request.offset
-    return seeding.advance(file, tail, request.offset, request.done, is_zero, account)
+    return seeding.advance(file, tail, request.offset, request.done, is_zero)
 
 
 def _decide(request: _Request) -> list[Step]:
@@ -204,7 +192,8 @@ def _decide(request: _Request) -> list[Step]:
         return plan(data, old, start, rules)
     head = old[: offset - start].ljust(offset - start, b"\0")
     steps = plan(head + data + old[end - start :], old, start, rules)
-    if file.tail is not None and file.tail.frontier < end < stop and rules.punch:
+    tail = file.stale_tail
+    if tail is not None and tail.frontier < end < stop and rules.punch:
         return _without_hidden(steps, head + data, start, block)
     return steps
 
@@ -249,13 +238,8 @@ def _act(request: _Request, step: Step) -> None:
         _make_hole(request, step, start, stop)
 
 
-def _about_to_change(file: OpenFile) -> None:
-    if file.tail is not None:
-        progress.about_to_change(file, file.tail)
-
-
 def _store(request: _Request, start: int, stop: int) -> None:
-    _about_to_change(request.file)
+    request.file.begin_content_change()
     view = memoryview(request.data)
     while start < stop:
         taken = os.pwrite(
@@ -274,8 +258,9 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
     """Let the zero blocks of `step` be a hole; `[start, stop)` is the part that was received."""
     file = request.file
     limit = min(step.end, request.before.st_size)
-    if file.tail is not None:
-        seeding.uncover(file, file.tail, max(request.end, file.tail.frontier), limit)
+    tail = file.stale_tail
+    if tail is not None:
+        seeding.uncover(file, tail, max(request.end, tail.frontier), limit)
     if step.end > limit:
         request.fresh_holes.append((max(request.old_end, step.start), step.end))
     data = [(step.start, limit)] if step.start < limit else []
@@ -285,7 +270,7 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
         _write_zeros(request, start, stop)
         return
     if data:
-        _about_to_change(file)
+        file.begin_content_change()
         try:
             file.punch(step.start, step.end + -step.end % request.rules.block_bytes)
         except OSError as exc:

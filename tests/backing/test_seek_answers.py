@@ -20,7 +20,7 @@ import pytest
 
 from mirrorfs.backing import holes, seek_answers, syscalls
 from mirrorfs.backing.probe import probe
-from mirrorfs.mirror import reader
+from mirrorfs.mirror.view import View
 from tests.conftest import MKFS, image_mounted, run
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Tried:
     def check(self) -> None:
         start, end = self.range()
         story = "\n".join(self.done)
-        got = reader.read(self.fd, start, end - start, self.believed)
+        got = View(self.fd, self.believed).read(start, end - start)
         assert got == self.model[start:end], story
         if not self.believed:
             return

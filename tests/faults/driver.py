@@ -30,6 +30,7 @@ from mirrorfs.mirror import (
     open_file,
     progress,
     recovery,
+    resizing,
     seeding,
     sync,
     writer,
@@ -77,7 +78,7 @@ AT_ONCE = {
 
 # All that changes or syncs a file below, for the mirror or for a handler.
 MODULES = (
-    *(cutting, open_file, append_fast_path, progress, recovery, seeding, sync, writer),
+    *(cutting, open_file, append_fast_path, progress, recovery, resizing, seeding, sync, writer),
     *(open_files, names, files, sparse, steps, tree, xattrs),
 )
 

@@ -1,4 +1,4 @@
-"""A mirror file without a mount."""
+"""An open file without a mount."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing.probe import probe
 from mirrorfs.mirror import unchanged_fast_path
+from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.open_file import OpenFile, open_writable
 from mirrorfs.mirror.plan import Rules
 from mirrorfs.mirror.unchanged_fast_path import Elided
@@ -14,34 +15,30 @@ from mirrorfs.mirror.unchanged_fast_path import Elided
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mirrorfs.mirror.counters import Account
-    from mirrorfs.mirror.open_file import PendingError
-
 KEY = (0, 0, 0)
 
 
-def open_mirrored(path: Path) -> OpenFile:
+def open_mirrored(path: Path, account: Account | None = None) -> OpenFile:
     """The file at `path`, opened with the default rules, as after a write that changed nothing; its
-    `fd` is the caller's.
+    `fd` is the caller's. It has `account`, or one of its own.
     """
     folder_fd, path_fd = os.open(path.parent, os.O_RDONLY), os.open(path, os.O_PATH)
     try:
-        file = open_writable(path_fd, KEY, probe(folder_fd, writable=True), Rules())
-        file.calm = True
+        abilities = probe(folder_fd, writable=True)
+        file = open_writable(path_fd, KEY, abilities, Rules(), account or Account())
+        file.last_was_noop = True
         return file
     finally:
         os.close(folder_fd)
         os.close(path_fd)
 
 
-def elide(
-    file: OpenFile, pending: PendingError, offset: int, data: bytes, account: Account
-) -> bool:
+def elide(file: OpenFile, offset: int, data: bytes) -> bool:
     """Whether the main loop took a write; tried within a tick of the clock that stamps files, as
     most writes of a copy are.
     """
     for _ in range(50):
         os.utime(file.fd)
-        if unchanged_fast_path.elide(file, pending, offset, data, account) is not Elided.NOTHING:
+        if unchanged_fast_path.elide(file, offset, data) is not Elided.NOTHING:
             return True
     return False

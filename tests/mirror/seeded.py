@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import progress_table, recovery_attribute
 from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from mirrorfs.mirror import sync, writer
-from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.writer import Taken
 from tests.mirror.opened import elide, open_mirrored
 
 if TYPE_CHECKING:
@@ -36,20 +35,20 @@ class Target:
         os.mkdir(self.state, 0o700)
         self.state_fd = os.open(self.state, os.O_RDONLY)
         self.file = open_mirrored(path)
-        self.file.unsettled, self.file.path = RecoveryList(self.state), lambda: b"file"
-        self.account, self.pending = Account(), PendingError()
+        self.file.recovery_list, self.file.path = RecoveryList(self.state), lambda: b"file"
+        self.account = self.file.account
 
     def truncate(self, size: int) -> None:
-        truncate(self.file, size, self.account, seeds=True)
+        truncate(self.file, size, seeds=True)
 
     def write(self, offset: int, data: bytes) -> None:
-        assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
+        assert writer.write(self.file, offset, data) == Taken(len(data))
 
     def elide(self, offset: int, data: bytes) -> bool:
-        return elide(self.file, self.pending, offset, data, self.account)
+        return elide(self.file, offset, data)
 
-    def settle(self) -> bytes:
-        sync.settle(self.file, self.account)
+    def finalise(self) -> bytes:
+        sync.finalise(self.file)
         assert recovery_attribute.read(self.file.fd) is None
         assert not read_list(self.state_fd)
         return os.pread(self.file.fd, 4 * MIB, 0)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.discard import discard
-from mirrorfs.mirror.open_file import OpenFile, PendingError
+from mirrorfs.mirror.open_file import OpenFile
 from tests.mirror.opened import open_mirrored
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def test_ragged_ends_that_are_zero_already_are_not_written_again(
     expected: list[tuple[str, int, int]],
 ) -> None:
     before = os.fstat(target.fd)
-    discard(target, PendingError(), start, end, True, Account())
+    discard(target, start, end, True)
     assert changes == expected
     content = bytearray(CONTENT)
     content[start:end] = bytes(min(end, len(content)) - start)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import syscalls
+from mirrorfs.fs.handles import PendingError
 from mirrorfs.mirror import unchanged_fast_path, writer
-from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.unchanged_fast_path import Elided
 from mirrorfs.mirror.writer import Taken
@@ -36,15 +35,14 @@ class Target:
         path = folder / "image"
         path.write_bytes(DATA * 4)
         self.file = open_mirrored(path)
-        self.account, self.pending = Account(), PendingError()
-        truncate(self.file, 8 * BLOCK, self.account)
+        truncate(self.file, 8 * BLOCK)
 
     def elide(self, offset: int, data: bytes) -> bool:
-        return elide(self.file, self.pending, offset, data, self.account)
+        return elide(self.file, offset, data)
 
     @property
     def counted(self) -> dict[str, int]:
-        return {name: n for name, n in self.account.file(KEY).items() if n}
+        return {name: n for name, n in self.file.account.file(KEY).items() if n}
 
 
 @pytest.fixture
@@ -74,9 +72,7 @@ def test_without_seeking_only_equal_data_is_elided(target: Target) -> None:
     """Whoever is at work on the file may have the lock that seeking takes."""
     for _ in range(50):
         os.utime(target.file.fd)
-        elided = unchanged_fast_path.elide(
-            target.file, target.pending, 4 * BLOCK, ZEROS, target.account, may_seek=False
-        )
+        elided = unchanged_fast_path.elide(target.file, 4 * BLOCK, ZEROS, may_seek=False)
         assert elided is Elided.NOTHING
     assert not target.counted
 
@@ -146,18 +142,18 @@ def test_times_that_have_to_move_are_left_to_a_thread(
     target: Target, times: tuple[int, int]
 ) -> None:
     os.utime(target.file.fd, ns=times)
-    elided = unchanged_fast_path.elide(target.file, target.pending, 0, DATA, target.account)
+    elided = unchanged_fast_path.elide(target.file, 0, DATA)
     assert elided is Elided.BUT_TIMES
     assert target.counted["unchanged_bytes"] == target.counted["received_bytes"] == BLOCK
     assert os.fstat(target.file.fd).st_mtime_ns == times[1]
-    assert writer.stamp(target.file, target.pending, 0, BLOCK) == Taken(BLOCK)
+    assert writer.stamp(target.file, BLOCK) == Taken(BLOCK)
     assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
 
 
 @pytest.mark.parametrize("times", [(5, 5), (2**61, 2**61)], ids=["past", "future"])
 def test_the_writer_moves_the_times_too(target: Target, times: tuple[int, int]) -> None:
     os.utime(target.file.fd, ns=times)
-    written = writer.write(target.file, target.pending, 0, DATA, target.account)
+    written = writer.write(target.file, 0, DATA)
     assert written == Taken(BLOCK)
     assert abs(os.fstat(target.file.fd).st_mtime_ns - time.time_ns()) < 10**9
 
@@ -165,9 +161,7 @@ def test_the_writer_moves_the_times_too(target: Target, times: tuple[int, int]) 
 def test_zeros_in_a_new_tick_are_left_to_the_writer(target: Target) -> None:
     """Whether there is a hole may have to be read from the disk by now."""
     os.utime(target.file.fd, ns=(5, 5))
-    elided = unchanged_fast_path.elide(
-        target.file, target.pending, 4 * BLOCK, ZEROS, target.account
-    )
+    elided = unchanged_fast_path.elide(target.file, 4 * BLOCK, ZEROS)
     assert elided is Elided.NOTHING
     assert not target.counted
 
@@ -179,16 +173,21 @@ def test_times_that_cannot_be_moved_are_reported_by_fsync(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(syscalls, "touch", fail)
-    assert writer.stamp(target.file, target.pending, 0, BLOCK) == Taken(BLOCK)
+    size, failure, unrecorded = writer.stamp(target.file, BLOCK)
+    assert (size, unrecorded) == (BLOCK, None)
+    assert failure is not None
+    assert failure.errno == errno.EROFS
+    pending = PendingError()
+    pending.note_taken(0, Taken(size, failure))
     with pytest.raises(OSError, match="Read-only"):
-        target.pending.check()
+        pending.check()
 
 
 def test_in_memory_times_move_at_once() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         made = Target(Path(folder))
         os.utime(made.file.fd, ns=(5, 5))
-        elided = unchanged_fast_path.elide(made.file, made.pending, 0, DATA, made.account)
+        elided = unchanged_fast_path.elide(made.file, 0, DATA)
         assert elided is Elided.ALL
         assert abs(os.fstat(made.file.fd).st_mtime_ns - time.time_ns()) < 10**9
         os.close(made.file.fd)
@@ -200,13 +199,13 @@ def test_a_file_in_use_by_a_worker_is_left_to_the_workers(target: Target) -> Non
 
 
 def test_a_file_that_is_not_believed_is_left_to_the_writer(target: Target) -> None:
-    target.file.distrusted = True
+    target.file.writeback.failed = True
     assert not target.elide(0, DATA)
     assert not target.elide(4 * BLOCK, ZEROS)
 
 
 def test_a_file_that_is_being_changed_is_not_compared_twice(target: Target) -> None:
-    writer.write(target.file, target.pending, 0, OTHER, target.account)
+    writer.write(target.file, 0, OTHER)
     assert not target.elide(0, OTHER)
-    writer.write(target.file, target.pending, 0, OTHER, target.account)
+    writer.write(target.file, 0, OTHER)
     assert target.elide(0, OTHER)

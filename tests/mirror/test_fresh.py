@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.mirror import append_fast_path
-from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.open_file import PendingError
 from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
@@ -34,19 +32,14 @@ def target() -> Iterator[OpenFile]:
         os.close(file.fd)
 
 
-def extend(file: OpenFile, offset: int, data: bytes, account: Account) -> int:
-    return append_fast_path.extend(file, PendingError(), offset, data, account)
-
-
 @pytest.mark.parametrize("size", [BLOCK, 8 * BLOCK, 10_000, 1])
 def test_new_data_at_the_end_is_taken(target: OpenFile, size: int) -> None:
-    account = Account()
-    assert extend(target, BLOCK, (DATA * 8)[:size], account) == size
+    assert append_fast_path.extend(target, BLOCK, (DATA * 8)[:size]) == size
     assert os.pread(target.fd, 10 * BLOCK, 0) == DATA + (DATA * 8)[:size]
-    counted = account.file(KEY)
+    counted = target.account.file(KEY)
     assert counted["received_bytes"] == counted["written_bytes"] == size
     assert counted["write_requests"] == 1
-    assert not target.calm
+    assert not target.last_was_noop
 
 
 @pytest.mark.parametrize(
@@ -61,15 +54,14 @@ def test_new_data_at_the_end_is_taken(target: OpenFile, size: int) -> None:
     ],
 )
 def test_anything_else_is_left_to_the_writer(target: OpenFile, offset: int, data: bytes) -> None:
-    account = Account()
-    assert extend(target, offset, data, account) == 0
+    assert append_fast_path.extend(target, offset, data) == 0
     assert os.pread(target.fd, 10 * BLOCK, 0) == DATA
-    assert not any(account.file(KEY).values())
+    assert not any(target.account.file(KEY).values())
 
 
 def test_a_file_at_which_somebody_works_is_left_alone(target: OpenFile) -> None:
     with target.lock:
-        assert extend(target, BLOCK, DATA, Account()) == 0
+        assert append_fast_path.extend(target, BLOCK, DATA) == 0
 
 
 def test_a_disk_is_left_to_a_thread(loop_fs: Path) -> None:
@@ -77,6 +69,6 @@ def test_a_disk_is_left_to_a_thread(loop_fs: Path) -> None:
     path.write_bytes(DATA)
     file = open_mirrored(path)
     try:
-        assert extend(file, BLOCK, DATA, Account()) == 0
+        assert append_fast_path.extend(file, BLOCK, DATA) == 0
     finally:
         os.close(file.fd)

@@ -35,7 +35,7 @@ def gap_noted(target: Target) -> tuple[int, int]:
 
 def test_a_range_that_was_left_out_is_compared_when_it_is_filled(target: Target) -> None:
     target.truncate(0)
-    tail = target.file.tail
+    tail = target.file.stale_tail
     assert tail is not None
     target.write(MIB, OLD * 512)
     assert tail.gap == gap_noted(target) == (0, MIB)
@@ -48,32 +48,32 @@ def test_a_range_that_was_left_out_is_compared_when_it_is_filled(target: Target)
     assert not tail.changed
     hidden = 2 * MIB - MIB - 512
     assert abs(tail.hidden_bytes - hidden) <= 2 * BLOCK
-    assert target.settle() == OLD * (MIB + 512)
+    assert target.finalise() == OLD * (MIB + 512)
 
 
 def test_what_is_filled_from_its_middle_on_is_zeros_before(target: Target) -> None:
     target.truncate(0)
     target.write(MIB, NEW * 512)
     target.write(100_000, OLD * 50_000)
-    tail = target.file.tail
+    tail = target.file.stale_tail
     assert tail is not None
     assert tail.gap == gap_noted(target) == (150_000, MIB)
     target.write(MIB - 50, NEW * 1000)  # over its end
     assert tail.gap is None
     content = bytes(100_000) + OLD * 50_000 + bytes(MIB - 150_050) + NEW * 1000
-    assert target.settle() == content
+    assert target.finalise() == content
 
 
 def test_there_is_one_gap_at_a_time(target: Target) -> None:
     target.truncate(0)
     target.write(300_000, NEW * 512)
     target.write(800_000, OLD * 512)
-    tail = target.file.tail
+    tail = target.file.stale_tail
     assert tail is not None
     assert tail.gap == gap_noted(target) == (300_512, 800_000)
     assert os.pread(target.file.fd, 300_000, 0) == bytes(300_000)
     content = bytes(300_000) + NEW * 512 + bytes(800_000 - 300_512) + OLD * 512
-    assert target.settle() == content
+    assert target.finalise() == content
 
 
 @pytest.mark.parametrize("how", ["cut into it", "made durable", "emptied"])
@@ -81,7 +81,7 @@ def test_a_gap_ends_when(target: Target, how: str) -> None:
     target.truncate(0)
     target.write(MIB, NEW * 512)
     content = bytes(MIB) + NEW * 512
-    tail = target.file.tail
+    tail = target.file.stale_tail
     assert tail is not None
     if how == "made durable":
         seeding.refresh(target.file, tail)
@@ -90,11 +90,11 @@ def test_a_gap_ends_when(target: Target, how: str) -> None:
         content = content[: 5000 if how == "cut into it" else 0]
         target.truncate(len(content))
     assert tail.gap is None
-    assert target.settle() == content
+    assert target.finalise() == content
 
 
 def test_what_a_gap_would_show_is_left_to_the_writer(target: Target) -> None:
     target.truncate(0)
     assert not target.elide(BLOCK, OLD * BLOCK)
     target.write(BLOCK, OLD * BLOCK)
-    assert target.settle() == bytes(BLOCK) + OLD * BLOCK
+    assert target.finalise() == bytes(BLOCK) + OLD * BLOCK

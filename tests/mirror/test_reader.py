@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
-from mirrorfs.mirror import reader
+from mirrorfs.mirror.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_what_is_appended_meanwhile_is_never_read_as_zeros(
 
     monkeypatch.setattr(holes, "next_data", ask_then_append)
     with path.open("rb") as file:
-        got = reader.read(file.fileno(), 0, 4 * BLOCK, trusted_seek=True)
+        got = View(file.fileno(), is_seek_trusted=True).read(0, 4 * BLOCK)
     assert got == path.read_bytes()[: len(got)]
 
 

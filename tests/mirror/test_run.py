@@ -12,9 +12,8 @@ import pytest
 from mirrorfs.backing import holes, progress_table
 from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.mirror import discard, writer
-from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
+from mirrorfs.mirror.writer import Taken
 from tests.mirror.opened import KEY, open_mirrored
 
 if TYPE_CHECKING:
@@ -45,17 +44,16 @@ class Target:
         self.data_bytes = sum(stop - first for first, stop in holes.data_ranges(self.fd, 0, SIZE))
         self.file = open_mirrored(path)
         self.state = os.fsencode(folder / "state")
-        self.file.unsettled = RecoveryList(self.state)
+        self.file.recovery_list = RecoveryList(self.state)
         self.file.path = lambda: b"image"
-        self.account, self.pending = Account(), PendingError()
         self.asked: list[int] = []
 
     def write(self, offset: int, data: bytes) -> None:
-        assert writer.write(self.file, self.pending, offset, data, self.account).size == len(data)
+        assert writer.write(self.file, offset, data) == Taken(len(data))
 
     @property
     def counted(self) -> dict[str, int]:
-        return self.account.file(KEY)
+        return self.file.account.file(KEY)
 
 
 @pytest.fixture
@@ -77,8 +75,8 @@ def target(loop_fs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 @pytest.mark.parametrize("seeded", [False, True], ids=["in place", "truncated first"])
 def test_zeros_over_cached_gaps_look_for_the_end_once(target: Target, seeded: bool) -> None:
     if seeded:
-        truncate(target.file, 0, target.account, seeds=True)
-        assert target.file.tail is not None
+        truncate(target.file, 0, seeds=True)
+        assert target.file.stale_tail is not None
     for offset in range(0, SIZE, 64 * BLOCK):
         target.write(offset, (REQUEST * 32)[: SIZE - offset])
     counted = target.counted
@@ -117,7 +115,7 @@ def test_what_is_counted_is_right_in_any_order(target: Target, order: str) -> No
         assert target.file.data_bytes(offset, offset + BLOCK) == fresh
         if chance.random() < 0.3:
             end = offset + BLOCK
-            discard.discard(target.file, target.pending, offset, end, True, target.account)
+            discard.discard(target.file, offset, end, True)
         else:
             target.write(offset, bytes(BLOCK))
             punched += BLOCK * (block not in gone)
@@ -128,8 +126,8 @@ def test_what_is_counted_is_right_in_any_order(target: Target, order: str) -> No
 def test_a_file_that_was_cut_and_has_grown_has_a_hole_there(target: Target) -> None:
     os.pwrite(target.fd, DATA * 2 * GAPS, 0)
     assert target.file.data_bytes(0, SIZE) == SIZE
-    truncate(target.file, SIZE // 2, target.account)
-    truncate(target.file, SIZE, target.account)
+    truncate(target.file, SIZE // 2)
+    truncate(target.file, SIZE)
     os.pwrite(target.fd, DATA, SIZE - BLOCK)
     assert target.file.data_bytes(0, SIZE) == SIZE // 2 + BLOCK
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_the_mark_follows_what_clients_see(target: Target) -> None:
     seen.append((4000, 4000, 4000))
     found = target.mark
     assert (found.durable, found.frontier, found.size) == seen[-1]
-    assert target.settle() == NEW * 1000 + OLD * 3000
+    assert target.finalise() == NEW * 1000 + OLD * 3000
 
 
 def test_a_mark_that_says_too_much_is_on_the_disk_again_before_anything_is_changed(
@@ -76,7 +76,7 @@ def test_old_blocks_are_left_below_until_they_are_cut_off(target: Target) -> Non
     target.write(0, OLD * BLOCK + NEW * BLOCK)
     assert os.fstat(target.file.fd).st_size == 2 * MIB
     assert target.account.file((0, 0, 0))["unchanged_bytes"] == BLOCK
-    assert target.settle() == OLD * BLOCK + NEW * BLOCK
+    assert target.finalise() == OLD * BLOCK + NEW * BLOCK
 
 
 @pytest.mark.parametrize("data", [OLD, NEW], ids=["equal", "new"])
@@ -111,12 +111,12 @@ def test_a_clone_is_on_the_disk_and_cut_before_its_mark_goes(
     monkeypatch.setattr(commits, "WORTH_BYTES", MIB)
     path = target.folder / "new"
     path.touch()
-    made = open_mirrored(path)
-    made.unsettled, made.seed_fd = target.file.unsettled, os.dup(target.file.fd)
-    writer.write(made, target.pending, 0, NEW * BLOCK, target.account)
-    writer.write(made, target.pending, BLOCK, OLD * (size - BLOCK), target.account)
+    made = open_mirrored(path, target.account)
+    made.recovery_list, made.seed_fd = target.file.recovery_list, os.dup(target.file.fd)
+    writer.write(made, 0, NEW * BLOCK)
+    writer.write(made, BLOCK, OLD * (size - BLOCK))
     done.clear()
-    sync.settle(made, target.account)
+    sync.finalise(made)
     os.close(made.fd)
     assert path.read_bytes() == NEW * BLOCK + OLD * (size - BLOCK)
     cuts = ["cut"] if size == MIB else []
@@ -142,22 +142,22 @@ def test_a_gap_is_zeros_also_where_seek_data_errs(
     monkeypatch.setattr(holes, "data_ranges", lambda *_: iter(()))
     target.truncate(0)
     target.write(10 * BLOCK, NEW * BLOCK)
-    assert target.settle() == bytes(10 * BLOCK) + NEW * BLOCK
+    assert target.finalise() == bytes(10 * BLOCK) + NEW * BLOCK
 
 
 def test_where_nothing_can_be_punched_a_file_is_cut_at_once(target: Target) -> None:
     target.file.abilities = replace(target.file.abilities, punch=False)
     target.file.seek_proven = False
     target.truncate(0)
-    assert target.file.tail is None
+    assert target.file.stale_tail is None
     assert os.fstat(target.file.fd).st_size == 0
 
 
-@pytest.mark.parametrize("change", ["distrusted", "append_only", "reserved"])
+@pytest.mark.parametrize("change", ["failed", "append_only", "reserved"])
 def test_a_file_that_is_special_has_no_seed(target: Target, change: str) -> None:
-    setattr(target.file, change, True)
+    setattr(target.file if change == "append_only" else target.file.writeback, change, True)
     target.truncate(0)
-    assert target.file.tail is None
+    assert target.file.stale_tail is None
     assert os.fstat(target.file.fd).st_size == 0
 
 
@@ -174,9 +174,9 @@ def test_a_tail_that_begins_while_a_write_comes_in_is_seen(target: Target) -> No
     for _ in range(50):
         os.utime(target.file.fd)
         target.file.lock = late  # type: ignore[assignment]
-        arguments: tuple[Any, ...] = (target.file, target.pending, 0, OLD * BLOCK, target.account)
-        taken = 0 if unchanged_fast_path.elide(*arguments) is Elided.NOTHING else BLOCK
-        assert target.settle() == OLD * taken
+        elided = unchanged_fast_path.elide(target.file, 0, OLD * BLOCK)
+        taken = 0 if elided is Elided.NOTHING else BLOCK
+        assert target.finalise() == OLD * taken
         os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
 
 
@@ -190,7 +190,7 @@ def test_equal_data_moves_the_frontier_without_the_writer(target: Target, sizes:
         assert (target.mark.frontier, target.mark.size) == (end, end)
     counted = target.account.file((0, 0, 0))
     assert (counted["unchanged_bytes"], counted["received_bytes"]) == (end, end)
-    assert target.settle() == OLD * end
+    assert target.finalise() == OLD * end
 
 
 def test_zeros_over_a_hole_below_move_it_too(target: Target) -> None:
@@ -199,7 +199,7 @@ def test_zeros_over_a_hole_below_move_it_too(target: Target) -> None:
     assert target.elide(2 * MIB - BLOCK, OLD * BLOCK)
     assert target.elide(2 * MIB, bytes(10_000))
     assert target.mark.frontier == 2 * MIB + 10_000
-    assert target.settle() == OLD * 2 * MIB + bytes(10_000)
+    assert target.finalise() == OLD * 2 * MIB + bytes(10_000)
 
 
 def test_a_gap_that_is_a_hole_below_needs_no_writer(target: Target) -> None:
@@ -207,7 +207,7 @@ def test_a_gap_that_is_a_hole_below_needs_no_writer(target: Target) -> None:
     target.truncate(2 * MIB)
     assert target.elide(4 * MIB, OLD * 1000)
     assert target.mark.frontier == 4 * MIB + 1000
-    assert target.settle() == OLD * 2 * MIB + bytes(2 * MIB)
+    assert target.finalise() == OLD * 2 * MIB + bytes(2 * MIB)
     assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000
 
 
@@ -217,20 +217,20 @@ def test_a_gap_of_zeros_that_are_there_is_not_written_again(target: Target) -> N
     os.pwrite(target.file.fd, block * 256, 0)
     os.fsync(target.file.fd)
     target.truncate(0)
-    tail = target.file.tail
+    tail = target.file.stale_tail
     assert tail is not None
     for offset in range(0, 256 * BLOCK, BLOCK):
         target.write(offset, NEW * 1024)
         target.write(offset + 3072, NEW * 1024)
     assert not tail.changed
-    assert target.settle() == block * 256
+    assert target.finalise() == block * 256
 
 
 def test_a_gap_over_old_data_is_wiped_to_the_byte(target: Target) -> None:
     target.truncate(0)
     target.write(0, OLD * 1000)
     target.write(3 * BLOCK + 5, OLD * 1000)
-    assert target.settle() == OLD * 1000 + bytes(3 * BLOCK + 5 - 1000) + OLD * 1000
+    assert target.finalise() == OLD * 1000 + bytes(3 * BLOCK + 5 - 1000) + OLD * 1000
 
 
 def test_zeros_that_end_in_a_block_of_which_the_rest_is_old_are_not_stored(target: Target) -> None:
@@ -242,10 +242,10 @@ def test_zeros_that_end_in_a_block_of_which_the_rest_is_old_are_not_stored(targe
     assert counted["written_bytes"] == 0
     assert counted["punched_bytes"] + counted["hole_bytes"] == 20 * 10_240
     hidden = 2 * MIB - 20 * 10_240
-    assert target.file.tail is not None
-    assert abs(target.file.tail.hidden_bytes - hidden) <= 2 * BLOCK
+    assert target.file.stale_tail is not None
+    assert abs(target.file.stale_tail.hidden_bytes - hidden) <= 2 * BLOCK
     target.write(20 * 10_240, OLD * 10_240)
-    assert target.settle() == bytes(20 * 10_240) + OLD * 10_240
+    assert target.finalise() == bytes(20 * 10_240) + OLD * 10_240
 
 
 def test_data_behind_such_zeros_is_stored(target: Target) -> None:
@@ -253,7 +253,7 @@ def test_data_behind_such_zeros_is_stored(target: Target) -> None:
     target.write(0, bytes(BLOCK + 100))
     target.write(BLOCK + 100, OLD * 50)
     target.write(BLOCK + 150, NEW * BLOCK)
-    assert target.settle() == bytes(BLOCK + 100) + OLD * 50 + NEW * BLOCK
+    assert target.finalise() == bytes(BLOCK + 100) + OLD * 50 + NEW * BLOCK
 
 
 def test_a_sync_of_what_somebody_came_back_to_leaves_the_tail(
@@ -261,18 +261,18 @@ def test_a_sync_of_what_somebody_came_back_to_leaves_the_tail(
 ) -> None:
     monkeypatch.setattr(tail_module, "_WORTH_WAITING_BYTES", MIB)
     target.truncate(0)
-    tail = target.file.tail
+    tail = target.file.stale_tail
     assert tail is not None
     tail.resumed = True
     target.write(0, OLD * 5000)
     assert not tail.marked
-    sync.sync(target.file, True, target.account)
-    assert target.file.tail is tail
+    sync.sync(target.file, True)
+    assert target.file.stale_tail is tail
     assert tail.marked
     assert (target.mark.durable, target.mark.size) == (5000, 5000)
     target.write(5000, OLD * MIB)  # a header no longer
-    sync.sync(target.file, True, target.account)
-    assert target.file.tail is None
+    sync.sync(target.file, True)
+    assert target.file.stale_tail is None
     assert os.pread(target.file.fd, 2 * MIB, 0) == OLD * (MIB + 5000)
 
 
@@ -286,7 +286,7 @@ def test_without_a_ledger_the_mark_itself_follows(
     assert found is not None
     assert (found.table, found.frontier, found.size) == (progress_table.NONE, 5000, 5000)
     assert not target.elide(5000, OLD * 1000)
-    assert target.settle() == OLD * 5000
+    assert target.finalise() == OLD * 5000
 
 
 def test_a_seed_that_cannot_even_be_tried_counts_as_a_failed_write(
@@ -297,12 +297,12 @@ def test_a_seed_that_cannot_even_be_tried_counts_as_a_failed_write(
 
     monkeypatch.setattr(seeding, "plant", fail)
     target.file.seed_fd = os.dup(target.file.fd)
-    with pytest.raises(OSError, match="Input"):
+    with pytest.raises(OSError, match="Input") as caught:
         target.write(0, NEW * BLOCK)
+    assert caught.value.errno == errno.EIO
     counted = target.account.snapshot().since_mount
     assert (counted["failed_bytes"], counted["received_bytes"]) == (BLOCK, 0)
     assert counted["write_requests"] == 1
-    assert target.pending.code == errno.EIO
     os.close(target.file.seed_fd)
     target.file.seed_fd = -1
 

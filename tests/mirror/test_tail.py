@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from mirrorfs.backing import holes, syscalls
 from mirrorfs.backing.progress_table import ProgressTable
 from mirrorfs.backing.statx import statx
-from mirrorfs.mirror import stale_tail as tails
-from mirrorfs.mirror.stale_tail import StaleTail
+from mirrorfs.mirror.stale_tail import StaleTail, visible
+from mirrorfs.mirror.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from mirrorfs.backing.recovery_list import RecoveryList
 
 BLOCK = 4096
 BLOCKS = 24
@@ -37,6 +39,7 @@ def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> StaleTail:
         hidden_bytes,
         1,
         -1,
+        cast("RecoveryList", None),  # which is for what is written
         ProgressTable("nobody"),
         b"inst",
         b"file",
@@ -48,7 +51,7 @@ def made_tail(frontier: int, size: int, hidden_bytes: int = 0) -> StaleTail:
 def seek(tail: StaleTail, fd: int, offset: int, whence: int, trusted: bool) -> int | None:
     """None where it is ENXIO."""
     try:
-        return tails.seek(tail, fd, offset, whence, trusted)
+        return View(fd, trusted, tail).seek(offset, whence)
     except OSError as exc:
         assert exc.errno == errno.ENXIO
         return None
@@ -90,9 +93,9 @@ def test_reads_and_seeks_agree_with_a_bytearray(old_file: int, trusted: bool) ->
         if gap is not None and gap[0] < gap[1] < frontier:
             tail.gap = gap
             model = model[: gap[0]] + bytes(gap[1] - gap[0]) + model[gap[1] :]
-        assert tails.read(tail, old_file, 0, len(model) + BLOCK, trusted) == model
+        assert View(old_file, trusted, tail).read(0, len(model) + BLOCK) == model
         for offset, length in [*asked, (len(model), 1), (len(model) + 1, BLOCK)]:
-            got = tails.read(tail, old_file, offset, length, trusted)
+            got = View(old_file, trusted, tail).read(offset, length)
             assert got == model[offset : offset + length]
             check_seeks(tail, offset)
 
@@ -129,19 +132,19 @@ def test_a_failed_seek_tells_nothing_of_the_old_blocks(old_file: int) -> None:
     for offset in (BLOCK, 2 * BLOCK, 4 * BLOCK, 30 * BLOCK, -1):
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             with contextlib.suppress(OSError):
-                assert tails.seek(tail, old_file, offset, whence, True) <= 4 * BLOCK
+                assert View(old_file, True, tail).seek(offset, whence) <= 4 * BLOCK
     with pytest.raises(OSError) as caught:
-        tails.seek(tail, old_file, -1, os.SEEK_DATA, True)
+        View(old_file, True, tail).seek(-1, os.SEEK_DATA)
     assert caught.value.errno == errno.ENXIO
 
 
 def test_size_and_blocks_are_those_that_clients_see(old_file: int) -> None:
     true = statx(old_file)
-    seen = tails.visible(made_tail(BLOCK, 3 * BLOCK, 4 * BLOCK), true)
+    seen = visible(made_tail(BLOCK, 3 * BLOCK, 4 * BLOCK), true)
     assert seen.size == 3 * BLOCK
     assert seen.blocks == true.blocks - 4 * BLOCK // 512
     assert (seen.ino, seen.mode, seen.mtime_ns) == (true.ino, true.mode, true.mtime_ns)
-    assert tails.visible(made_tail(0, 0, 2 * BIG), true).blocks == 0
+    assert visible(made_tail(0, 0, 2 * BIG), true).blocks == 0
 
 
 @pytest.mark.parametrize(

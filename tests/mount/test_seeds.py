@@ -15,9 +15,8 @@ import pytest
 
 from mirrorfs.backing import progress_table, recovery_attribute
 from mirrorfs.backing.recovery_list import RecoveryList
+from mirrorfs.fs.handles import PendingError
 from mirrorfs.mirror import progress
-from mirrorfs.mirror.counters import Account
-from mirrorfs.mirror.open_file import PendingError
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import write
 from tests.conftest import image_mounted, loop_mounted, run
@@ -229,8 +228,8 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     path.write_bytes(old)
     file = open_mirrored(path)
     state = os.fsencode(tmp_path / "state")
-    file.unsettled = RecoveryList(state)
-    account, pending = Account(), PendingError()
+    file.recovery_list = RecoveryList(state)
+    pending = PendingError()
     failures = [errno.EIO]
     real = os.fdatasync
 
@@ -239,14 +238,15 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
             raise OSError(failures.pop(), "injected")
         real(fd)
 
-    truncate(file, 0, account, seeds=True)
+    truncate(file, 0, seeds=True)
     monkeypatch.setattr(progress, "_DURABLE_SECONDS", 0.0)
     monkeypatch.setattr(os, "fdatasync", fail_once)
     for offset in range(0, MIB, 4096):
-        write(file, pending, offset, b"new!" * 1024, account)
+        pending.note_taken(offset, write(file, offset, b"new!" * 1024))
     assert not failures
     assert pending.code == errno.EIO
-    assert file.distrusted
+    assert file.writeback.failed
+    assert file.writeback.unreported_errno == errno.EIO
     assert path.read_bytes() == b"new!" * (MIB // 4)
     progress_table.remove_all(progress_table.owner_of(state))
     os.close(file.fd)
