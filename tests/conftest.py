@@ -348,14 +348,12 @@ def fuse_for_all() -> Iterator[None]:
 
 @pytest.fixture
 def no_extension(tmp_path: Path) -> str:
-    """For PYTHONPATH: a folder that makes a Python believe that the extension was not built."""
+    """For PYTHONPATH: a folder with which the native module comes too late to be put before libfuse,
+    so that a mount has nothing but pyfuse3.
+    """
     folder = tmp_path / "without"
     folder.mkdir()
-    block = """
-import sys
-for name in '_fuseext', '_baton', '_statx': sys.modules[f'mirrorfs.{name}'] = None
-"""
-    (folder / "sitecustomize.py").write_text(block)
+    (folder / "sitecustomize.py").write_text("import pyfuse3\n")
     return str(folder)
 
 

@@ -49,9 +49,7 @@ def status_of(fd: int, name: bytes, remote_dev: int | None) -> Status:
     return statx(fd, name) if status.dev == remote_dev else status
 
 
-def statuses_of(
-    folder_fd: int, names: list[bytes], remote_dev: int | None
-) -> list[Status | int]:
+def statuses_of(folder_fd: int, names: list[bytes], remote_dev: int | None) -> list[Status | int]:
     """The status of each name in a folder (`status_of`); the errno where there is none."""
     found: list[Status | int] = []
     for name in names:

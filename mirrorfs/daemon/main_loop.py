@@ -74,11 +74,10 @@ async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
     session.mount(spec.mount_point, _fuse_options(spec))
     mount.note_device()
     _log_mounted(spec)
-    session.features.log_missing()
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(mount.watch_signals)
-            nursery.start_soon(_announce, spec.mount_point, readahead, ready)
+            nursery.start_soon(_announce, session, spec.mount_point, readahead, ready)
             nursery.start_soon(Background(session.fs).run)
             await session.serve()
             nursery.cancel_scope.cancel()
@@ -143,9 +142,12 @@ def _fs_name(backing: bytes) -> str:
     return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
-async def _announce(mount_point: bytes, readahead: Readahead, ready: Callable[[], None]) -> None:
+async def _announce(
+    session: Session, mount_point: bytes, readahead: Readahead, ready: Callable[[], None]
+) -> None:
     """Wait until the mount answers, which it does when FUSE's first exchange is over."""
     await trio.to_thread.run_sync(os.statvfs, mount_point, abandon_on_cancel=True)
+    session.features.log_missing()
     readahead.set()
     ready()
 

@@ -71,7 +71,7 @@ class Content:
             return self._control.read(handle, offset, size)
         handle = self._handles.get(number, FileHandle)
         inode = handle.inode
-        data = self._read_cached(handle, offset, size)
+        data: bytes | bytearray | None = self._read_cached(handle, offset, size)
         while data is None:
             view = self._open_files.view(handle)
             data = await inode.device.threads.run(view.read, offset, size)

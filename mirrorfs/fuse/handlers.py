@@ -8,7 +8,6 @@ extended attributes, statfs). Elsewhere it calls them for all requests.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
 import pyfuse3
@@ -18,7 +17,7 @@ from mirrorfs.backing.credentials import Credentials
 from mirrorfs.fs.entry import Changes, WriteRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from mirrorfs.fs.entry import Entry, Opened
     from mirrorfs.fs.filesystem import Filesystem
@@ -64,9 +63,7 @@ class Handlers(pyfuse3.Operations):
         except FUSEError:
             return
 
-    async def lookup(
-        self, parent_inode: int, name: bytes, _ctx: object
-    ) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, _ctx: object) -> pyfuse3.EntryAttributes:
         return _attributes(await self._run("lookup", parent_inode, name))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -129,9 +126,7 @@ class Handlers(pyfuse3.Operations):
         old, new = (parent_inode_old, name_old), (parent_inode_new, name_new)
         await self._run("rename", *old, *new, flags, _caller(ctx))
 
-    async def open(
-        self, inode: int, flags: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         return _file_info(await self._run("open", inode, flags, _caller(ctx)))
 
     async def create(
@@ -217,9 +212,7 @@ def _changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Ch
 
 
 def _file_info(opened: Opened) -> pyfuse3.FileInfo:
-    return pyfuse3.FileInfo(
-        fh=pyfuse3.FileHandleT(opened.handle), direct_io=opened.is_direct
-    )
+    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(opened.handle), direct_io=opened.is_direct)
 
 
 def _attributes(entry: Entry) -> pyfuse3.EntryAttributes:

@@ -1,5 +1,5 @@
-"""Long requests whose clients got a signal: FUSE_INTERRUPT (Documentation/filesystems/fuse, "What do
-I do with an interrupted request?"). The client waits all the same, even if it was SIGKILL.
+"""Long requests whose clients got a signal: FUSE_INTERRUPT (Documentation/filesystems/fuse.rst,
+"Interrupting filesystem operations"). The client waits all the same, even if it was SIGKILL.
 """
 
 from __future__ import annotations

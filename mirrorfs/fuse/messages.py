@@ -174,9 +174,7 @@ def copy_file_range_in(message: memoryview) -> Arguments:
         protocol.COPY_FILE_RANGE_IN.unpack_from(message)
     )
     caller = _caller(message)
-    return (
-        CopyRequest(number, source, offset, target, target_offset, length, flags, caller),
-    )
+    return (CopyRequest(number, source, offset, target, target_offset, length, flags, caller),)
 
 
 def _node(message: memoryview) -> int:
@@ -185,7 +183,8 @@ def _node(message: memoryview) -> int:
 
 
 def _caller(message: memoryview, umask: int = 0) -> Credentials:
-    return Credentials(*protocol.CALLER.unpack_from(message), umask)
+    uid, gid, pid = protocol.CALLER.unpack_from(message)
+    return Credentials(uid, gid, pid, umask)
 
 
 def _text(message: memoryview, start: int) -> bytes:

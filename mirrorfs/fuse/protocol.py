@@ -62,7 +62,8 @@ LINK_IN = struct.Struct("=40xQ")
 OPEN_IN = struct.Struct("=40xI4x")
 CREATE_IN = struct.Struct("=40xIII4x")
 READ_IN = struct.Struct("=40xQQI20x")
-WRITE_IN = struct.Struct("=24xIII4xQQII8xI4x")  # uid, gid, pid; fh, offset, size, write_flags, flags
+# uid, gid, pid; fh, offset, size, write_flags, flags
+WRITE_IN = struct.Struct("=24xIII4xQQII8xI4x")
 FSYNC_IN = struct.Struct("=40xQI4x")
 INTERRUPT_IN = struct.Struct("=40xQ")
 FALLOCATE_IN = struct.Struct("=40xQQQI4x")
