@@ -1,10 +1,11 @@
-"""New data at the end of a file in memory (tmpfs), taken without a thread: it needs no comparison,
-and nothing there waits for a disk.
+"""The append fast path: new data at the end of a file in memory (tmpfs), taken without a thread. It
+needs no comparison, and nothing there waits for a disk.
 
 Elsewhere a write is always a thread's: even one that may not wait (RWF_NOWAIT) waits where the file
-system is frozen (fsfreeze(8); file_start_write in the kernel), and that would stop everybody.
+system is frozen (fsfreeze(8); file_start_write in the kernel), and that would stop every client.
 
-What a crash leaves is what a plain pwrite interrupted at the same place leaves.
+Guarantees: nothing here waits for a disk or for a lock; what is not taken is left to `writer`. What
+a crash leaves is what a plain pwrite interrupted at that place leaves. Called by the main loop.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 def extend(file: OpenFile, offset: int, data: Data) -> int:
     """Put `data` at `offset` (bytes) if the file ends there; returns how many bytes were taken,
-    and counted.
+    and counted. Raises OSError (lseek(2)).
 
-    0 means that nothing was done: a file that is not in memory or has a seed, or somebody at work
-    on it, a place that is not its end, or data with a block of zeros in it, or a part of one.
+    0 means that nothing was done: for a file that is not in memory, has a seed, or is in a worker
+    thread's hands, for a place that is not its end, and for data with a block of zeros in it, or a
+    part of one.
     """
     if not file.abilities.is_memory or not data:
         return 0
@@ -40,7 +42,7 @@ def extend(file: OpenFile, offset: int, data: Data) -> int:
             return 0
         try:
             taken = os.pwrite(file.fd, data, offset)
-        except OSError:  # the writer will see
+        except OSError:  # the writer meets it, too
             return 0
         file.last_was_noop = False
         file.writeback.note_rewritten(offset, offset + taken)

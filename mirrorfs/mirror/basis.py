@@ -2,6 +2,8 @@
 
 Memory for it must not be cleared first, which would cost as much as the comparison. Python does not
 clear what it reads into with `pread`; where that cannot be used, a buffer is kept.
+
+Nothing is changed, so a crash leaves nothing. May be called from any thread, without a lock.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ _kept = threading.local()
 
 
 def read(fd: int, start: int, end: int) -> bytes:
-    """The bytes of `[start, end)`, fewer at the end of the file.
+    """The bytes of `[start, end)`, fewer at the end of the file. May wait for the disk; raises
+    OSError (pread(2)).
 
     Into memory of its own: many threads come here, and a buffer kept by each would stay for good.
     """
@@ -27,11 +30,12 @@ def read(fd: int, start: int, end: int) -> bytes:
 
 
 def read_cached(fd: int, start: int, end: int, no_wait_flags: int) -> bytearray | None:
-    """The same, all of it, if the page cache holds it, so that nobody has to wait; else None.
+    """The bytes of `[start, end)`, if the page cache holds all of them, so that nothing has to be
+    waited for; else None.
 
     Into a buffer that is kept by the thread, as a rule the one of the main loop: valid until it
-    comes here again. A file system that does not know `no_wait_flags` answers EOPNOTSUPP, which
-    means None, too.
+    comes here again. `no_wait_flags` are for preadv(2), `Abilities.no_wait_flags`; a file system
+    that does not know them answers EOPNOTSUPP, which means None, too.
     """
     buffer: bytearray = _kept.__dict__.get("buffer", b"")
     if len(buffer) != end - start:

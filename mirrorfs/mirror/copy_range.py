@@ -1,4 +1,4 @@
-"""Copy a range of one file into another, or within one: copy_file_range(2) on mirrored files.
+"""Copy a range of one file into another, or within one: copy_file_range(2).
 
 Holes of the source become holes of the target; data shares its blocks where the file system below
 can, and otherwise goes through `writer`, which stores only what differs. Source and result are
@@ -6,6 +6,10 @@ equal by construction: nothing is compared before it is cloned.
 
 Guarantees: the size never exceeds what was copied; an error is raised only if nothing was. A crash
 leaves each block of the target as it was or as it is in the source.
+
+Called by a worker thread. Takes the lock of the target for each piece, and that of the source, if
+clients write it, too, while blocks are shared: of two files the one with the smaller (device,
+inode) first.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import seeding, writer
+from mirrorfs.mirror import writer
 from mirrorfs.mirror.counters import Counters
+from mirrorfs.mirror.finalising import finalise
 from mirrorfs.mirror.punching import make_hole
 from mirrorfs.mirror.resizing import resize, size_kept_on_error
 from mirrorfs.mirror.writer import Taken
@@ -87,12 +92,12 @@ def copy(
     length: int,
     is_interrupted: Callable[[], bool],
 ) -> Taken:
-    """Copy up to `length` bytes at `start` of `source` to `offset` of `target`; returns how many
-    were.
+    """Copy up to `length` bytes at `start` of `source` to `offset` of `target` (bytes); returns how
+    many were, and what stopped that short, if that was an error.
 
-    Fewer are copied at the end of the source, after a lot of data, when interrupted, and on an
-    error after something was copied. Raises the OSError of the failing step, or EINTR, if nothing
-    was.
+    Fewer are copied at the end of the source, after a lot of data, when `is_interrupted` says so
+    between two pieces, and on an error after something was copied. Raises the OSError of the
+    failing step, or EINTR, if nothing was (copy_file_range(2)).
     """
     clones = (
         target.abilities.clone and source.key[0] == target.key[0] and not source.writeback_failed
@@ -148,7 +153,7 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     target, count = work.target, Counters()
     start, end = work.position + work.shift, stop + work.shift
     with target.lock:
-        seeding.finalise(target)
+        finalise(target)
         before = os.fstat(target.fd)
         # Growing first: a refusal must leave the data as it was.
         with size_kept_on_error(target, before.st_size):
@@ -169,7 +174,7 @@ def _clone(work: _Copy, stop: int) -> int:
     target = work.target
     start, size = work.position + work.shift, stop - work.position
     with _both(work.source, target):
-        seeding.finalise(target)
+        finalise(target)
         before = os.fstat(target.fd)
         try:
             with size_kept_on_error(target, before.st_size):
@@ -190,7 +195,7 @@ def _clone(work: _Copy, stop: int) -> int:
 
 
 def _both(source: Source, target: OpenFile) -> ExitStack:
-    """The locks of both files, in ascending order of device and inode."""
+    """The locks of both files, taken in ascending order of device and inode."""
     stack = ExitStack()
     locks = [(target.key, target.lock)]
     if source.lock is not None and source.lock is not target.lock:

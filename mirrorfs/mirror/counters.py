@@ -4,7 +4,7 @@
 
 `received_bytes` is counted where a request is answered, the others where a step is done; both reach
 the totals in one locked update, so the equation holds at every instant a reader can look. Nothing
-here survives the mount.
+here survives the mount, so a crash leaves nothing.
 
 Lock order: the lock here is the innermost; nothing is called while it is held.
 """
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Device, inode number and generation.
 FileKey = tuple[int, int, int]
+# Of the files that were written, the latest are counted apart; the totals hold all.
 MAX_FILES = 10_000
 
 
@@ -44,7 +46,7 @@ class Counters:
     freed_bytes: int = 0
 
     def add(self, other: Counters) -> None:
-        """Add `other` to these. The caller holds the lock of whoever owns these."""
+        """Add `other` to these. The caller holds the lock that guards these."""
         self.received_bytes += other.received_bytes
         self.written_bytes += other.written_bytes
         self.unchanged_bytes += other.unchanged_bytes
@@ -111,7 +113,7 @@ class Account:
                 counters.read_bytes += count
 
     def moved_bytes(self) -> int:
-        """How much clients have written and read."""
+        """How many bytes clients have written and read since mount."""
         with self._lock:
             return self._total.received_bytes + self._total.read_bytes
 
@@ -147,7 +149,7 @@ class Account:
         )
 
     def file(self, key: FileKey) -> dict[str, int]:
-        """The counters of one file; zeros if nothing was written to it since mount."""
+        """The counters of the file `key`; zeros if nothing was written to it since mount."""
         with self._lock:
             return self._files.get(key, Counters()).as_dict()
 

@@ -1,4 +1,9 @@
-"""Cut off what is old in a file, also where there is no space to copy a block for that."""
+"""Cut off what is old in a file, also where there is no space to copy a block for that.
+
+Guarantees: the file below ends up with its logical size, and with holes beyond the valid length; a
+failure leaves old blocks only behind the recovery attribute that says where they begin. A crash
+leaves a file that still has its attribute. Called under the lock of the open file.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +18,21 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.open_file import OpenFile
 
 
-def cut(file: OpenFile, before: os.stat_result, frontier: int, size: int) -> OSError | None:
-    """Let a file end at `frontier` below, with a hole from there to `size`, and keep its mtime: the
-    client that set it, or wrote last, is done.
+def cut(file: OpenFile, before: os.stat_result, valid_length: int, size: int) -> OSError | None:
+    """Let a file, of which `before` is the status below, end at `valid_length` (bytes), with a hole
+    from there to `size`, and keep its mtime: the client that set it, or wrote last, is done.
 
-    Returns the error if there is no space for the last piece before `frontier`, which is then
-    zeros.
+    Returns the error if there is no space for the last piece before `valid_length`, which is then
+    zeros. Raises OSError if it cannot be cut at all.
     """
     failure: OSError | None = None
     file.begin_change()
     try:
-        resize(file, before.st_size, frontier)
+        resize(file, before.st_size, valid_length)
     except OSError as exc:
         if exc.errno not in syscalls.NO_SPACE:
             raise
-        failure = _cut_in_shared_block(file, before.st_size, frontier)
+        failure = _cut_in_shared_block(file, before.st_size, valid_length)
     file.begin_change()
     resize(file, os.fstat(file.fd).st_size, size)
     with contextlib.suppress(OSError):  # only root and the owner may
@@ -36,12 +41,12 @@ def cut(file: OpenFile, before: os.stat_result, frontier: int, size: int) -> OSE
     return failure
 
 
-def _cut_in_shared_block(file: OpenFile, old_size: int, frontier: int) -> OSError | None:
+def _cut_in_shared_block(file: OpenFile, old_size: int, valid_length: int) -> OSError | None:
     """Cut a file whose last block has to be copied for that, since another file shares it: whole
     blocks first, which needs no space; returns the error if there is none for the rest even then.
     """
-    start = frontier - frontier % file.rules.block_bytes
-    rest = os.pread(file.fd, frontier - start, start)
+    start = valid_length - valid_length % file.rules.block_bytes
+    rest = os.pread(file.fd, valid_length - start, start)
     resize(file, old_size, start)
     file.begin_change()
     try:

@@ -1,8 +1,12 @@
-"""Ranges that a client asks to be zeros, or to have space: fallocate(2) on a mirrored file.
+"""Ranges that a client wants to be zeros, or to have space: fallocate(2).
 
-Guarantees: what is asked to be zeros becomes a hole, also where its ragged ends complete a block of
-zeros; space that is asked for is really there (`preallocate=honour`). A crash leaves each range as
-it was, or zero.
+Guarantees: what is to be zeros becomes a hole, also where its ragged ends complete a block of
+zeros; space that a client reserves is really there (`preallocate=honour`). An error leaves size and
+data as they were, as far as the file system below does. A crash leaves each range as it was, or
+zero.
+
+Called by worker threads; every function takes the lock of the open file, ends its stale tail where
+that is in the way, and raises the OSError of the file system below (fallocate(2)).
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls
-from mirrorfs.mirror import seeding
+from mirrorfs.mirror import advancing
 from mirrorfs.mirror.counters import Counters
+from mirrorfs.mirror.finalising import finalise
 from mirrorfs.mirror.punching import make_hole
 from mirrorfs.mirror.resizing import resize, size_kept_on_error
 
@@ -24,14 +29,14 @@ if TYPE_CHECKING:
 def discard(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     """Make `[start, end)` (bytes) zeros, as a hole; without `keep_size` the file grows to `end`.
 
-    Raises the OSError of the file system below, EOPNOTSUPP where it cannot punch.
+    Raises EOPNOTSUPP where the file system below cannot punch.
     """
     with file.lock:
         tail = file.stale_tail
-        if tail is not None and start >= tail.frontier:
+        if tail is not None and start >= tail.valid_length:
             _discard_unseen(file, tail, start, end, keep_size)
             return
-        seeding.finalise(file)
+        finalise(file)
         before = os.fstat(file.fd)
         # Growing first: a refusal must leave the data as it was.
         with size_kept_on_error(file, before.st_size):
@@ -45,29 +50,31 @@ def discard(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
 
 
 def _discard_unseen(file: OpenFile, tail: StaleTail, start: int, end: int, keep_size: bool) -> None:
-    """The same beyond the frontier, where clients see zeros already."""
-    if not keep_size and end > tail.size:
-        seeding.resize_visible(file, tail, end)
+    """`discard` beyond the valid length, where clients see zeros already."""
+    if not keep_size and end > tail.logical_size:
+        advancing.set_logical_size(file, tail, end)
     else:
         file.touch()
-    discarded = max(0, min(end, tail.size) - start)
+    discarded = max(0, min(end, tail.logical_size) - start)
     file.account.add(file.key, Counters(discarded_bytes=discarded))
 
 
 def keep_zeros(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
-    """The same where zeros are to be stored (`zeros=keep`): as the file system below does it."""
+    """Make `[start, end)` (bytes) zeros as the file system below does it, which stores them
+    (`zeros=keep`); without `keep_size` the file grows to `end`.
+    """
     with file.lock:
-        seeding.finalise(file)
+        finalise(file)
         file.run.cut(start, end)
         syscalls.zero_range(file.fd, start, end, keep_size)
 
 
 def preallocate(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
-    """Make sure that writing to `[start, end)` needs no further space. Raises OSError, ENOSPC above
-    all; the size is then what it was.
+    """Make sure that writing to `[start, end)` (bytes) needs no further space; without `keep_size`
+    the file grows to `end`. Raises OSError, ENOSPC above all; the size is then what it was.
     """
     with file.lock:
-        seeding.finalise(file)
+        finalise(file)
         size = os.fstat(file.fd).st_size
         with size_kept_on_error(file, size):
             syscalls.preallocate(file.fd, start, end, keep_size)
@@ -75,9 +82,11 @@ def preallocate(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
 
 
 def grow_only(file: OpenFile, end: int, keep_size: bool) -> None:
-    """What is left of a preallocation that is not honoured: the size."""
+    """Do what is left of a preallocation up to `end` (bytes) that is not honoured: the size grows,
+    without `keep_size`, and the times move.
+    """
     with file.lock:
-        seeding.finalise(file)
+        finalise(file)
         before = os.fstat(file.fd)
         if keep_size or end <= before.st_size:
             syscalls.touch(file.fd)

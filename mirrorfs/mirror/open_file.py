@@ -59,7 +59,7 @@ class OpenFile:
     seek_proven: bool = False
     # It can only be appended to (chattr(1)), and `fd` appends wherever it is written to.
     append_only: bool = False
-    # Where it is below the backing folder, as bytes; asked for when it is needed.
+    # Gives its path below the backing folder; called when that is needed.
     path: Callable[[], bytes] = bytes
 
     # --- Who uses it.
@@ -116,8 +116,8 @@ class OpenFile:
             raise
 
     def data_bytes(self, start: int, end: int) -> int:
-        """How many bytes of `[start, end)` are data below, for counting: all, where that cannot be
-        told. The caller holds the lock. Raises OSError.
+        """How many bytes of `[start, end)` are data below, for counting: all, where SEEK_DATA is
+        not trusted. The caller holds the lock. Raises OSError.
         """
         if start >= end:
             return 0
@@ -161,7 +161,7 @@ class OpenFile:
             return
         tail.changed = True
         progress.begin_change(tail, self.fd)
-        if not tail.marked:
+        if not tail.is_recorded:
             progress.make_durable(tail, self.make_durable)
 
     def end_change(self) -> None:
@@ -208,7 +208,7 @@ class OpenFile:
     def size(self) -> int:
         """Its size for clients, in bytes. Raises OSError."""
         tail = self.stale_tail
-        return os.fstat(self.fd).st_size if tail is None else tail.size
+        return os.fstat(self.fd).st_size if tail is None else tail.logical_size
 
     @property
     def leaves_blocks(self) -> bool:

@@ -12,7 +12,7 @@ from enum import Enum
 
 _ZEROS = bytes(1 << 20)
 
-# What is received may be lent by whoever received it.
+# What is received may lie in the buffer in which the kernel's request came.
 Data = bytes | memoryview
 
 
@@ -35,12 +35,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which rules are on (`zeros=punch`, `unchanged=skip`), and the block they judge by, in
-    bytes.
-    """
+    """What is done with a block that is zero, and with one that the file holds already."""
 
-    punch: bool = True
-    skip: bool = True
+    punch: bool = True  # zeros become holes (`zeros=punch`)
+    skip: bool = True  # what is unchanged is not written (`unchanged=skip`)
     block_bytes: int = 4096
 
 

@@ -7,7 +7,8 @@ changed, and the attribute is never much older than the file's mtime, so that a 
 changed later is known not to have been changed by this daemon. A crash of the daemon leaves the
 table as it is now, one of the machine leaves the attribute.
 
-Every function is called under the lock of the open file, of which `fd` is the descriptor.
+Every function is called under the lock of the open file, of which `fd` is the descriptor. The lock
+of the recovery list is taken inside.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ def begin_change(tail: StaleTail, fd: int) -> None:
 
 
 def make_durable(tail: StaleTail, make_durable: Callable[[Callable[[int], None]], None]) -> None:
-    """Put list and attribute on the disk, by `make_durable` of the open file: before any content
+    """Put recovery list and attribute on the disk, by `OpenFile.make_durable`: before any content
     below is changed, since the old blocks could else be taken for new ones after a power cut.
     Raises OSError.
     """
     tail.recovery_list.make_durable()
     make_durable(os.fsync)
-    tail.marked = True
+    tail.is_recorded = True
     tail.note_begun()
 
 
@@ -60,51 +61,54 @@ def _is_fresh(tail: StaleTail, mtime: float) -> bool:
     return 0 <= mtime - tail.mtime <= recovery_attribute.FRESH_SECONDS
 
 
-def move_frontier(tail: StaleTail, start: int, done: int, is_zero: bool) -> bool:
-    """Let the frontier be where a client has written `[start, done)` to, which has yet to be noted;
-    returns whether it, or the size, has moved.
+def move_valid_length(tail: StaleTail, start: int, done: int, is_zero: bool) -> bool:
+    """Let the valid length reach to where a client has written `[start, done)`, which has yet to be
+    noted; returns whether it, or the logical size, has moved. `is_zero` says that only zeros were
+    written.
     """
     gaps.fill(tail, start, done)
     tail.written = True
     tail.has_data |= not is_zero
-    if done <= tail.frontier and done <= tail.size:
+    if done <= tail.valid_length and done <= tail.logical_size:
         return False
     if not is_zero:
-        tail.data_bytes += max(0, done - max(start, tail.frontier))
-    tail.frontier = max(tail.frontier, done)
-    tail.size = max(tail.size, done)
+        tail.data_bytes += max(0, done - max(start, tail.valid_length))
+    tail.valid_length = max(tail.valid_length, done)
+    tail.logical_size = max(tail.logical_size, done)
     return True
 
 
 def is_behind(tail: StaleTail) -> bool:
-    """Whether the attribute says of something written a while ago that it is not on the disk
-    yet.
+    """Whether the attribute says of something that was written a while ago that it is not on the
+    disk yet.
     """
     late = time.monotonic() >= tail.durable_since + _DURABLE_SECONDS
-    return late and tail.durable < tail.frontier
+    return late and tail.durable < tail.valid_length
 
 
 def end_change(tail: StaleTail, fd: int) -> None:
-    """Note the end of a change: a crash of the daemon, as opposed to the machine's, finds the
-    frontier where it is now, and how the file below was left. A disk may have held the change up
-    for so long that the attribute is too old for it. Raises OSError.
+    """Note the end of a change: a crash of the daemon, as opposed to the machine's, finds the valid
+    length where it is now, and how the file below was left. A disk may have held the change up for
+    so long that the attribute is too old for it. Raises OSError.
     """
     below = os.fstat(fd)
     if tail.place >= 0 and _is_fresh(tail, below.st_mtime_ns // _SECOND_NS):
-        tail.table.set(tail.place, tail.frontier, tail.size, below)
+        tail.table.set(tail.place, tail.valid_length, tail.logical_size, below)
     else:
         write_attribute(tail, fd)
 
 
 def write_attribute(tail: StaleTail, fd: int) -> None:
-    """Let the recovery attribute, and the table, say what is true now. Raises OSError."""
+    """Let the recovery attribute, and the table, say what is true now. Raises OSError
+    (setxattr(2)).
+    """
     below = os.fstat(fd)
     tail.mtime = below.st_mtime_ns // _SECOND_NS
     made = recovery_attribute.RecoveryAttribute(
         instance=tail.instance,
         durable=tail.durable,
-        frontier=tail.frontier,
-        size=tail.size,
+        frontier=tail.valid_length,
+        size=tail.logical_size,
         table=tail.table.id if tail.place >= 0 else progress_table.NONE,
         place=tail.place,
         file=tail.file,
@@ -113,5 +117,5 @@ def write_attribute(tail: StaleTail, fd: int) -> None:
         state=tail.recovery_list.id,
     )
     if tail.place >= 0:
-        tail.table.set(tail.place, tail.frontier, tail.size, below)
+        tail.table.set(tail.place, tail.valid_length, tail.logical_size, below)
     recovery_attribute.write(fd, made)

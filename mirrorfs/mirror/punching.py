@@ -3,6 +3,10 @@
 The file system below frees whole blocks only, and writes the others again. So a block whose rest is
 zero goes as a whole, and one that is zero already is left alone. Zeros for a part of a block are
 written: a punch would have what was written to that block before go to the disk first.
+
+Guarantees: nothing but the range is changed, and its size is not. A crash leaves each block of it
+as it was, or zero. Every function is called under the lock of the open file, and raises OSError as
+the file system below does.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ _MAX_OFFSET = (1 << 63) - 1
 
 
 def make_hole(file: OpenFile, start: int, end: int) -> int:
-    """Make `[start, end)` zeros, as a hole, without changing the size; returns how many of these
-    bytes were data before. The caller holds the lock.
+    """Make `[start, end)` (bytes) zeros, as a hole, without changing the size, and move the times;
+    returns how many of these bytes were data before.
     """
     size = os.fstat(file.fd).st_size
     limit = min(end, size)
@@ -39,7 +43,7 @@ def make_hole(file: OpenFile, start: int, end: int) -> int:
 
 
 def make_zero(file: OpenFile, start: int, end: int) -> None:
-    """Make a part that `not_zero` has found zeros; the caller holds the lock."""
+    """Make a part `[start, end)` (bytes) that `not_zero` has found zeros."""
     is_part = end - start < file.abilities.unit_bytes
     if is_part and end <= os.fstat(file.fd).st_size:
         file.store_zeros(start, end)
@@ -48,12 +52,12 @@ def make_zero(file: OpenFile, start: int, end: int) -> None:
 
 
 def not_zero(file: OpenFile, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of `[start, end)`, widened to whole blocks where possible, that are to be made
-    zero: whole blocks, and parts of one.
+    """The parts of `[start, end)` (bytes), widened to whole blocks where possible, that are to be
+    made zero: whole blocks, and parts of one.
 
-    `size` is the file's below. A ragged end that is zero already is left out: the file system below
-    would write its block again. Whole blocks always are in it, since what is allocated without
-    being data shall go, too.
+    `size` is the file's below, in bytes. A ragged end that is zero already is left out: the file
+    system below would write its block again. Whole blocks always are in it, since what is allocated
+    without being data shall go, too.
     """
     first, last = _widened(file, start, end, size)
     unit = file.abilities.unit_bytes
@@ -89,5 +93,5 @@ def _widened(file: OpenFile, start: int, end: int, size: int) -> tuple[int, int]
 
 
 def reads_zero(file: OpenFile, start: int, end: int) -> bool:
-    """Whether `[start, end)`, which should be short, is zeros below."""
+    """Whether `[start, end)` (bytes), which should be short, is zeros below."""
     return start >= end or is_zero(os.pread(file.fd, end - start, start))

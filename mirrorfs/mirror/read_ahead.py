@@ -1,8 +1,9 @@
-"""Reading ahead of a writer that goes through an old file in order, so that the disk reads what
+"""Reading ahead of a client that writes through an old file in order, so that the disk reads what
 comes next while this is being received.
 
-It only fills the page cache below: nothing is kept here but where the writer is, and what was asked
-for. Holes are passed over, however large. A writer that jumps about is left alone.
+It only fills the page cache below: nothing is kept here but where the client is, and what was
+requested of the kernel. Holes are passed over, however large. A client that jumps about is left
+alone. Nothing is changed, so a crash leaves nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections import deque
 
 from mirrorfs.backing import holes, tree
 
-# What is asked for ahead of the writer, and asked again when half of it is left. A disk of 150 MB/s
-# reads that in a tenth of a second, for which others have to wait.
+# What is requested ahead of the client, and requested anew when half of it is left. A disk of
+# 150 MB/s reads that in a tenth of a second, for which others have to wait.
 WINDOW_BYTES = 16 << 20
 # The kernel cuts a longer request short (mm/readahead.c, force_page_cache_ra): to the readahead of
 # the device, 128 KiB as a rule, which POSIX_FADV_SEQUENTIAL doubles.
@@ -23,18 +24,18 @@ _STREAK = 3
 
 
 class ReadAhead:
-    """One for each file that is being written. `note` is called by the main loop, `read` by a
-    worker, by one at a time.
+    """One for each open file. `note` and `not_now` are called by the main loop, `read` by a worker
+    thread, one at a time.
     """
 
-    __slots__ = ("_asked", "_at_end", "_busy", "_next", "_reach", "_streak")
+    __slots__ = ("_at_end", "_busy", "_next", "_reach", "_requested", "_streak")
 
     def __init__(self) -> None:
-        self._asked: deque[tuple[int, int]] = deque()
+        self._requested: deque[tuple[int, int]] = deque()
         self._at_end = False  # nothing more is to be read
         self._busy = False
         self._next = 0  # where the last write ended
-        self._reach = 0  # up to there all was asked for
+        self._reach = 0  # up to there all was requested
         self._streak = 0
 
     def note(self, start: int, end: int) -> bool:
@@ -46,7 +47,7 @@ class ReadAhead:
         if not in_order:
             self._streak = self._reach = 0
             self._at_end = False
-            self._asked.clear()
+            self._requested.clear()
             return False
         self._streak += 1
         if self._at_end or self._streak < _STREAK or self._left() > WINDOW_BYTES // 2:
@@ -59,13 +60,15 @@ class ReadAhead:
         self._busy = False
 
     def _left(self) -> int:
-        """How many bytes were asked for and are still to come."""
-        while self._asked and self._asked[0][1] <= self._next:
-            self._asked.popleft()
-        return sum(end - max(start, self._next) for start, end in self._asked)
+        """How many of the bytes that were requested the client has yet to come to."""
+        while self._requested and self._requested[0][1] <= self._next:
+            self._requested.popleft()
+        return sum(end - max(start, self._next) for start, end in self._requested)
 
     def read(self, fd: int, is_seek_trusted: bool) -> None:
-        """Have the kernel read what comes next, and close `fd`; may wait for the disk.
+        """Have the kernel read what comes next, and close `fd`; may wait for the disk. Raises
+        nothing: what cannot be read is met by the write that needs it. `is_seek_trusted` as in
+        `View`.
 
         Seeking locks what was opened, with all its duplicates (lseek in the kernel), and here it
         may wait for the disk; so the file is opened anew, lest the main loop wait for it, too.
@@ -88,7 +91,7 @@ class ReadAhead:
     def _read(self, fd: int, is_seek_trusted: bool) -> None:
         self._reach = max(self._reach, self._next)
         room, end = WINDOW_BYTES - self._left(), os.fstat(fd).st_size
-        while room > 0 and len(self._asked) < _MAX_RANGES:
+        while room > 0 and len(self._requested) < _MAX_RANGES:
             start = holes.next_data(fd, self._reach) if is_seek_trusted else self._reach
             if start is None or start >= end:
                 self._at_end = True
@@ -97,6 +100,6 @@ class ReadAhead:
             for piece in range(start, stop, _PIECE_BYTES):
                 length = min(_PIECE_BYTES, stop - piece)
                 os.posix_fadvise(fd, piece, length, os.POSIX_FADV_WILLNEED)
-            self._asked.append((start, stop))
+            self._requested.append((start, stop))
             self._reach = stop
             room -= stop - start

@@ -1,16 +1,20 @@
-"""Finalise the files that a crash has left unsettled (`seeding`), each before it is used.
+"""Finalise the files that a crash has left with a stale tail (`seeding`), each before it is used.
 
 Where the daemon alone has died, all that clients had written is still there, and a file ends where
 it did for them. After a power cut, or on another mount of the file system below, only what is known
-to be on the disk is kept. A file that was changed since, as by somebody who has restored it, is
-left as it is.
+to be on the disk is kept. A file that was changed since, as by a user who has restored it, is left
+as it is.
 
-Guarantees: nobody is shown an old block as new by way of this mount, whether the file is on a list
-that we know or not: the mark alone decides, and a file that cannot be finalised cannot be opened. A
-crash in here leaves files that are finalised, or still marked.
+Guarantees: no client is shown an old block as new by way of this mount, whether the file is on a
+recovery list that this mount knows or not: the recovery attribute alone decides, and a file that
+cannot be finalised cannot be opened. A crash in here leaves files that are finalised, or still have
+their attribute.
 
 A backing folder may be a copy or a snapshot of one that is being written at this moment: nothing in
 here may touch the files of that one.
+
+May be called from any thread. Lock order: the lock here is taken alone; that of the recovery list
+is taken while a file is in hand, never the other way round.
 """
 
 from __future__ import annotations
@@ -45,10 +49,10 @@ _SECOND_NS = 1_000_000_000
 _WORD = (1 << 64) - 1
 _MAX_SIZE = (1 << 63) - 1
 # A change that was under way has moved the time of the file when it began, or not at all, or it was
-# seen to be held up (`Ledger.note_stalled`). The clock that stamps files runs behind the other by
-# one tick at most.
+# seen to be held up (`ProgressTable.note_stalled`). The clock that stamps files runs behind the
+# other by one tick at most.
 _TICK_NS = 20_000_000
-# A mark is at most so old when the file is changed; see `progress.begin_change`.
+# An attribute is at most so old when the file is changed; see `progress.begin_change`.
 _FRESH_SECONDS = recovery_attribute.FRESH_SECONDS + 2
 
 
@@ -56,10 +60,10 @@ def is_as_left(
     found: RecoveryAttribute, noted: Noted | None, size: int, mtime_ns: int, booted: float
 ) -> bool:
     """Whether a file that has this size, in bytes, and this time is what a crash has left, as far
-    as its mark tells, and what was `noted` of it in memory. `booted` is when this machine was
+    as its attribute tells, and what was `noted` of it in memory. `booted` is when this machine was
     started, in seconds since the epoch.
 
-    Its ctime does not count: who renames an unfinished file, or gives it away, has not made it
+    Its ctime does not count: to rename an unfinished file, or to give it away, does not make it
     whole.
     """
     if found.mtime is None or (noted is not None and noted.mtime_ns is None):
@@ -77,13 +81,11 @@ def is_as_left(
 
 
 class Outcome(Enum):
-    """What became of a file that a crash may have left: it needed nothing; it was finalised; or it
-    was left as it is, since it was changed after the crash.
-    """
+    """What became of a file that a crash may have left."""
 
-    NOTHING = "nothing"
+    NOTHING = "nothing"  # it needed nothing
     FINALISED = "finalised"
-    LEFT_AS_IT_IS = "left as it is"
+    LEFT_AS_IT_IS = "left as it is"  # it was changed after the crash
 
 
 def _log(level: int, text: str) -> None:
@@ -91,41 +93,43 @@ def _log(level: int, text: str) -> None:
 
 
 class Recovery:
-    """What a crash has left in the backing folder `root_fd`; `unsettled` is the list of this mount,
+    """What a crash has left in the backing folder `root_fd`; `recovery_list` is that of this mount,
     None if it has none. `is_writable` says that files may be changed; `tell` is given what the
     administrator should know, with its level (logging).
 
-    `check` may be called from any thread, for any file; it costs one call below for those that have
-    no mark.
+    `check` may be called for any file; it costs one call below for those that have no recovery
+    attribute.
     """
 
     def __init__(
         self,
         root_fd: int,
-        unsettled: RecoveryList | None,
+        recovery_list: RecoveryList | None,
         is_writable: bool,
         tell: Callable[[int, str], None] = _log,
     ) -> None:
         self._root_fd = root_fd
-        self._unsettled = unsettled
+        self._recovery_list = recovery_list
         self._is_writable = is_writable
         self._say = tell
         self._condition = threading.Condition()
         self._busy: set[tuple[int, int]] = set()
-        self._told: set[tuple[int, int]] = set()
+        self._refused: set[tuple[int, int]] = set()
 
     def check(self, fd: int, path: Callable[[], bytes]) -> Outcome:
         """Finalise the regular file `fd`, open in any way but O_PATH, if a crash has left it with a
-        mark. `path` gives its path, for people.
+        recovery attribute. `path` gives its path, for log lines. Returns what became of it.
 
         Raises OSError, EIO, if that is not possible: what is read from the file may then be old.
         """
         if recovery_attribute.read(fd) is None:
             return Outcome.NOTHING
-        return self._check_marked(fd, path, is_copied=False)
+        return self._finish_one(fd, path, is_copied=False)
 
     def finish(self, entry: Entry) -> Outcome:
-        """Finalise the file of an entry on a list. Raises OSError where that is not possible."""
+        """Finalise the file of an entry on a recovery list; returns what became of it. Raises
+        OSError where that is not possible.
+        """
         for path_fd in _places(self._root_fd, entry):
             try:
                 status = os.fstat(path_fd)
@@ -141,17 +145,18 @@ class Recovery:
                 if found is not None and entry.is_settled and found.entry == entry.number:
                     recovery_attribute.remove(fd)
                 elif found is not None:
-                    return self._check_marked(fd, lambda: entry.path, entry.is_copied)
+                    return self._finish_one(fd, lambda: entry.path, entry.is_copied)
             finally:
                 os.close(fd)
         return Outcome.NOTHING
 
-    def _check_marked(self, reading: int, path: Callable[[], bytes], is_copied: bool) -> Outcome:
-        if self._mark_of_crash(reading) is None:
+    def _finish_one(self, reading: int, path: Callable[[], bytes], is_copied: bool) -> Outcome:
+        """Finalise the file of the descriptor `reading`, if its attribute is that of a crash."""
+        if self._attribute_of_crash(reading) is None:
             return Outcome.NOTHING
         status = statx(reading)
         with self._alone_at((status.dev, status.ino)):
-            found, status = self._mark_of_crash(reading), statx(reading)
+            found, status = self._attribute_of_crash(reading), statx(reading)
             if found is None:
                 return Outcome.NOTHING
             if self._is_on_list(found, status, RecoveryList.is_settled):
@@ -165,7 +170,7 @@ class Recovery:
                 finally:
                     os.close(fd)
             except OSError as exc:
-                self._tell_refused(status, path(), exc)
+                self._log_refused(status, path(), exc)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from exc
         if outcome is Outcome.FINALISED:
             self._say(logging.INFO, f"{show(path())}: finalised, since a crash left it unfinished")
@@ -190,10 +195,10 @@ class Recovery:
                 self._busy.remove(key)
                 self._condition.notify_all()
 
-    def _mark_of_crash(self, fd: int) -> RecoveryAttribute | None:
-        """The mark of a file that this mount is not writing itself. A mark that was read is still
-        there then: it goes before the list forgets the file (`seeding.settle`), which may happen at
-        this moment.
+    def _attribute_of_crash(self, fd: int) -> RecoveryAttribute | None:
+        """The recovery attribute of a file that this mount is not writing itself. One that was read
+        is still there then: it goes before the list forgets the file (`finalising`), which may
+        happen at this moment.
         """
         found, before = recovery_attribute.read(fd), None
         while found is not None and found != before:
@@ -214,16 +219,16 @@ class Recovery:
         if not is_here:
             noted = None
         if not is_as_left(found, noted, status.size, status.mtime_ns, _booted()):
-            _take_mark(fd)
+            _remove_attribute(fd)
             return Outcome.LEFT_AS_IT_IS
-        frontier, size = _end(found, noted, is_here)
-        if max(frontier, size) > _MAX_SIZE:  # no mark of ours
+        valid_length, size = _end(found, noted, is_here)
+        if max(valid_length, size) > _MAX_SIZE:  # not written by this program
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         if noted is not None and noted.gap_start < noted.gap_end:
-            _mark_anew(fd, found, min(frontier, noted.gap_start), size)
+            _write_anew(fd, found, min(valid_length, noted.gap_start), size)
             syscalls.punch_hole(fd, noted.gap_start, noted.gap_end)
-        _mark_anew(fd, found, frontier, size)
-        _cut(fd, status, frontier, size)
+        _write_anew(fd, found, valid_length, size)
+        _cut(fd, status, valid_length, size)
         return Outcome.FINALISED
 
     def _is_on_list(
@@ -232,34 +237,34 @@ class Recovery:
         status: Status,
         how: Callable[[RecoveryList, int, int, int], bool],
     ) -> bool:
-        """Whether the mark is of a file that our list has in this way."""
-        unsettled = self._unsettled
-        if unsettled is None or not unsettled.id or unsettled.id != found.state:
+        """Whether the attribute is of a file that the list of this mount has in this way."""
+        known = self._recovery_list
+        if known is None or not known.id or known.id != found.state:
             return False
         where = (found.entry, status.dev, status.ino)
-        return recovery_attribute.is_of_this_file(found, status) and how(unsettled, *where)
+        return recovery_attribute.is_of_this_file(found, status) and how(known, *where)
 
     def _forget(self, fd: int, found: RecoveryAttribute) -> Outcome:
-        """Take the mark of a file that is settled from it, which was not possible before."""
+        """Take the attribute from a file that was finalised, which was not possible before."""
         with contextlib.suppress(OSError):
             recovery_attribute.remove(fd)
-            if self._unsettled is not None:
-                self._unsettled.remove(found.entry)
+            if self._recovery_list is not None:
+                self._recovery_list.remove(found.entry)
         return Outcome.NOTHING
 
     def _noted(self, found: RecoveryAttribute, status: Status) -> Noted | None:
-        """What was noted in memory of a file with this mark."""
+        """What was noted in memory of a file with this attribute."""
         if not found.table.strip(b"\0"):
             return None
         number = found.entry
-        if not number and self._unsettled is not None:  # older versions did not write it
-            number = self._unsettled.number_of(status.ino)
+        if not number and self._recovery_list is not None:  # older versions did not write it
+            number = self._recovery_list.number_of(status.ino)
         return progress_table.read(found.table, found.place, number)
 
-    def _tell_refused(self, status: Status, path: bytes, exc: OSError) -> None:
-        """Once for each file."""
-        if (status.dev, status.ino) not in self._told:
-            self._told.add((status.dev, status.ino))
+    def _log_refused(self, status: Status, path: bytes, exc: OSError) -> None:
+        """Log that a file cannot be finalised, once for each."""
+        if (status.dev, status.ino) not in self._refused:
+            self._refused.add((status.dev, status.ino))
             self._say(
                 logging.WARNING,
                 f"{show(path)}: what a crash has left of it cannot be finalised: {exc.strerror}; "
@@ -268,7 +273,7 @@ class Recovery:
 
 
 def _end(found: RecoveryAttribute, noted: Noted | None, is_here: bool) -> tuple[int, int]:
-    """The frontier and the size, in bytes, that the file is to have."""
+    """The valid length and the size, in bytes, that the file is to have."""
     if noted is not None:
         return noted.frontier, noted.size
     if is_here and not found.table.strip(b"\0"):
@@ -277,13 +282,15 @@ def _end(found: RecoveryAttribute, noted: Noted | None, is_here: bool) -> tuple[
     return found.durable, size
 
 
-def _mark_anew(fd: int, found: RecoveryAttribute, frontier: int, size: int) -> None:
-    """Let another crash, in the middle of this, find what is to be done."""
+def _write_anew(fd: int, found: RecoveryAttribute, valid_length: int, size: int) -> None:
+    """Write the attribute anew, so that another crash, in the middle of this, finds what is to be
+    done.
+    """
     syscalls.touch(fd)
     made = replace(
         found,
-        durable=min(found.durable, frontier),
-        frontier=frontier,
+        durable=min(found.durable, valid_length),
+        frontier=valid_length,
         size=size,
         table=progress_table.NONE,
         place=progress_table.NO_PLACE,
@@ -292,16 +299,17 @@ def _mark_anew(fd: int, found: RecoveryAttribute, frontier: int, size: int) -> N
     recovery_attribute.write(fd, made)
 
 
-def _cut(fd: int, before: Status, frontier: int, size: int) -> None:
-    os.ftruncate(fd, min(frontier, before.size))
+def _cut(fd: int, before: Status, valid_length: int, size: int) -> None:
+    """Cut off what is old, durably, and keep the mtime; then take the attribute away."""
+    os.ftruncate(fd, min(valid_length, before.size))
     os.ftruncate(fd, size)
     with contextlib.suppress(OSError):  # only root and the owner may
         tree.set_times(fd, None, before.mtime_ns)
     os.fsync(fd)
-    _take_mark(fd)
+    _remove_attribute(fd)
 
 
-def _take_mark(fd: int) -> None:
+def _remove_attribute(fd: int) -> None:
     recovery_attribute.remove(fd)
     os.fsync(fd)
 

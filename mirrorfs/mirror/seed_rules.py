@@ -23,8 +23,8 @@ _TEMPORARY = (
 
 
 def replaced_names(name: bytes) -> list[bytes]:
-    """The names in the same folder to which a tool that makes `name` may be going to rename it, the
-    likeliest first; none if `name` does not look like a temporary file.
+    """The names in the folder of `name` to which a tool that makes it may be going to rename it,
+    the likeliest first; none if `name` does not look like a temporary file.
     """
     matches = (pattern.fullmatch(name) for pattern in _TEMPORARY)
     return [match[1] for match in matches if match]
@@ -36,10 +36,11 @@ def is_worth(mode: int, blocks: int) -> bool:
 
 
 def may_read(mode: int, owner: int, has_acl: bool, uid: int, in_group: bool) -> bool:
-    """Whether the user `uid` may read a file with these attributes, of whose group they may be.
+    """Whether the user `uid` may read a file with these attributes, of whose group they are if
+    `in_group`.
 
-    Else the counters would tell what a file holds that is not theirs to read. With an access list
-    only root and the owner are sure to.
+    Else the counters would show what a file holds that is not theirs to read. With an access list
+    (acl(5)) only root and the owner are sure to be permitted.
     """
     if uid == 0:
         return True

@@ -1,6 +1,7 @@
 """Find the old file that is to be the seed of a new one.
 
-Only a file that the caller may read: the counters would else tell what is in it.
+Only a file that the caller may read: the counters would else show what is in it. Nothing is
+changed, so a crash leaves nothing. May be called from any thread, without a lock.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OldFile:
-    """A file that may become a seed: a descriptor for reading it, and its status when it was
-    opened.
-    """
+    """A file that may become a seed."""
 
-    fd: int
-    status: Status
+    fd: int  # for reading; its owner closes it
+    status: Status  # when it was opened
 
 
 def open_old(path_fd: int, status: Status) -> OldFile | None:
-    """The file of the O_PATH descriptor `path_fd`, if it is worth being a seed and can be read."""
+    """The file of the O_PATH descriptor `path_fd`, with that `status`, opened for reading; None if
+    it is not worth being a seed, or cannot be read.
+    """
     if not seed_rules.is_worth(status.mode, status.blocks):
         return None
     try:
@@ -44,8 +45,9 @@ def open_old(path_fd: int, status: Status) -> OldFile | None:
 def find(
     parent_fd: int, unlinked: OldFile | None, names: Iterable[bytes], caller: Credentials
 ) -> int:
-    """A descriptor for reading the file that may be a seed for `caller`: `unlinked`, which is ours
-    from now on, or the first of `names`; -1 if there is none. A symbolic link is not followed.
+    """A descriptor for reading the file that may be a seed for `caller`: `unlinked`, whose
+    descriptor is returned or closed, or the first of `names` in the folder `parent_fd`; -1 if there
+    is none. A symbolic link is not followed.
     """
     if unlinked is not None:
         if may_read(unlinked.fd, unlinked.status, caller):
@@ -72,7 +74,9 @@ def _open_name(parent_fd: int, name: bytes) -> OldFile | None:
 
 
 def may_read(fd: int, status: Status, caller: Credentials) -> bool:
-    """Whether `caller` may read the file `fd`, which may be O_PATH."""
+    """Whether `caller` may read the file `fd` with that `status`; the descriptor may be O_PATH.
+    Raises OSError (getxattr(2)).
+    """
     if caller.uid == 0:
         return True
     in_group = credentials.in_group(caller, status.gid)

@@ -1,17 +1,18 @@
-"""Seeds: a file that a tool empties, or makes anew in place of an old one, is given the old content
-below, invisible, so that what is written is compared with it and only the difference is stored.
+"""Seeds: a file that a client empties, or makes anew in place of an old one, is given the old
+content below, invisible, so that what is written is compared with it and only the difference is
+stored.
 
-A tail (`tail`) begins when a file is truncated (`keep`: its blocks are left where they are) or at
-the first write to a new one (`plant`: a clone of the old file). As clients write, its frontier
-moves (`reach`, `advance`); `settle` ends it: what is still old is cut off.
+A stale tail (`stale_tail`) begins when a file is truncated (`keep`: its blocks are left where they
+are) or at the first write to a new one (`plant`: a clone of the old file). As clients write, its
+valid length moves (`advancing`), until it ends (`finalising`).
 
-Guarantees: clients never see an old block as new. After a crash nobody does either, as soon as the
-next mount has looked at the list of unsettled files: a mark on the file says where its frontier
-was, or where that was noted (`backing.ledger`). The mark and the list are on the disk before
-anything below is changed, and data is on the disk before the mark counts it as durable. Until that
-next mount, the backing file looks like an unfinished copy over the old one.
+Guarantees: clients never see an old block as new. After a crash no reader does either, as soon as
+the next mount has looked at the recovery list: the recovery attribute of the file says how far it
+was valid, or where that was noted (`progress`). Both are on the disk before any content below is
+changed. Until that next mount, the backing file looks like an unfinished copy over the old one.
 
-Every function but `give_up` is called under the lock of the file.
+`keep` and `plant` are called under the lock of the open file; the lock of the recovery list is
+taken inside.
 """
 
 from __future__ import annotations
@@ -21,30 +22,23 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import commits, holes, recovery_attribute, syscalls
+from mirrorfs.backing import recovery_attribute, syscalls
 from mirrorfs.backing.statx import statx
-from mirrorfs.mirror import gaps, progress, seed_rules
-from mirrorfs.mirror.cutting import cut
-from mirrorfs.mirror.punching import make_zero, not_zero, reads_zero
-from mirrorfs.mirror.resizing import resize
+from mirrorfs.mirror import progress, seed_rules
+from mirrorfs.mirror.finalising import finalise
+from mirrorfs.mirror.old_blocks import cover
 from mirrorfs.mirror.stale_tail import StaleTail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirrorfs.backing.recovery_list import RecoveryList
     from mirrorfs.mirror.open_file import OpenFile
-
-# Where changes of different files reach the disk in the order in which they were made. Elsewhere
-# (btrfs) fsync of one leaves out what happened to others before, or takes half of it along: their
-# attributes, but not their data.
-_ORDERED = frozenset({"ext4", "xfs", "tmpfs"})
 
 
 def keep(file: OpenFile, size: int) -> bool:
     """Truncate a file to `size` bytes for clients only; its blocks become its seed.
 
-    False, and nothing is done, where that is not worth it or not possible.
+    Returns False, and has done nothing, where that is not worth it or not possible. Raises OSError
+    (fstat(2)).
     """
     status = os.fstat(file.fd)
     if not (
@@ -62,14 +56,15 @@ def keep(file: OpenFile, size: int) -> bool:
         return False
     tail.data_bytes = size
     if size:
-        _cover(file, tail, size, status.st_size)
+        cover(file, tail, size, status.st_size)
     else:
         tail.hidden_bytes = status.st_blocks * 512
     return True
 
 
 def plant(file: OpenFile) -> None:
-    """Put a clone of the file of `seed_fd` under a new file, if nothing is in it yet.
+    """Put a clone of the file of `seed_fd`, which is closed, under a new file, if nothing is in it
+    yet. Raises OSError (fstat(2)).
 
     Whatever speaks against it, the file system above all (ioctl_ficlonerange(2), "ERRORS"), means
     that the file has no seed.
@@ -100,7 +95,9 @@ def plant(file: OpenFile) -> None:
 
 
 def give_up(file: OpenFile) -> None:
-    """Close the old file that is kept for the first write: its blocks are not free before."""
+    """Close the old file that is kept for the first write: its blocks are not free before. Takes
+    the lock of the open file.
+    """
     with file.lock:
         source_fd, file.seed_fd = file.seed_fd, -1
         if source_fd >= 0:
@@ -108,9 +105,11 @@ def give_up(file: OpenFile) -> None:
 
 
 def _begin(
-    file: OpenFile, recovery_list: RecoveryList, frontier: int, size: int, shared: bool
+    file: OpenFile, recovery_list: RecoveryList, valid_length: int, size: int, shared: bool
 ) -> StaleTail | None:
-    """Note the file on the list and mark it; None where one of them is not possible."""
+    """Put the file on the recovery list and give it a recovery attribute; None where one of them is
+    not possible.
+    """
     try:
         recovery_attribute.remove(file.fd)  # an old one must not be taken for that of this entry
         status = statx(file.fd)
@@ -121,8 +120,8 @@ def _begin(
     place = table.take(entry, status.dev, status.ino)
     try:
         tail = StaleTail(
-            frontier=frontier,
-            size=size,
+            valid_length=valid_length,
+            logical_size=size,
             shared=shared,
             hidden_bytes=0,
             entry=entry,
@@ -131,7 +130,7 @@ def _begin(
             table=table,
             instance=recovery_attribute.instance_of(status),
             file=recovery_attribute.file_of(status),
-            durable=frontier,
+            durable=valid_length,
             durable_since=now,
         )
         tail.note_begun()
@@ -146,214 +145,3 @@ def _begin(
     file.seeded = True
     file.stale_tail = tail
     return tail
-
-
-def resize_visible(file: OpenFile, tail: StaleTail, size: int) -> None:
-    """Truncate or grow a file that has a tail to `size` bytes."""
-    tail.note_begun()
-    below = os.fstat(file.fd).st_size
-    if size > below:
-        resize(file, below, size)
-    if size < tail.frontier:
-        _close_gap(file, tail)
-        _cover(file, tail, size, tail.frontier)
-        tail.frontier = size
-        tail.durable = min(tail.durable, size)
-        tail.data_bytes = min(tail.data_bytes, size)
-        tail.marked = False  # the mark on the disk says too much
-    tail.size = size
-    syscalls.touch(file.fd)
-    progress.write_attribute(tail, file.fd)
-
-
-def reach(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
-    """Prepare for a write to `[start, end)`: what lies between the frontier and it is zeros for
-    clients, and becomes so below, or a gap. The frontier moves when the write is done (`advance`),
-    the gap before.
-    """
-    if tail.gap is not None and gaps.is_met(tail, start, end):
-        _meet_gap(file, tail, tail.gap, start, end)
-    if end <= tail.frontier:
-        return
-    below = os.fstat(file.fd).st_size
-    stop = min(start, below)
-    if stop <= tail.frontier or not file.data_bytes(tail.frontier, stop):
-        uncover(file, tail, tail.frontier, end)
-        return
-    _close_gap(file, tail)
-    if start <= below and gaps.begin(tail, start):
-        uncover(file, tail, start, end)
-    else:
-        uncover(file, tail, tail.frontier, end)
-        _wipe(file, tail, tail.frontier, stop)
-
-
-def _meet_gap(file: OpenFile, tail: StaleTail, gap: tuple[int, int], start: int, end: int) -> None:
-    """Prepare for a write to a part of the gap: it has to begin where that does."""
-    if start > gap[0]:
-        uncover(file, tail, gap[0], start)
-        _wipe(file, tail, gap[0], start)
-        gaps.shorten(tail, start)
-    uncover(file, tail, max(start, gap[0]), min(end, gap[1]))
-
-
-def _close_gap(file: OpenFile, tail: StaleTail) -> None:
-    """Let the gap be zeros below, too, if there is one."""
-    if tail.gap is not None:
-        start, end = tail.gap
-        uncover(file, tail, start, end)
-        _wipe(file, tail, start, end)
-        gaps.shorten(tail, end)
-
-
-def _cover(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
-    """Count what lies in `[start, end)` as hidden. Where that cannot be told it counts as nothing:
-    a file that seems to occupy too little is taken for a hole by copy tools.
-    """
-    if file.is_seek_trusted:
-        tail.hidden_bytes += file.data_bytes(start, end)
-
-
-def uncover(file: OpenFile, tail: StaleTail, start: int, end: int) -> None:
-    """Count what old blocks occupy in `[start, end)` as hidden no longer."""
-    tail.hidden_bytes = max(0, tail.hidden_bytes - file.data_bytes(start, end))
-
-
-def _wipe(file: OpenFile, tail: StaleTail, start: int, stop: int) -> None:
-    """Make the old content from `start` to `stop` zeros. What is zero already stays as it is: some
-    tools skip zeros by the kilobyte.
-    """
-    for first, last in not_zero(file, start, stop, os.fstat(file.fd).st_size):
-        if file.data_bytes(first, last):
-            file.begin_content_change()
-            uncover(file, tail, max(stop, tail.frontier), last)
-            make_zero(file, first, last)
-
-
-def advance(
-    file: OpenFile, tail: StaleTail, start: int, done: int, is_zero: bool
-) -> OSError | None:
-    """Note that a client has written `[start, done)`, nothing but zeros if `is_zero`.
-
-    Returns the error if that cannot be recorded, nor the file be finalised without one.
-    """
-    if progress.move_frontier(tail, start, done, is_zero) and progress.is_behind(tail):
-        try:
-            refresh(file, tail)
-        except OSError as exc:
-            # The kernel reports it once: the next sync would succeed.
-            with contextlib.suppress(OSError):
-                finalise(file)
-            return exc
-    try:
-        progress.end_change(tail, file.fd)
-    except OSError:
-        # What the attribute cannot say must not need to be said.
-        try:
-            finalise(file)
-        except OSError as exc:
-            return exc
-    return None
-
-
-def refresh(file: OpenFile, tail: StaleTail) -> None:
-    """Make what clients have written durable, and let the mark say so."""
-    _close_gap(file, tail)
-    file.make_durable(os.fdatasync)
-    tail.durable, tail.durable_since = tail.frontier, time.monotonic()
-    progress.write_attribute(tail, file.fd)
-
-
-def secure(file: OpenFile, tail: StaleTail) -> None:
-    """Make what clients have written durable, and keep the tail: once the file is synced, mark and
-    list say on the disk where it ends. Raises OSError as fsync does.
-    """
-    tail.recovery_list.make_durable()
-    refresh(file, tail)
-
-
-def finalise(file: OpenFile, counts_freed: bool = True) -> None:
-    """End the tail, if there is one: what is old is cut off, and the file below is what clients
-    see. Data comes first, so that no power cut shows old blocks in a file without a mark.
-
-    Raises OSError if data could not be written; the file is settled all the same. Only where it
-    cannot be cut at all it keeps its tail. The mark goes before the list forgets the file
-    (`Recovery`).
-    """
-    tail = file.stale_tail
-    if tail is None:
-        return
-    failure: OSError | None = None
-    _close_gap(file, tail)
-    before = os.fstat(file.fd)
-    by_commit = tail.shared and _is_commit_worth(file, before)
-    if tail.changed and not by_commit:
-        failure = _try(file, os.fdatasync)
-    is_whole = before.st_size == tail.size and not _is_old_left(file, tail)
-    if not is_whole:
-        failure = cut(file, before, tail.frontier, tail.size) or failure
-    if by_commit and (tail.changed or not is_whole):
-        failure = _try(file, commits.commit) or failure
-    is_marked = not _unmark(file, tail)
-    file.stale_tail = None
-    is_on_disk = tail.marked or tail.changed  # its mark
-    if is_on_disk and not (is_whole or by_commit or _is_ordered(file, tail, before)):
-        # Else the list, synced for another file, could forget this one before it is cut.
-        failure = _try(file, os.fsync) or failure
-    if not is_marked:
-        tail.recovery_list.remove(tail.entry)
-    tail.table.give_back(tail.place)
-    if counts_freed:
-        file.count_freed(before)
-    if failure is not None:
-        raise failure
-
-
-def _unmark(file: OpenFile, tail: StaleTail) -> bool:
-    """Take the mark away. False if that is not possible (an immutable file, a full xfs), and the
-    list says so; raises OSError if that is not possible either.
-    """
-    try:
-        recovery_attribute.remove(file.fd)
-    except OSError:
-        tail.recovery_list.keep_settled(tail.entry)
-        return False
-    return True
-
-
-def _try(file: OpenFile, sync: Callable[[int], None]) -> OSError | None:
-    """Call `sync`, see `MirrorFile.make_durable`; returns the error."""
-    try:
-        file.make_durable(sync)
-    except OSError as exc:
-        return exc
-    return None
-
-
-def _is_commit_worth(file: OpenFile, status: os.stat_result) -> bool:
-    is_large = status.st_blocks * 512 >= commits.WORTH_BYTES
-    return is_large and commits.can_commit(file.abilities.file_system)
-
-
-def _is_ordered(file: OpenFile, tail: StaleTail, status: os.stat_result) -> bool:
-    """Whether what the list forgets reaches the disk after what was done to the file before."""
-    is_beside = tail.recovery_list.is_beside(status)
-    return is_beside and file.abilities.file_system in _ORDERED
-
-
-def _is_old_left(file: OpenFile, tail: StaleTail) -> bool:
-    """Whether something else than zeros may lie beyond the frontier, in a file that below has the
-    size that it has for clients.
-    """
-    if tail.frontier >= tail.size:
-        return False
-    if not file.is_seek_trusted:
-        return True
-    border = min(tail.frontier + -tail.frontier % file.rules.block_bytes, tail.size)
-    try:
-        if not reads_zero(file, tail.frontier, border):
-            return True
-        first = holes.next_data(file.fd, border)
-    except OSError:  # what cannot be read can be cut
-        return True
-    return first is not None and first < tail.size

@@ -1,9 +1,15 @@
-"""The tail of an unsettled file: old blocks that lie below beyond what clients may see.
+"""A stale tail: old blocks that a file has below, beyond what clients may see of it.
 
-Up to the *frontier* the file below holds what clients have written, but for one *gap* at most: a
-range that a client has left out. There, and from the frontier to the *visible size*, they see
-zeros, and beyond it nothing, whatever lies below. Here is what each question about such a file is
-answered with; how a tail comes and goes is in `seeding`, a gap in `gaps`.
+Up to the *valid length* the file below holds what clients have written, but for one *gap* at most:
+a range that a client has left out. There, and from the valid length to the *logical size*, clients
+see zeros, and beyond that nothing, whatever lies below.
+
+Here is the state of one stale tail, and what follows from it. How it begins is in `seeding`, what a
+write does to it in `advancing`, how it ends in `finalising`, the gap in `gaps`; what a crash leaves
+of it is recorded by `progress`; what clients see by `view`.
+
+Changed under the lock of the open file; each field may be read without it, the valid length before
+the gap.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
 
 
-# Giving up as little as that costs less than what a file that is not settled asks of others.
+# Giving up as little as that costs less than what a stale tail asks of other operations.
 _WORTH_WAITING_BYTES = 4 << 20
 # A header is a small part of what was there; vhdx has the largest, 1.4 MB.
 _LITTLE = 4
@@ -26,39 +32,51 @@ _LITTLE = 4
 
 @dataclass(slots=True)
 class StaleTail:
-    """Sizes in bytes. Changed under the lock of the file; each field may be read without it, the
-    frontier before the gap.
+    """The old blocks of one open file. Lengths and sizes in bytes."""
 
-    `shared` says that the old blocks are another file's, too. `hidden_bytes` is what they occupy
-    beyond the frontier and in the gap. `entry` is the number on the list of unsettled files,
-    `place` that in the table `progress`, or -1. `instance` and `file` go with the mark, in which
-    `durable` is the part that is surely on the disk, known since `durable_since` on the monotonic
-    clock, and `mtime` the time of the file when it was marked, in seconds. `marked` says that mark
-    and list are on the disk, `changed` that something below was changed since, `written` that a
-    client has written something, `has_data` that this was not zeros alone. `data_bytes` is how much
-    was written at the frontier and beyond, but for writes of zeros alone. `gap` is `[start, end)`.
-    `resumed` says that the file was closed since, and opened again to be written on.
-    """
+    # --- What clients see.
 
-    frontier: int
-    size: int
+    valid_length: int
+    logical_size: int
+
+    # --- What lies below.
+
+    # The old blocks are those of another file, too.
     shared: bool
+    # What they occupy beyond the valid length and in the gap.
     hidden_bytes: int
+
+    # --- Where a crash leaves this to be found (`progress`).
+
+    # The number of the file on `recovery_list`.
     entry: int
+    # The place of the file in `table`, or -1 if it has none.
     place: int
     recovery_list: RecoveryList
     table: ProgressTable
+    # What the recovery attribute says of the mount of the file system below, and of the file.
     instance: bytes
     file: bytes
+    # Up to here the content is surely on the disk; known since then, on the monotonic clock (s).
     durable: int
     durable_since: float
+    # The mtime of the file when its recovery attribute was written last, in seconds.
     mtime: int = 0
-    marked: bool = False
+    # Recovery attribute and recovery list are on the disk, and say no more than is true.
+    is_recorded: bool = False
+    # Content below was changed since the stale tail began.
     changed: bool = False
+
+    # --- What clients have done, by which the next step is guessed.
+
+    # A client has written something; not zeros alone, if `has_data`.
     written: bool = False
     has_data: bool = False
+    # How much was written at the valid length and beyond, but for writes of zeros alone.
     data_bytes: int = 0
+    # What a client has left out before the valid length: `[start, end)`.
     gap: tuple[int, int] | None = None
+    # The file was closed since, and opened again to be written on.
     resumed: bool = False
 
     def note_begun(self) -> None:
@@ -69,13 +87,15 @@ class StaleTail:
             self.table.begin(self.place)
 
     def note_ended(self, fd: int) -> None:
-        """Note in the table where the frontier is now, and how the file `fd` was left."""
+        """Note in the table how far clients have written, and how the file `fd` was left below.
+        Raises OSError (fstat(2)).
+        """
         if self.place >= 0:
-            self.table.set(self.place, self.frontier, self.size, os.fstat(fd))
+            self.table.set(self.place, self.valid_length, self.logical_size, os.fstat(fd))
 
     def note_stalled(self, fd: int) -> None:
-        """Note it if a change of the file `fd` is held up by the disk. It is not in need of the
-        lock of the file, which somebody has meanwhile.
+        """Note in the table if a change of the file `fd` is held up by the disk. Without the lock
+        of the open file, which the worker thread that is held up has. Raises OSError (fstat(2)).
         """
         if self.place >= 0:
             self.table.note_stalled(self.place, fd)
@@ -85,7 +105,7 @@ class StaleTail:
         """Whether the file was emptied and given a size, but no data yet: so does qemu-img, which
         also wipes the first block, and then opens the file again.
         """
-        return not self.has_data and self.size > self.frontier
+        return not self.has_data and self.logical_size > self.valid_length
 
     @property
     def has_begun(self) -> bool:
@@ -95,13 +115,13 @@ class StaleTail:
 
     @property
     def awaits_more(self) -> bool:
-        """Whether a writer who closes the file is likely to come back: qemu-img writes the header
+        """Whether a client that closes the file is likely to come back: qemu-img writes the header
         of a virtual disk, and then opens the file again for the rest.
         """
         return self.only_grown or self.has_begun
 
 
 def visible(tail: StaleTail, status: Status) -> Status:
-    """What a client is told of a file, of which `status` is true below."""
+    """The status that clients see of a file, of which `status` is true below."""
     blocks = max(0, status.blocks - tail.hidden_bytes // 512)
-    return status._replace(size=tail.size, blocks=blocks)
+    return status._replace(size=tail.logical_size, blocks=blocks)

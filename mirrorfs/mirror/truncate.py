@@ -1,4 +1,9 @@
-"""Set the size of a mirrored file."""
+"""Set the size of a client's file.
+
+Guarantees: clients see the new size, with zeros in what is new, as soon as `truncate` returns; an
+error leaves the size as it was. A crash leaves the old size or the new one, or, with a seed, a file
+that the next mount finalises. Called by worker threads; takes the lock of the open file.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import syscalls, tree
-from mirrorfs.mirror import seeding
+from mirrorfs.mirror import advancing, seeding
 from mirrorfs.mirror.resizing import NO_END, resize
 
 if TYPE_CHECKING:
@@ -14,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def truncate(file: OpenFile, size: int, seeds: bool = False, is_open: bool = True) -> None:
-    """Set the size, in bytes, and count what that frees below.
+    """Set the size, in bytes, and count what that frees below. Raises OSError (ftruncate(2)).
 
     With `seeds`, a file that is cut keeps its blocks as the seed of what is written next, where
     that is worth it. Without, a last block that is cut down to zeros becomes a hole: it would
@@ -22,7 +27,7 @@ def truncate(file: OpenFile, size: int, seeds: bool = False, is_open: bool = Tru
     """
     with file.lock:
         if file.stale_tail is not None:
-            seeding.resize_visible(file, file.stale_tail, size)
+            advancing.set_logical_size(file, file.stale_tail, size)
             return
         if seeds and seeding.keep(file, size):
             return
@@ -46,11 +51,11 @@ def _is_done(file: OpenFile, size: int, is_open: bool) -> bool:
             os.truncate(tree.fd_path(file.fd), size)
             return True
         end = size + -size % file.abilities.unit_bytes
-        # No size ends all doubts of what the file shows.
+        # No size makes a failed writeback good.
         if not size or file.has_capability or syscalls.count_extents(file.fd, end, NO_END):
             return False
         syscalls.move_mtime(file.fd)
-    except OSError:  # ftruncate(2) says what is to be said
+    except OSError:  # ftruncate(2) reports what there is to report
         return False
     file.times_observed = False
     return True

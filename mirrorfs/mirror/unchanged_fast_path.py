@@ -1,9 +1,9 @@
-"""A write that changes nothing, taken without waiting: its bytes are in the page cache below
-already, or are zeros over a hole.
+"""The unchanged fast path: a write that changes nothing, taken without a thread. Its bytes are in
+the page cache below already, or are zeros over a hole.
 
 Guarantees: no call here waits for a disk or for a lock. Whatever cannot be decided that way, or
 needs more done than moving the times of the file, is left whole to `writer`. What a crash leaves is
-what was there.
+what was there. Called by the main loop.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
-from mirrorfs.mirror import basis, gaps, progress, seeding
+from mirrorfs.mirror import basis, gaps, progress
 from mirrorfs.mirror.counters import Counters
+from mirrorfs.mirror.old_blocks import uncover
 from mirrorfs.mirror.plan import Data, Kind, is_zero, pieces, plan
 
 if TYPE_CHECKING:
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
 
 
 class Elided(Enum):
-    """What `elide` has done: nothing; all but moving the times of the file (`writer.stamp`), which
-    may wait for the journal; or all.
-    """
+    """What `elide` has done."""
 
     NOTHING = "nothing"
+    # Moving the times of the file is left (`writer.stamp`), which may wait for the journal.
     BUT_TIMES = "all but the times"
     ALL = "all"
 
@@ -37,10 +37,11 @@ _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
 
 def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Elided:
-    """See whether `data` is at `offset` (bytes) already; if so, it is counted.
+    """See whether `data` is at `offset` (bytes) already; returns how much of the request is done,
+    and has then counted all of it. Raises OSError, having counted nothing.
 
-    Tried only on a file whose last write changed nothing. `may_seek` says that no thread of ours is
-    in a call on this file: seeking takes locks of the file in the kernel, and whoever has them may
+    Tried only on a file whose last write was a no-op. `may_seek` says that no worker thread is in a
+    call on this file: seeking takes locks of the file in the kernel, and a thread that has them may
     be waiting for the disk.
     """
     end = offset + len(data)
@@ -73,16 +74,16 @@ def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Eli
 
 
 def _follows(file: OpenFile, tail: StaleTail, offset: int, end: int, may_seek: bool) -> bool:
-    """Whether a write to `[offset, end)` can move the frontier without waiting: there is nothing to
-    be wiped before it, and the ledger is where that is noted.
+    """Whether a write to `[offset, end)` can move the valid length without waiting: there is
+    nothing to be wiped before it, and the progress table is where that is noted.
     """
     if gaps.is_met(tail, offset, end):
         return False
-    if end <= tail.frontier:
+    if end <= tail.valid_length:
         return True
-    if not may_seek or offset < tail.frontier or tail.place < 0 or progress.is_behind(tail):
+    if not may_seek or offset < tail.valid_length or tail.place < 0 or progress.is_behind(tail):
         return False
-    return offset == tail.frontier or _is_blank(file, tail.frontier, offset)
+    return offset == tail.valid_length or _is_blank(file, tail.valid_length, offset)
 
 
 def _is_blank(file: OpenFile, start: int, end: int) -> bool:
@@ -97,21 +98,22 @@ def _is_blank(file: OpenFile, start: int, end: int) -> bool:
 
 
 def _advance(file: OpenFile, tail: StaleTail, offset: int, end: int, count: Counters) -> None:
-    """Move the frontier over `[offset, end)`, of which nothing had to be changed. It is noted in
-    memory alone (`_follows`): nothing here waits.
+    """Move the valid length over `[offset, end)`, of which nothing had to be changed. It is noted
+    in memory alone (`_follows`): nothing here waits.
     """
-    if tail.shared and end > tail.frontier:
+    if tail.shared and end > tail.valid_length:
         count.shared_bytes, count.unchanged_bytes = count.unchanged_bytes, 0
-    seeding.uncover(file, tail, tail.frontier, end)
-    if progress.move_frontier(tail, offset, end, count.hole_bytes == end - offset):
+    uncover(file, tail, tail.valid_length, end)
+    if progress.move_valid_length(tail, offset, end, count.hole_bytes == end - offset):
         tail.note_ended(file.fd)
 
 
 def _is_stamped(status: os.stat_result) -> bool:
     """Whether a write at this moment would leave both times as they are.
 
-    Files are stamped by a clock that moves every few milliseconds, or by a finer one if somebody
-    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see `times_observed`.
+    Files are stamped by a clock that moves every few milliseconds, or by a finer one if a process
+    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see
+    `OpenFile.times_observed`.
     """
     tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()

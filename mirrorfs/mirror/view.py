@@ -21,13 +21,13 @@ _ZEROS = bytes(1 << 20)
 
 
 class View(NamedTuple):
-    """A file as clients see it, by the descriptor `fd`, which is open for reading, or for seeking
-    alone.
+    """A file as clients see it.
 
-    A stale tail that begins after this was made is not known here: who reads looks again afterwards
-    whether one has begun.
+    A stale tail that begins after this was made is not known here: the caller looks afterwards
+    whether one has begun, and if so reads again.
     """
 
+    # Open for reading; for `seek`, in any way but O_PATH.
     fd: int
     # Whether a hole that SEEK_DATA reports may be taken for one (`backing.seek_answers`).
     is_seek_trusted: bool
@@ -41,10 +41,10 @@ class View(NamedTuple):
         tail = self.stale_tail
         if tail is None:
             return self._read_below(offset, size)
-        # The frontier is read before the gap: a gap begins before the frontier moves beyond it.
-        frontier, (gap, gap_end) = tail.frontier, tail.gap or (0, 0)
-        size = max(0, min(size, tail.size - offset))
-        live = max(0, min(size, frontier - offset))
+        # In this order: a gap begins before the valid length moves beyond it.
+        valid, (gap, gap_end) = tail.valid_length, tail.gap or (0, 0)
+        size = max(0, min(size, tail.logical_size - offset))
+        live = max(0, min(size, valid - offset))
         data = self._read_below(offset, live) if live else b""
         first, last = max(gap, offset) - offset, min(gap_end, offset + len(data)) - offset
         if first < last:
@@ -52,8 +52,8 @@ class View(NamedTuple):
         return data.ljust(size, b"\0")
 
     def _read_below(self, offset: int, size: int) -> bytes:
-        """Where SEEK_DATA is trusted, a hole is not read: a buffered read of a hole fills the page
-        cache with zeros.
+        """`read`, without a stale tail. Where SEEK_DATA is trusted, a hole is not read: a buffered
+        read of a hole fills the page cache with zeros.
         """
         if self.is_seek_trusted and size <= len(_ZEROS):
             # The size is taken first, so that what is appended meanwhile is not answered as zeros.
@@ -79,20 +79,20 @@ class View(NamedTuple):
         tail = self.stale_tail
         if tail is None:
             return self._seek_below(offset, whence)
-        frontier, (gap, gap_end) = tail.frontier, tail.gap or (0, 0)
-        if not 0 <= offset < tail.size:
+        valid, (gap, gap_end) = tail.valid_length, tail.gap or (0, 0)
+        if not 0 <= offset < tail.logical_size:
             raise _nothing_there()
         if whence == os.SEEK_HOLE:
-            if offset >= frontier or gap <= offset < gap_end:
+            if offset >= valid or gap <= offset < gap_end:
                 return offset
             found = self._seek_below(offset, whence)
-            return min(found, frontier if offset >= gap_end else gap)
+            return min(found, valid if offset >= gap_end else gap)
         if gap <= offset < gap_end:
             offset = gap_end
-        found = self._seek_below(offset, whence) if offset < frontier else frontier
+        found = self._seek_below(offset, whence) if offset < valid else valid
         if gap <= found < gap_end:
-            found = self._seek_below(gap_end, whence) if gap_end < frontier else frontier
-        if found >= frontier:
+            found = self._seek_below(gap_end, whence) if gap_end < valid else valid
+        if found >= valid:
             raise _nothing_there()
         return found
 

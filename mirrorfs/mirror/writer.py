@@ -4,6 +4,9 @@ Guarantees: after `write` returned n, the first n bytes of the request are in th
 pwrite would have put them; an error is raised only if none are. A crash leaves what a plain pwrite
 interrupted at the same place leaves, because a range is only ever replaced by its new content, left
 alone if it holds that already, or punched if it is zero.
+
+Called by worker threads; each public function takes the lock of the open file, and inside it that
+of the account.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import basis, seeding
+from mirrorfs.mirror import advancing, basis, seeding
 from mirrorfs.mirror.counters import Counters
+from mirrorfs.mirror.old_blocks import uncover
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
 from mirrorfs.mirror.resizing import free_blocks, hole_at_end
 
@@ -35,22 +39,24 @@ class Taken(NamedTuple):
 
 @dataclass(slots=True)
 class _Request:
-    """One write on its way: `[offset, end)` is to become `data`; up to `done` it has.
-
-    `stored_end` is the size of the file now, `old_end` where its content ended before: at its size,
-    or where the hole in its last block begins.
-    """
+    """One write on its way: `[offset, end)` (bytes) is to become `data`."""
 
     file: OpenFile
     offset: int
     data: bytes
+    # The status of the file below, as it was.
     before: os.stat_result
     count: Counters
+    # Up to here the range has become `data`.
     done: int
+    # The size of the file below, as it is now.
     stored_end: int
+    # Where its content ended before: at its size, or where the hole in its last block begins.
     old_end: int
+    # Something below was changed.
     changed: bool = False
-    fresh_holes: list[tuple[int, int]] = field(default_factory=list)
+    # Holes by which the file grows, in which the file system may have allocated blocks.
+    new_holes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -64,14 +70,15 @@ class _Request:
     def shared_from(self) -> int:
         """From where on what is unchanged is a block of another file, too."""
         tail = self.file.stale_tail
-        return tail.frontier if tail is not None and tail.shared else self.end
+        return tail.valid_length if tail is not None and tail.shared else self.end
 
 
 def write(file: OpenFile, offset: int, data: bytes, requests: int = 1) -> Taken:
-    """Put `data` at `offset` (bytes), storing only what is neither zero nor there already.
+    """Put `data` at `offset` (bytes), storing only what is neither zero nor there already; returns
+    how much was taken, which is less than all where a step failed.
 
-    Raises the OSError of the failing step if no byte was taken. `requests` is what this adds to the
-    count of write requests.
+    Raises the OSError of that step if no byte was taken. `requests` is what this adds to the count
+    of write requests.
     """
     with file.lock:
         return _put(file, offset, data, requests)
@@ -101,7 +108,7 @@ def stamp(file: OpenFile, size: int) -> Taken:
 
 
 def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
-    """`write`, by a caller who holds the lock."""
+    """`write`, by a caller that holds the lock."""
     count = Counters(write_requests=requests)
     file.times_observed = False
     done = offset
@@ -142,7 +149,7 @@ def _carry_out(request: _Request) -> OSError | None:
     file, failure = request.file, None
     try:
         if file.stale_tail is not None:
-            seeding.reach(file, file.stale_tail, request.offset, request.end)
+            advancing.reach(file, file.stale_tail, request.offset, request.end)
         for step in _decide(request):
             _act(request, step)
     except OSError as exc:
@@ -151,7 +158,7 @@ def _carry_out(request: _Request) -> OSError | None:
 
 
 def _record(request: _Request) -> OSError | None:
-    """Note what was done of a file that is unsettled; returns the error if that is not possible."""
+    """Note what was done to a file with a stale tail; returns the error if that is not possible."""
     file, count, tail = request.file, request.count, request.file.stale_tail
     if tail is None:
         return None
@@ -159,7 +166,7 @@ def _record(request: _Request) -> OSError | None:
         file.end_change()
         return None
     is_zero = count.hole_bytes + count.punched_bytes == request.done - request.offset
-    return seeding.advance(file, tail, request.offset, request.done, is_zero)
+    return advancing.advance(file, tail, request.offset, request.done, is_zero)
 
 
 def _decide(request: _Request) -> list[Step]:
@@ -170,7 +177,7 @@ def _decide(request: _Request) -> list[Step]:
     offset, end, size = request.offset, request.end, request.before.st_size
     if not data:
         return []
-    if file.append_only:  # its descriptor appends wherever it is told to write, so no hole can be
+    if file.append_only:  # its descriptor appends wherever it writes, so no hole can be made
         return [Step(Kind.WRITE, offset, end)]
     block = rules.block_bytes
     start = offset - offset % block
@@ -193,13 +200,13 @@ def _decide(request: _Request) -> list[Step]:
     head = old[: offset - start].ljust(offset - start, b"\0")
     steps = plan(head + data + old[end - start :], old, start, rules)
     tail = file.stale_tail
-    if tail is not None and tail.frontier < end < stop and rules.punch:
+    if tail is not None and tail.valid_length < end < stop and rules.punch:
         return _without_hidden(steps, head + data, start, block)
     return steps
 
 
 def _without_hidden(steps: list[Step], visible: bytes, start: int, block: int) -> list[Step]:
-    """The steps, where the last block ends in what clients do not see yet: if all that they see of
+    """`steps`, where the last block ends in what clients do not see yet: if all that they see of
     it is zeros, it need not be stored until the next write.
     """
     last = steps[-1]
@@ -239,6 +246,7 @@ def _act(request: _Request, step: Step) -> None:
 
 
 def _store(request: _Request, start: int, stop: int) -> None:
+    """Write the part `[start, stop)` of the request as it is."""
     request.file.begin_content_change()
     view = memoryview(request.data)
     while start < stop:
@@ -260,9 +268,9 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
     limit = min(step.end, request.before.st_size)
     tail = file.stale_tail
     if tail is not None:
-        seeding.uncover(file, tail, max(request.end, tail.frontier), limit)
+        uncover(file, tail, max(request.end, tail.valid_length), limit)
     if step.end > limit:
-        request.fresh_holes.append((max(request.old_end, step.start), step.end))
+        request.new_holes.append((max(request.old_end, step.start), step.end))
     data = [(step.start, limit)] if step.start < limit else []
     if data and request.file.is_seek_trusted:
         data = list(holes.data_ranges(file.fd, step.start, limit, file.run))
@@ -344,7 +352,7 @@ def _release_preallocation(request: _Request) -> None:
     file = request.file
     if not (request.rules.punch and file.leaves_blocks):
         return
-    holes_made = request.fresh_holes
+    holes_made = request.new_holes
     if request.done > request.offset > request.before.st_size:
         holes_made = [(request.old_end, request.offset), *holes_made]
     for start, end in holes_made:

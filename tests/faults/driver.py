@@ -25,8 +25,10 @@ from mirrorfs.cli.main import main
 from mirrorfs.fs import files, names, open_files, sparse, steps, xattrs
 from mirrorfs.fuse import at_once, eager, guard
 from mirrorfs.mirror import (
+    advancing,
     append_fast_path,
     cutting,
+    finalising,
     open_file,
     progress,
     recovery,
@@ -78,7 +80,8 @@ AT_ONCE = {
 
 # All that changes or syncs a file below, for the mirror or for a handler.
 MODULES = (
-    *(cutting, open_file, append_fast_path, progress, recovery, resizing, seeding, sync, writer),
+    *(advancing, append_fast_path, cutting, finalising, open_file, progress, recovery, resizing),
+    *(seeding, sync, writer),
     *(open_files, names, files, sparse, steps, tree, xattrs),
 )
 
@@ -177,15 +180,15 @@ class FaultyOs:
 
 
 def inject_cut(orders: Orders) -> None:
-    cut = seeding.cut
+    cut = finalising.cut
 
-    def faulty(*args: Any) -> None:
+    def faulty(*args: Any) -> Any:
         words = orders.words()
         if words[:1] == ["cut"]:
             raise OSError(int(words[1]), os.strerror(int(words[1])))
-        cut(*args)
+        return cut(*args)
 
-    seeding.cut = faulty
+    finalising.cut = faulty
 
 
 if __name__ == "__main__":

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mirrorfs.backing.probe import probe
+from mirrorfs.backing.progress_table import ProgressTable
 from mirrorfs.mirror import unchanged_fast_path
 from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.open_file import OpenFile, open_writable
 from mirrorfs.mirror.plan import Rules
+from mirrorfs.mirror.stale_tail import StaleTail
 from mirrorfs.mirror.unchanged_fast_path import Elided
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mirrorfs.backing.recovery_list import RecoveryList
+
 KEY = (0, 0, 0)
+BLOCK = 4096
+BLOCKS = 24
+BIG = BLOCKS * BLOCK
 
 
-def open_mirrored(path: Path, account: Account | None = None) -> OpenFile:
+def open_for_clients(path: Path, account: Account | None = None) -> OpenFile:
     """The file at `path`, opened with the default rules, as after a write that changed nothing; its
     `fd` is the caller's. It has `account`, or one of its own.
     """
@@ -33,9 +40,27 @@ def open_mirrored(path: Path, account: Account | None = None) -> OpenFile:
         os.close(path_fd)
 
 
+def bare_tail(valid_length: int, logical_size: int, hidden_bytes: int = 0) -> StaleTail:
+    """A stale tail that is recorded nowhere."""
+    return StaleTail(
+        valid_length=valid_length,
+        logical_size=logical_size,
+        shared=False,
+        hidden_bytes=hidden_bytes,
+        entry=1,
+        place=-1,
+        recovery_list=cast("RecoveryList", None),
+        table=ProgressTable("none"),
+        instance=b"inst",
+        file=b"file",
+        durable=0,
+        durable_since=0.0,
+    )
+
+
 def elide(file: OpenFile, offset: int, data: bytes) -> bool:
-    """Whether the main loop took a write; tried within a tick of the clock that stamps files, as
-    most writes of a copy are.
+    """Whether the unchanged fast path took a write; tried within a tick of the clock that stamps
+    files, as most writes of a copy are.
     """
     for _ in range(50):
         os.utime(file.fd)

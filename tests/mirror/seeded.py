@@ -1,4 +1,4 @@
-"""A file with a tail at work, without a mount."""
+"""A file with a stale tail, without a mount."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from mirrorfs.mirror import sync, writer
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import Taken
-from tests.mirror.opened import elide, open_mirrored
+from tests.mirror.opened import elide, open_for_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Target:
         self.owner = progress_table.owner_of(self.state)
         os.mkdir(self.state, 0o700)
         self.state_fd = os.open(self.state, os.O_RDONLY)
-        self.file = open_mirrored(path)
+        self.file = open_for_clients(path)
         self.file.recovery_list, self.file.path = RecoveryList(self.state), lambda: b"file"
         self.account = self.file.account
 
@@ -54,8 +54,8 @@ class Target:
         return os.pread(self.file.fd, 4 * MIB, 0)
 
     @property
-    def mark(self) -> recovery_attribute.RecoveryAttribute:
-        """With what the ledger says, where that is newer."""
+    def recorded(self) -> recovery_attribute.RecoveryAttribute:
+        """The recovery attribute, with what the progress table says, which is newer."""
         found = recovery_attribute.read(self.file.fd)
         assert found is not None
         (entry,) = read_list(self.state_fd)

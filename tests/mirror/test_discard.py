@@ -9,7 +9,7 @@ import pytest
 
 from mirrorfs.mirror.discard import discard
 from mirrorfs.mirror.open_file import OpenFile
-from tests.mirror.opened import open_mirrored
+from tests.mirror.opened import open_for_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ CONTENT = (
 def target(loop_fs: Path) -> Iterator[OpenFile]:
     path = loop_fs / "image"
     path.write_bytes(CONTENT)
-    file = open_mirrored(path)
+    file = open_for_clients(path)
     yield file
     os.close(file.fd)
 

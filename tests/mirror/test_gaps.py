@@ -1,4 +1,4 @@
-"""A range that a writer leaves out, with a tail behind it: zeros for clients, old blocks below."""
+"""A range that a client leaves out, with data behind it: zeros for clients, old blocks below."""
 
 from __future__ import annotations
 
@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import progress_table, recovery_attribute
+from mirrorfs.backing import holes, progress_table, recovery_attribute
 from mirrorfs.backing.recovery_list import read_list
-from mirrorfs.mirror import seeding
-from tests.mirror.seeded import BLOCK, MIB, NEW, OLD, Target, opened_target
+from mirrorfs.mirror import advancing
+from tests.mirror.seeded import BLOCK, MIB, NEW, OLD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def target(loop_fs: Path) -> Iterator[Target]:
-    with opened_target(loop_fs) as made:
-        yield made
+    from tests.mirror.seeded import Target
 
 
 def gap_noted(target: Target) -> tuple[int, int]:
-    """What a crash would find in the ledger."""
+    """What a crash would find in the progress table."""
     found = recovery_attribute.read(target.file.fd)
     assert found is not None
     (entry,) = read_list(target.state_fd)
@@ -84,7 +77,7 @@ def test_a_gap_ends_when(target: Target, how: str) -> None:
     tail = target.file.stale_tail
     assert tail is not None
     if how == "made durable":
-        seeding.refresh(target.file, tail)
+        advancing.refresh(target.file, tail)
         assert tail.durable == MIB + 512
     else:
         content = content[: 5000 if how == "cut into it" else 0]
@@ -98,3 +91,14 @@ def test_what_a_gap_would_show_is_left_to_the_writer(target: Target) -> None:
     assert not target.elide(BLOCK, OLD * BLOCK)
     target.write(BLOCK, OLD * BLOCK)
     assert target.finalise() == bytes(BLOCK) + OLD * BLOCK
+
+
+def test_a_gap_is_zeros_also_where_seek_data_errs(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenZFS before 2.2.2 did with data that was not written back yet."""
+    target.file.seek_proven = False
+    monkeypatch.setattr(holes, "data_ranges", lambda *_: iter(()))
+    target.truncate(0)
+    target.write(10 * BLOCK, NEW * BLOCK)
+    assert target.finalise() == bytes(10 * BLOCK) + NEW * BLOCK

@@ -92,7 +92,7 @@ def packed_bytes(content: bytes) -> int:
 def give_back_reservations(folder: Path) -> None:
     """xfs reserves 128 KiB for a write into a shared block, and space beyond the end of a file that
     is written, closed and written again (xfs_file_release in fs/xfs/xfs_file.c). It gives them back
-    minutes later, or when it is told to (xfs(5), "speculative_prealloc_lifetime"). It passes over a
+    minutes later, or at once on request (xfs(5), "speculative_prealloc_lifetime"). It passes over a
     file whose inode counts as dirty, which fsync does not end and the sync of the file system does
     (xfs_can_free_cowblocks in fs/xfs/xfs_icache.c).
     """

@@ -86,7 +86,7 @@ def piece(kind: str, offset: int, size: int, seed: int) -> bytes:
 @dataclass
 class File:
     """What a file should hold. `data` says that something other than zeros was written since it
-    was last truncated, so that it is settled as soon as it is closed.
+    was last truncated, so that it is finalised as soon as it is closed.
     """
 
     content: bytearray

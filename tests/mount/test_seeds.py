@@ -20,7 +20,7 @@ from mirrorfs.mirror import progress
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import write
 from tests.conftest import image_mounted, loop_mounted, run
-from tests.mirror.opened import open_mirrored
+from tests.mirror.opened import open_for_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,7 +226,7 @@ def test_a_sync_that_fails_between_writes_is_told_at_the_end(
     path = ext4_folder / "image"
     old = os.urandom(4 * MIB)
     path.write_bytes(old)
-    file = open_mirrored(path)
+    file = open_for_clients(path)
     state = os.fsencode(tmp_path / "state")
     file.recovery_list = RecoveryList(state)
     pending = PendingError()

@@ -14,7 +14,7 @@ from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.mirror import discard, writer
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import Taken
-from tests.mirror.opened import KEY, open_mirrored
+from tests.mirror.opened import KEY, open_for_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +29,8 @@ REQUEST = DATA + bytes(BLOCK)
 
 class Target:
     """A preallocated file of which every second block was written; all of it is in the page cache,
-    so that on ext4 and xfs it is one run of data. `asked` says where the end of a run was looked
-    for.
+    so that on ext4 and xfs it is one run of data. `looked_at` says where the end of a run was
+    looked for.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,11 +42,11 @@ class Target:
         os.fsync(self.fd)
         assert len(os.pread(self.fd, SIZE, 0)) == SIZE
         self.data_bytes = sum(stop - first for first, stop in holes.data_ranges(self.fd, 0, SIZE))
-        self.file = open_mirrored(path)
+        self.file = open_for_clients(path)
         self.state = os.fsencode(folder / "state")
         self.file.recovery_list = RecoveryList(self.state)
         self.file.path = lambda: b"image"
-        self.asked: list[int] = []
+        self.looked_at: list[int] = []
 
     def write(self, offset: int, data: bytes) -> None:
         assert writer.write(self.file, offset, data) == Taken(len(data))
@@ -62,7 +62,7 @@ def target(loop_fs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     look = holes._end_of_data
 
     def note(fd: int, first: int) -> int | None:
-        made.asked.append(first)
+        made.looked_at.append(first)
         return look(fd, first)
 
     monkeypatch.setattr(holes, "_end_of_data", note)
@@ -84,21 +84,21 @@ def test_zeros_over_cached_gaps_look_for_the_end_once(target: Target, seeded: bo
     assert counted["punched_bytes"] == target.data_bytes - SIZE // 2
     assert counted["punched_bytes"] + counted["hole_bytes"] == SIZE // 2
     if target.data_bytes == SIZE:  # the gaps are data: not so on btrfs
-        assert len(target.asked) <= 2
+        assert len(target.looked_at) <= 2
     else:  # each block of data is a run of its own
-        assert len(target.asked) <= GAPS
+        assert len(target.looked_at) <= GAPS
 
 
-def test_data_that_goes_away_in_many_steps_looks_for_the_end_once(target: Target) -> None:
+def test_zeros_in_many_steps_over_one_run_of_data_look_for_its_end_once(target: Target) -> None:
     os.pwrite(target.fd, DATA * 2 * GAPS, 0)
     for offset in range(0, SIZE, 2 * BLOCK):
         target.write(offset, bytes(BLOCK))
     assert target.counted["punched_bytes"] == SIZE // 2
-    assert len(target.asked) <= 2
+    assert len(target.looked_at) <= 2
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "anyhow"])
-def test_what_is_counted_is_right_in_any_order(target: Target, order: str) -> None:
+def test_counts_of_punched_bytes_are_right_in_any_order(target: Target, order: str) -> None:
     """Each block is made a hole by one of three ways, some of them twice."""
     os.pwrite(target.fd, DATA * 2 * GAPS, 0)
     chance = random.Random(7)
@@ -111,8 +111,8 @@ def test_what_is_counted_is_right_in_any_order(target: Target, order: str) -> No
     punched = 0
     for block in blocks:
         offset = block * BLOCK
-        fresh = sum(b - a for a, b in holes.data_ranges(target.fd, offset, offset + BLOCK))
-        assert target.file.data_bytes(offset, offset + BLOCK) == fresh
+        counted_anew = sum(b - a for a, b in holes.data_ranges(target.fd, offset, offset + BLOCK))
+        assert target.file.data_bytes(offset, offset + BLOCK) == counted_anew
         if chance.random() < 0.3:
             end = offset + BLOCK
             discard.discard(target.file, offset, end, True)
@@ -132,15 +132,15 @@ def test_a_file_that_was_cut_and_has_grown_has_a_hole_there(target: Target) -> N
     assert target.file.data_bytes(0, SIZE) == SIZE // 2 + BLOCK
 
 
-def test_a_block_written_beside_us_is_punched_all_the_same(target: Target) -> None:
-    """Whether there is data is asked every time."""
+def test_a_block_written_beside_the_mount_is_punched_all_the_same(target: Target) -> None:
+    """Whether there is data is looked up every time."""
     target.write(0, bytes(8 * BLOCK))
     os.pwrite(target.fd, DATA, 4 * BLOCK)
     target.write(4 * BLOCK, bytes(BLOCK))
     assert os.pread(target.fd, 8 * BLOCK, 0) == bytes(8 * BLOCK)
 
 
-def test_the_last_block_of_the_largest_file_in_memory() -> None:
+def test_the_last_block_of_the_largest_file_in_memory_is_found() -> None:
     """tmpfs ends its data with a whole block, which would end at 2^63."""
     with tempfile.TemporaryFile(dir="/dev/shm") as file:
         fd, start = file.fileno(), (1 << 63) - 8192

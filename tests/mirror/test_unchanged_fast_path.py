@@ -1,4 +1,4 @@
-"""What is taken without waiting, and what is left to the writer; on a real file of each file
+"""What the unchanged fast path takes, and what it leaves to the writer; on a real file of each file
 system.
 """
 
@@ -19,7 +19,7 @@ from mirrorfs.mirror import unchanged_fast_path, writer
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.unchanged_fast_path import Elided
 from mirrorfs.mirror.writer import Taken
-from tests.mirror.opened import KEY, elide, open_mirrored
+from tests.mirror.opened import KEY, elide, open_for_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Target:
     def __init__(self, folder: Path) -> None:
         path = folder / "image"
         path.write_bytes(DATA * 4)
-        self.file = open_mirrored(path)
+        self.file = open_for_clients(path)
         truncate(self.file, 8 * BLOCK)
 
     def elide(self, offset: int, data: bytes) -> bool:
@@ -52,7 +52,7 @@ def target(loop_fs: Path) -> Iterator[Target]:
     os.close(made.file.fd)
 
 
-def test_equal_data_in_the_cache_is_elided(target: Target) -> None:
+def test_equal_data_in_the_cache_is_taken_at_once(target: Target) -> None:
     assert target.elide(BLOCK, DATA * 2)
     assert target.counted == {
         "received_bytes": 2 * BLOCK,
@@ -62,22 +62,22 @@ def test_equal_data_in_the_cache_is_elided(target: Target) -> None:
     }
 
 
-def test_zeros_over_a_hole_are_elided(target: Target) -> None:
+def test_zeros_over_a_hole_are_taken_at_once(target: Target) -> None:
     assert target.elide(4 * BLOCK, ZEROS * 4)
     counted = {"received_bytes": 4 * BLOCK, "hole_bytes": 4 * BLOCK, "write_requests": 1}
     assert target.counted == counted
 
 
-def test_without_seeking_only_equal_data_is_elided(target: Target) -> None:
-    """Whoever is at work on the file may have the lock that seeking takes."""
+def test_without_seeking_only_equal_data_is_taken_at_once(target: Target) -> None:
+    """A worker thread in a call on the file may have the lock that seeking takes."""
     for _ in range(50):
         os.utime(target.file.fd)
-        elided = unchanged_fast_path.elide(target.file, 4 * BLOCK, ZEROS, may_seek=False)
-        assert elided is Elided.NOTHING
+        taken = unchanged_fast_path.elide(target.file, 4 * BLOCK, ZEROS, may_seek=False)
+        assert taken is Elided.NOTHING
     assert not target.counted
 
 
-def test_equal_data_and_zeros_in_one_request_are_elided(target: Target) -> None:
+def test_equal_data_and_zeros_in_one_request_are_taken_at_once(target: Target) -> None:
     assert target.elide(2 * BLOCK, DATA * 2 + ZEROS)
     assert target.counted["unchanged_bytes"] == 2 * BLOCK
     assert target.counted["hole_bytes"] == BLOCK
@@ -87,13 +87,17 @@ def test_equal_data_and_zeros_in_one_request_are_elided(target: Target) -> None:
     ("offset", "data"),
     [(512, DATA), (0, DATA[:512]), (512, DATA[:512]), (2 * BLOCK - 7, DATA + DATA)],
 )
-def test_equal_data_at_odd_places_is_elided(target: Target, offset: int, data: bytes) -> None:
+def test_equal_data_at_odd_places_is_taken_at_once(
+    target: Target, offset: int, data: bytes
+) -> None:
     assert target.elide(offset, data)
     assert target.counted["unchanged_bytes"] == len(data)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(4 * BLOCK + 7, 100), (5 * BLOCK - 1, 2 * BLOCK)])
-def test_zeros_at_odd_places_over_a_hole_are_elided(target: Target, offset: int, size: int) -> None:
+def test_zeros_at_odd_places_over_a_hole_are_taken_at_once(
+    target: Target, offset: int, size: int
+) -> None:
     assert target.elide(offset, bytes(size))
     assert target.counted["hole_bytes"] == size
 
@@ -125,7 +129,9 @@ def test_zeros_at_odd_places_over_a_hole_are_elided(target: Target, offset: int,
         "nothing",
     ],
 )
-def test_all_else_is_left_to_the_writer(target: Target, offset: int, data: bytes) -> None:
+def test_a_write_that_changes_something_is_left_to_the_writer(
+    target: Target, offset: int, data: bytes
+) -> None:
     before = os.pread(target.file.fd, 16 * BLOCK, 0)
     assert not target.elide(offset, data)
     assert not target.counted
@@ -138,12 +144,12 @@ def test_stored_zeros_are_left_to_the_writer_which_punches_them(target: Target) 
 
 
 @pytest.mark.parametrize("times", [(5, 5), (2**61, 2**61)], ids=["past", "future"])
-def test_times_that_have_to_move_are_left_to_a_thread(
+def test_times_that_have_to_move_are_left_to_a_worker_thread(
     target: Target, times: tuple[int, int]
 ) -> None:
     os.utime(target.file.fd, ns=times)
-    elided = unchanged_fast_path.elide(target.file, 0, DATA)
-    assert elided is Elided.BUT_TIMES
+    taken = unchanged_fast_path.elide(target.file, 0, DATA)
+    assert taken is Elided.BUT_TIMES
     assert target.counted["unchanged_bytes"] == target.counted["received_bytes"] == BLOCK
     assert os.fstat(target.file.fd).st_mtime_ns == times[1]
     assert writer.stamp(target.file, BLOCK) == Taken(BLOCK)
@@ -161,12 +167,12 @@ def test_the_writer_moves_the_times_too(target: Target, times: tuple[int, int]) 
 def test_zeros_in_a_new_tick_are_left_to_the_writer(target: Target) -> None:
     """Whether there is a hole may have to be read from the disk by now."""
     os.utime(target.file.fd, ns=(5, 5))
-    elided = unchanged_fast_path.elide(target.file, 4 * BLOCK, ZEROS)
-    assert elided is Elided.NOTHING
+    taken = unchanged_fast_path.elide(target.file, 4 * BLOCK, ZEROS)
+    assert taken is Elided.NOTHING
     assert not target.counted
 
 
-def test_times_that_cannot_be_moved_are_reported_by_fsync(
+def test_times_that_cannot_be_moved_are_reported_as_a_failure(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_fd: int) -> None:
@@ -183,22 +189,22 @@ def test_times_that_cannot_be_moved_are_reported_by_fsync(
         pending.check()
 
 
-def test_in_memory_times_move_at_once() -> None:
+def test_times_of_a_file_in_memory_move_at_once() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         made = Target(Path(folder))
         os.utime(made.file.fd, ns=(5, 5))
-        elided = unchanged_fast_path.elide(made.file, 0, DATA)
-        assert elided is Elided.ALL
+        taken = unchanged_fast_path.elide(made.file, 0, DATA)
+        assert taken is Elided.ALL
         assert abs(os.fstat(made.file.fd).st_mtime_ns - time.time_ns()) < 10**9
         os.close(made.file.fd)
 
 
-def test_a_file_in_use_by_a_worker_is_left_to_the_workers(target: Target) -> None:
+def test_a_file_in_a_worker_threads_hands_is_left_to_the_writer(target: Target) -> None:
     with target.file.lock:
         assert not target.elide(0, DATA)
 
 
-def test_a_file_that_is_not_believed_is_left_to_the_writer(target: Target) -> None:
+def test_a_file_whose_writeback_failed_is_left_to_the_writer(target: Target) -> None:
     target.file.writeback.failed = True
     assert not target.elide(0, DATA)
     assert not target.elide(4 * BLOCK, ZEROS)

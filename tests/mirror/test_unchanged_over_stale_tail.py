@@ -1,0 +1,68 @@
+"""The unchanged fast path on a file with a stale tail, of each file system."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mirrorfs.mirror import unchanged_fast_path
+from mirrorfs.mirror.unchanged_fast_path import Elided
+from tests.mirror.seeded import BLOCK, MIB, OLD
+
+if TYPE_CHECKING:
+    from tests.mirror.seeded import Target
+
+
+def test_a_stale_tail_that_begins_while_a_write_comes_in_is_noticed(target: Target) -> None:
+    """The main loop takes the lock without waiting, and has looked at the file before."""
+
+    class Late:
+        def acquire(self, blocking: bool) -> bool:
+            target.file.lock = lock
+            target.truncate(0)
+            return lock.acquire(blocking)
+
+    lock, late = threading.Lock(), Late()
+    for _ in range(50):
+        os.utime(target.file.fd)
+        target.file.lock = late  # type: ignore[assignment]
+        found = unchanged_fast_path.elide(target.file, 0, OLD * BLOCK)
+        taken = 0 if found is Elided.NOTHING else BLOCK
+        assert target.finalise() == OLD * taken
+        os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
+
+
+@pytest.mark.parametrize("sizes", [[BLOCK, BLOCK, 3 * BLOCK], [9728, 10_240, 7]])
+def test_equal_data_moves_the_valid_length_without_the_writer(
+    target: Target, sizes: list[int]
+) -> None:
+    target.truncate(0)
+    end = 0
+    for size in sizes:
+        assert target.elide(end, OLD * size)
+        end += size
+        assert (target.recorded.frontier, target.recorded.size) == (end, end)
+    counted = target.account.file((0, 0, 0))
+    assert (counted["unchanged_bytes"], counted["received_bytes"]) == (end, end)
+    assert target.finalise() == OLD * end
+
+
+def test_zeros_over_a_hole_below_move_the_valid_length_too(target: Target) -> None:
+    os.truncate(target.file.fd, 4 * MIB)
+    target.truncate(2 * MIB - BLOCK)
+    assert target.elide(2 * MIB - BLOCK, OLD * BLOCK)
+    assert target.elide(2 * MIB, bytes(10_000))
+    assert target.recorded.frontier == 2 * MIB + 10_000
+    assert target.finalise() == OLD * 2 * MIB + bytes(10_000)
+
+
+def test_a_range_left_out_over_a_hole_below_needs_no_writer(target: Target) -> None:
+    os.pwrite(target.file.fd, OLD * BLOCK, 4 * MIB)
+    target.truncate(2 * MIB)
+    assert target.elide(4 * MIB, OLD * 1000)
+    assert target.recorded.frontier == 4 * MIB + 1000
+    assert target.finalise() == OLD * 2 * MIB + bytes(2 * MIB)
+    assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000
