@@ -1,4 +1,4 @@
-"""Imports point downwards, files stay readable, and the pages of docs/ are complete."""
+"""Imports point to the left, files stay readable, and the pages of docs/ are complete."""
 
 from __future__ import annotations
 
@@ -12,54 +12,113 @@ from mirrorfs.options import OPTIONS
 
 TOP = Path(__file__).parent.parent
 PACKAGE = TOP / "mirrorfs"
-ROOMS = ["backing", "mirror", "fs", "fuse", "daemon", "cli"]
-EVERYWHERE = {"mirrorfs.options", "mirrorfs.errors", "mirrorfs"}
+# Imports point to the left only.
+ROOMS = ["backing", "mirror", "catalog", "fs", "fuse", "daemon", "cli"]
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = [*MODULES, *sorted(PACKAGE.rglob("*.[ch]")), *sorted(PACKAGE.rglob("*.pyi"))]
 # Standard library modules that a pure decision does without.
 IMPURE = {"os", "trio", "pyfuse3", "threading", "subprocess"}
+MAX_LINES = 400
+
+
+def path_id(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
 
 
 def imports(path: Path) -> set[str]:
+    """What a file imports, also inside functions and under TYPE_CHECKING."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def room(module: str) -> int | None:
-    parts = module.split(".")
-    return ROOMS.index(parts[1]) if len(parts) > 1 and parts[1] in ROOMS else None
+def file_of(name: str) -> Path | None:
+    """The file of the package that an imported name leads to."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE.name:
+        return None
+    for length in range(len(parts), 1, -1):
+        path = PACKAGE.joinpath(*parts[1:length])
+        if path.with_suffix(".py").exists():
+            return path.with_suffix(".py")
+        if (path / "__init__.py").exists():
+            return path / "__init__.py"
+    return None
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downwards(path: Path) -> None:
-    own = room(".".join(["mirrorfs", *path.relative_to(PACKAGE).with_suffix("").parts]))
+def room(path: Path) -> int | None:
+    """The place of a file's room from the left; None for what all may import."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return ROOMS.index(first) if first in ROOMS else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=path_id)
+def test_imports_point_to_the_left(path: Path) -> None:
+    own = room(path)
     for name in imports(path):
-        if not name.startswith("mirrorfs"):
-            continue
-        there = room(name)
+        imported = file_of(name)
+        there = None if imported is None else room(imported)
         if own is None:
             assert there is None or path.name == "__main__.py", name
         elif there is not None:
             assert there <= own, name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_mount_knows_fuse(path: Path) -> None:
-    heavy = {name.split(".")[0] for name in imports(path)} & {"pyfuse3", "trio"}
-    assert not heavy or path.parent.name in {"fs", "fuse", "daemon"}
+def test_every_folder_of_the_package_is_a_room() -> None:
+    folders = {path.parent.relative_to(PACKAGE).parts[:1] for path in MODULES} - {()}
+    assert {first for (first,) in folders} <= set(ROOMS)
+
+
+def test_no_files_of_a_room_import_each_other_in_a_circle() -> None:
+    graph = {
+        path: {
+            found
+            for found in map(file_of, imports(path))
+            if found is not None and found != path and room(found) == room(path)
+        }
+        for path in MODULES
+        if room(path) is not None
+    }
+    graph = {
+        path: {found for found in found_all if found.name != "__init__.py"}
+        for path, found_all in graph.items()
+    }
+    with_way: dict[Path, bool] = {}
+
+    def visit(path: Path, way: list[Path]) -> None:
+        assert path not in way, " -> ".join(map(path_id, [*way[way.index(path) :], path]))
+        if path not in with_way:
+            for found in sorted(graph[path]):
+                visit(found, [*way, path])
+            with_way[path] = True
+
+    for path in graph:
+        visit(path, [])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=path_id)
+def test_only_fuse_knows_pyfuse3(path: Path) -> None:
+    known = {name.split(".")[0] for name in imports(path)}
+    assert "pyfuse3" not in known or path.parent.name == "fuse"
+    assert "trio" not in known or path.parent.name in {"fs", "fuse", "daemon"}
 
 
 def test_the_plan_is_pure() -> None:
     assert not {name.split(".")[0] for name in imports(PACKAGE / "mirror/plan.py")} & IMPURE
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_fit_a_head(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+@pytest.mark.parametrize("path", SOURCES, ids=path_id)
+def test_a_file_is_short_enough_to_be_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=path_id)
+def test_a_module_says_what_it_holds(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 

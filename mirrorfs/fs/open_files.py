@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import tree
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
+from mirrorfs.fs.recently_seeded import RecentlySeeded
 from mirrorfs.mirror import open_file as mirror_file
 from mirrorfs.mirror import progress, seeding, stale_tail, sync
 from mirrorfs.mirror.view import View
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.policy import Policy
     from mirrorfs.fs.quiet_log import QuietLog
     from mirrorfs.fs.written_files import WrittenFiles
-    from mirrorfs.mirror.counters import Account, FileKey
+    from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
 
@@ -43,10 +44,6 @@ log = logging.getLogger(__name__)
 
 _LINGER_SECONDS = 2.0
 _MAX_LINGERING = 64  # each holds a descriptor
-# Longer than a status can be under way from a thread to its answer.
-_RECENT_SECONDS = 5.0
-# Longer than a file system keeps a change of an attribute to itself (ext4(5), commit).
-_UNSYNCED_SECONDS = 600.0
 
 
 class OpenFiles:
@@ -74,10 +71,7 @@ class OpenFiles:
         self._by_id: dict[int, OpenFile] = {}
         # Closed, but not finalised: until when to wait for a client that comes back.
         self._lingering: dict[int, tuple[Inode, float]] = {}
-        # Had a stale tail: since when, by node id, and for how long its recovery attribute may
-        # still be on the disk, by key.
-        self._finalised: dict[int, float] = {}
-        self._unsynced: dict[FileKey, float] = {}
+        self._seeded = RecentlySeeded()
 
     def get(self, inode: Inode) -> OpenFile | None:
         """The open file of an inode; None if no client has it open for writing."""
@@ -121,7 +115,7 @@ class OpenFiles:
     def _opened(self, inode: Inode, file: OpenFile) -> None:
         file.path = inode.path
         file.recovery_list = self._recovery_list
-        file.seeded = inode.key in self._unsynced
+        file.seeded = self._seeded.may_be_marked(inode)
         file.writeback = self._written.note_opened(inode)
 
     def _let_go(self, inode: Inode, file: OpenFile) -> bool:
@@ -137,9 +131,7 @@ class OpenFiles:
         del self._by_id[inode.node_id]
         self._written.note_closed(inode.key, file.writeback)
         if file.seeded:
-            self._finalised[inode.node_id] = time.monotonic()
-            self._unsynced.pop(inode.key, None)  # to the end
-            self._unsynced[inode.key] = time.monotonic()
+            self._seeded.note(inode)
         for fd in _fds(file):
             inode.device.close_fd(fd)
         return True
@@ -163,13 +155,6 @@ class OpenFiles:
         self._lingering[inode.node_id] = (inode, time.monotonic() + _LINGER_SECONDS)
         if is_new:
             await self._inodes.pin(inode)
-
-    def _was_seeded(self, inode: Inode) -> bool:
-        """Whether the file has a recovery attribute that may still be on the disk, or had one not
-        long ago.
-        """
-        file = self.get(inode)
-        return inode.key in self._unsynced if file is None else file.seeded
 
     def stale_tail_of(self, inode: Inode) -> StaleTail | None:
         """The stale tail of an inode, if it has one."""
@@ -197,7 +182,7 @@ class OpenFiles:
         """
         file = self.get(inode)
         if file is None:
-            if inode.node_id in self._finalised and inode.fd >= 0:
+            if self._seeded.has(inode) and inode.fd >= 0:
                 return statx(inode.fd, ask=False)
             return status
         file.times_observed = True
@@ -287,8 +272,8 @@ class OpenFiles:
                 await self.finalise(inode, written)
             file = self.get(inode)
         if file is None:
-            is_enough = data_only and not self._was_seeded(inode)
-            await self._sync_unwritten(inode, reading_fd, is_enough)
+            is_data_enough = data_only and not self._seeded.may_be_marked(inode)
+            await self._sync_unwritten(inode, reading_fd, is_data_enough)
             return
         file.handles += 1
         failed, made_good = True, False
@@ -352,13 +337,7 @@ class OpenFiles:
         for node_id, file in list(self._by_id.items()):
             if file.stale_tail is not None and progress.is_behind(file.stale_tail):
                 await self._refresh(self._inodes.get(node_id), file)
-        for node_id, moment in list(self._finalised.items()):
-            if now >= moment + _RECENT_SECONDS:
-                del self._finalised[node_id]
-        for key, moment in list(self._unsynced.items()):
-            if now < moment + _UNSYNCED_SECONDS:
-                break
-            del self._unsynced[key]
+        self._seeded.sweep()
         for node_id, (inode, deadline) in list(self._lingering.items()):
             if now < deadline:
                 continue
