@@ -251,7 +251,7 @@ async def _close_all(state: State) -> None:
         state.inodes.close()
     await trio.to_thread.run_sync(devices.close)
     if state.unsettled is not None:
-        state.unsettled.ledger.close()
+        state.unsettled.progress_table.close()
 
 
 def _start_log_thread(state: State) -> None:

@@ -95,7 +95,7 @@ def write_mark(file: OpenFile, tail: StaleTail) -> None:
     made = recovery_attribute.RecoveryAttribute(
         instance=tail.instance,
         durable=tail.durable,
-        frontier=tail.frontier,
+        valid_length=tail.frontier,
         size=tail.size,
         table=tail.progress.id if tail.place >= 0 else progress_table.NONE,
         place=tail.place,

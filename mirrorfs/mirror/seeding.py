@@ -118,7 +118,7 @@ def _begin(
         entry = unsettled.add(file.fd, file.path())
     except OSError:
         return None
-    table, now = unsettled.ledger, time.monotonic()
+    table, now = unsettled.progress_table, time.monotonic()
     place = table.take(entry, status.dev, status.ino)
     try:
         tail = StaleTail(
@@ -304,7 +304,7 @@ def settle(file: OpenFile, account: Account | None) -> None:
     if file.unsettled is not None:
         if not is_marked:
             file.unsettled.remove(tail.entry)
-        file.unsettled.ledger.give_back(tail.place)
+        file.unsettled.progress_table.give_back(tail.place)
     if account is not None:
         count_freed(file, before, account)
     if failure is not None:
@@ -320,7 +320,7 @@ def _unmark(file: OpenFile, tail: StaleTail) -> bool:
     except OSError:
         if file.unsettled is None:
             raise
-        file.unsettled.keep_settled(tail.entry)
+        file.unsettled.keep_finalised(tail.entry)
         return False
     return True
 

@@ -46,7 +46,7 @@ def test_the_mark_follows_what_clients_see(target: Target) -> None:
     target.write(0, NEW * 1000)
     seen.append((4000, 4000, 4000))
     found = target.mark
-    assert (found.durable, found.frontier, found.size) == seen[-1]
+    assert (found.durable, found.valid_length, found.size) == seen[-1]
     assert target.settle() == NEW * 1000 + OLD * 3000
 
 
@@ -187,7 +187,7 @@ def test_equal_data_moves_the_frontier_without_the_writer(target: Target, sizes:
     for size in sizes:
         assert target.elide(end, OLD * size)
         end += size
-        assert (target.mark.frontier, target.mark.size) == (end, end)
+        assert (target.mark.valid_length, target.mark.size) == (end, end)
     counted = target.account.file((0, 0, 0))
     assert (counted["unchanged_bytes"], counted["received_bytes"]) == (end, end)
     assert target.settle() == OLD * end
@@ -198,7 +198,7 @@ def test_zeros_over_a_hole_below_move_it_too(target: Target) -> None:
     target.truncate(2 * MIB - BLOCK)
     assert target.elide(2 * MIB - BLOCK, OLD * BLOCK)
     assert target.elide(2 * MIB, bytes(10_000))
-    assert target.mark.frontier == 2 * MIB + 10_000
+    assert target.mark.valid_length == 2 * MIB + 10_000
     assert target.settle() == OLD * 2 * MIB + bytes(10_000)
 
 
@@ -206,7 +206,7 @@ def test_a_gap_that_is_a_hole_below_needs_no_writer(target: Target) -> None:
     os.pwrite(target.file.fd, OLD * BLOCK, 4 * MIB)
     target.truncate(2 * MIB)
     assert target.elide(4 * MIB, OLD * 1000)
-    assert target.mark.frontier == 4 * MIB + 1000
+    assert target.mark.valid_length == 4 * MIB + 1000
     assert target.settle() == OLD * 2 * MIB + bytes(2 * MIB)
     assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000
 
@@ -284,7 +284,7 @@ def test_without_a_ledger_the_mark_itself_follows(
     target.write(0, OLD * 5000)
     found = recovery_attribute.read(target.file.fd)
     assert found is not None
-    assert (found.table, found.frontier, found.size) == (progress_table.NONE, 5000, 5000)
+    assert (found.table, found.valid_length, found.size) == (progress_table.NONE, 5000, 5000)
     assert not target.elide(5000, OLD * 1000)
     assert target.settle() == OLD * 5000
 
