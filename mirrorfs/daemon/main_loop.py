@@ -40,7 +40,6 @@ from mirrorfs.fuse.at_once import AtOnce
 from mirrorfs.fuse.dispatch import Dispatcher
 from mirrorfs.fuse.optional_features import OptionalFeatures
 from mirrorfs.mirror.recovery import Recovery
-from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +52,7 @@ log = logging.getLogger(__name__)
 # while it waits, a write of 1 MiB twice its size: 5 MiB, 1 GiB at the very worst. That is enough
 # for ten stalled devices with all their threads, and twice what the kernel reads ahead (`extras`).
 _TASKS = 512
+_MIN_DESCRIPTORS = 16
 _QUIET_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
 _LOG_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
@@ -77,19 +77,18 @@ def _raise_limits() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def descriptor_limit(options: MountOptions) -> int:
+def _descriptor_limit() -> int:
     """How many descriptors may be kept for files that are merely known."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    quarter = max(MIN_DESCRIPTORS, soft // 4)
-    return min(options.descriptors or quarter, max(MIN_DESCRIPTORS, soft // 2))
+    return max(_MIN_DESCRIPTORS, soft // 4)
 
 
 async def _serve(job: MountSpec, ready: Callable[[], None]) -> None:
     root = statx(job.backing_fd)
     devices = Devices(job.backing_fd, root, job.abilities, writable=not job.options.ro)
-    limit = descriptor_limit(job.options)
+    limit = _descriptor_limit()
     inodes = InodeTable(job.backing_fd, root, devices, limit)
-    state = State(job.backing, job.mount_point, job.options, inodes, limit)
+    state = State(job.backing, job.mount_point, job.options, inodes)
     state.no_seeds = job.state_folder.no_seeds
     if job.state_folder.path is not None:
         state.keep_list(job.state_folder.path, job.state_folder.left)

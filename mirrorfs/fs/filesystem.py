@@ -46,18 +46,16 @@ class State:
     """One mount. Only the account and the mirror files are touched by worker threads.
 
     `no_seeds` is why files get no seeds, `unsettled` the list for those that do, `leftovers` what a
-    crash has left; `own_names` are
-    those in the root that are not what lies below. `descriptors` is how many are kept for known
-    files. `rooms_made` counts how often seeds were given up for want of space. `distrusted` and
-    `reserved` remember that of files that are not open; `describe_extras` gives what config.json
-    says of features that depend on the machine, of which `writes_directly` is one.
+    crash has left; `own_names` are those in the root that are not what lies below. `rooms_made`
+    counts how often seeds were given up for want of space. `distrusted` and `reserved` remember
+    that of files that are not open; `describe_extras` gives what config.json says of features that
+    depend on the machine, of which `writes_directly` is one.
     """
 
     backing: bytes
     mount_point: bytes
     options: MountOptions
     inodes: InodeTable
-    descriptors: int
     account: Account = field(default_factory=Account)
     handles: HandleTable = field(default_factory=HandleTable)
     no_seeds: str = ""
@@ -250,7 +248,6 @@ class State:
         effective: dict[str, object] = {
             "block": self.rules(self.inodes.abilities(self.inodes.root)).block_bytes,
             "allow_other": options.lets_others_in(os.geteuid() == 0),
-            "descriptors": self.descriptors,
             "log": log_setup.destination(),
             "state": path_text(self.unsettled.folder) if self.unsettled else "",
         }

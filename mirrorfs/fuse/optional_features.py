@@ -6,10 +6,9 @@ tells.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
-from mirrorfs.daemon import readahead
+from mirrorfs.backing.readahead import set_readahead
 from mirrorfs.fs import direct_writes
 from mirrorfs.fuse import extension
 
@@ -23,6 +22,8 @@ log = logging.getLogger(__name__)
 # The kernel asks for nearly all reads in the background, and by itself for no more than 12 at once,
 # whatever file systems they are for: as many readers of one that has stalled would stop all others.
 BACKGROUND = 256
+# How far the kernel reads ahead through the mount (docs/decisions.md).
+READAHEAD_BYTES = 1 << 20
 _CANNOT = "this kernel or libfuse cannot"
 
 
@@ -35,27 +36,21 @@ class OptionalFeatures:
         self._readahead_refused = "not tried yet"
         if self._extension is None:
             return
-        install = partial(
-            self._extension.install,
+        self._extension.install(
+            fallocate=dispatcher.fallocate,
+            lseek=dispatcher.lseek,
+            copy_file_range=dispatcher.copy_file_range,
             want=extension.CAP_DONT_MASK | extension.CAP_HANDLE_KILLPRIV_V2,
             dont_want=extension.CAP_ASYNC_DIO,
             max_background=BACKGROUND,
             at_once=at_once.handlers,
             is_idle=at_once.is_idle,
         )
-        if options.sparse_operations == "off":
-            install()
-        else:
-            install(
-                fallocate=dispatcher.fallocate,
-                lseek=dispatcher.lseek,
-                copy_file_range=dispatcher.copy_file_range,
-            )
 
     def log(self) -> None:
-        """One line where sparse operations are missing although they were wanted."""
+        """One line where sparse operations are missing."""
         reason = self._missing()
-        if reason and self._options.sparse_operations == "on":
+        if reason:
             log.info(
                 "without sparse operations (fallocate, SEEK_HOLE, copy_file_range): %s", reason
             )
@@ -63,11 +58,8 @@ class OptionalFeatures:
     def raise_readahead(self, mount_point: bytes) -> None:
         """Set the readahead of the mount, once it answers; where that is refused, go on without."""
         self._readahead_refused = ""
-        if not self._options.readahead_bytes:
-            self._readahead_refused = "turned off by readahead=0"
-            return
         try:
-            readahead.set_readahead(mount_point, self._options.readahead_bytes)
+            set_readahead(mount_point, READAHEAD_BYTES)
         except OSError as exc:
             self._readahead_refused = f"the kernel's own is kept: {exc.strerror or exc}"
 
@@ -102,8 +94,6 @@ class OptionalFeatures:
 
     def _missing(self) -> str:
         """Why there are no sparse operations; empty if there are."""
-        if self._options.sparse_operations == "off":
-            return "turned off by sparse_operations=off"
         if self._extension is None:
             return extension.reason
         return self._extension.state()["reason"]
