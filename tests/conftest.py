@@ -81,9 +81,13 @@ def mirrorfs(
     return run(*MIRRORFS, *words, check=check, timeout=60, **kwargs)
 
 
-def as_nobody(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """The same as an ordinary user; wants the fixture `fuse_for_all`."""
-    return run(MIRRORFS[0], "-c", _AS_NOBODY, *words, check=check, timeout=60)
+def as_nobody(
+    *words: str | Path, check: bool = True, under: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """The command as an ordinary user; wants the fixture `fuse_for_all`. `under` is a command that
+    runs it, such as prlimit(1).
+    """
+    return run(*under, MIRRORFS[0], "-c", _AS_NOBODY, *words, check=check, timeout=60)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -348,7 +352,7 @@ def fuse_for_all() -> Iterator[None]:
 
 @pytest.fixture
 def no_extension(tmp_path: Path) -> str:
-    """For PYTHONPATH: a folder with which the native module comes too late to be put before libfuse,
+    """For PYTHONPATH: a folder with which the native module comes too late to get before libfuse,
     so that a mount has nothing but pyfuse3.
     """
     folder = tmp_path / "without"

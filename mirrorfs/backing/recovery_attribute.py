@@ -1,8 +1,8 @@
-"""The mark of an unsettled file: an extended attribute of the backing file that says how much of it
-is what a client has written.
+"""The recovery attribute: an extended attribute of a backing file that says how much of it is what
+clients have written.
 
-A file is unsettled while old blocks lie in it beyond that (`mirror.seeding`). After a crash the
-mark says where they begin, as long as the file is still what the crash has left
+A file has one while old blocks lie in it beyond that, its stale tail (`mirror.seeding`). After a
+crash the attribute says where they begin, as long as the file is still what the crash has left
 (`mirror.recovery`). It is small enough to lie in the inode itself on ext4 and xfs.
 """
 
@@ -28,7 +28,7 @@ _VERSION = 3
 _FORMAT = struct.Struct("<B4s4sQQQ4sHII4s")
 # Version, and the formats of older ones, whose places are in tables of another form.
 _OLD_FORMATS = ((2, struct.Struct("<B8sQQQ8sI")), (1, struct.Struct("<B8sQQQ")))
-# A mark that is older than that is made anew before the file is changed.
+# An attribute that is older than that is written anew before the file is changed.
 FRESH_SECONDS = 5
 _NO_PLACE = 0xFFFF
 _MAX_SECONDS = (1 << 32) - 1
@@ -36,22 +36,25 @@ _MAX_SECONDS = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True)
 class RecoveryAttribute:
-    """Sizes in bytes. Up to `durable` the content is on the disk, up to `frontier` it was written
-    by clients; from there to `size`, the file's size for clients, it is zeros.
+    """What the attribute of one file says; sizes in bytes.
 
-    `instance` names the boot and the mount of the file system below in which the mark was made
-    (`instance_of`): only there does what was written, but not synced, still exist. Where there is a
-    `table` (`ledger`), `frontier` and `size` may be old, and `place` in it says what they are.
+    Up to `durable` the content is on the disk, up to `valid_length` clients have written it; from
+    there to `size`, the logical size, clients see zeros.
 
-    `file` names the inode that was marked (`file_of`), so that a copied attribute is known as such.
-    `mtime` is the file's when it was marked last, in whole seconds; it is marked again before it is
-    changed much later. `entry` is its number on the list in the state folder with the id `state`.
-    Older versions did not tell these.
+    `instance` names the boot and the mount of the file system below in which the attribute was
+    written (`instance_of`): only there does what was written, but not synced, still exist. Where
+    there is a `table` (`progress_table`), `valid_length` and `size` may be old, and `place` in it
+    has the newest.
+
+    `file` names the inode that it was written for (`file_of`), so that a copied attribute is known
+    as such. `mtime` is the file's when it was written last, in whole seconds since the epoch; it is
+    written again before the file is changed much later. `entry` is the number of the file on the
+    recovery list in the state folder with the id `state`. Older versions wrote none of these four.
     """
 
     instance: bytes
     durable: int
-    frontier: int
+    valid_length: int
     size: int
     table: bytes = progress_table.NONE
     place: int = progress_table.NO_PLACE
@@ -61,41 +64,47 @@ class RecoveryAttribute:
     state: bytes = b""
 
 
-def write(fd: int, mark: RecoveryAttribute) -> None:
-    """Set the mark of the file `fd`. Raises OSError, EOPNOTSUPP where there are no attributes."""
-    place = mark.place if mark.place != progress_table.NO_PLACE else _NO_PLACE
+def write(fd: int, attribute: RecoveryAttribute) -> None:
+    """Set the recovery attribute of the file `fd` (setxattr(2)).
+
+    Raises OSError: EOPNOTSUPP where the file system has no extended attributes.
+    """
+    place = attribute.place if attribute.place != progress_table.NO_PLACE else _NO_PLACE
     value = _FORMAT.pack(
         _VERSION,
-        mark.instance,
-        mark.file,
-        mark.durable,
-        mark.frontier,
-        mark.size,
-        mark.table,
+        attribute.instance,
+        attribute.file,
+        attribute.durable,
+        attribute.valid_length,
+        attribute.size,
+        attribute.table,
         place,
-        mark.entry & 0xFFFFFFFF,
-        max(0, min(mark.mtime or 0, _MAX_SECONDS)),
-        mark.state,
+        attribute.entry & 0xFFFFFFFF,
+        max(0, min(attribute.mtime or 0, _MAX_SECONDS)),
+        attribute.state,
     )
     os.setxattr(fd, NAME, value)
 
 
 def read(fd: int) -> RecoveryAttribute | None:
-    """The mark of the file `fd`; None if it has none, or one that is not ours."""
+    """The recovery attribute of the file `fd`; None if it has none, or one that no mirrorfs wrote.
+
+    Raises OSError where the file system fails to tell.
+    """
     try:
         value = os.getxattr(fd, NAME)
     except OSError as exc:
-        # What our user may not read has never been marked by us.
+        # The daemon cannot have written an attribute that its user may not read.
         if exc.errno in {errno.ENODATA, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}:
             return None
         raise
     if len(value) == _FORMAT.size and value[0] == _VERSION:
-        _, instance, file, durable, frontier, size, table, place, entry, mtime, state = (
+        _, instance, file, durable, valid_length, size, table, place, entry, mtime, state = (
             _FORMAT.unpack(value)
         )
         where = place if place != _NO_PLACE else progress_table.NO_PLACE
         return RecoveryAttribute(
-            instance, durable, frontier, size, table, where, file, entry, mtime, state
+            instance, durable, valid_length, size, table, where, file, entry, mtime, state
         )
     for version, form in _OLD_FORMATS:
         if len(value) == form.size and value[0] == version:
@@ -104,8 +113,9 @@ def read(fd: int) -> RecoveryAttribute | None:
 
 
 def remove(fd: int) -> None:
-    """Take the mark away, if there is one. Raises OSError where that is not possible: the file is
-    immutable (chattr(1)), say.
+    """Take the recovery attribute from the file `fd`, if it has one.
+
+    Raises OSError where that is not possible: EPERM for a file that is immutable (chattr(1)).
     """
     try:
         os.removexattr(fd, NAME)
@@ -118,7 +128,8 @@ def instance_of(status: Status) -> bytes:
     """Names this boot of the machine and this mount of the file system of a file with this status.
 
     A file system that was unmounted meanwhile, or whose machine was restarted, may have lost what
-    was not synced (statx(2), STATX_MNT_ID_UNIQUE: never used twice, since Linux 6.8).
+    was not synced. The mount id is never used twice since Linux 6.8 (statx(2),
+    STATX_MNT_ID_UNIQUE).
     """
     return _digest(f"{_boot_id()} {status.dev} {status.mount_id}")[:4]
 
@@ -128,15 +139,18 @@ def file_of(status: Status) -> bytes:
     return _digest(f"{status.ino} {status.btime_ns}")[:4]
 
 
-def is_of_this_mount(mark: RecoveryAttribute, status: Status) -> bool:
-    """Whether the mark was made in this mount of the file system below, and of this file."""
-    made = _digest(f"{_boot_id()} {status.dev} {status.mount_id}")
-    return made.startswith(mark.instance) and is_of_this_file(mark, status)
+def is_of_this_mount(attribute: RecoveryAttribute, status: Status) -> bool:
+    """Whether the attribute was written in this boot and this mount of the file system below, for
+    the file with this status.
+    """
+    # Older versions wrote all eight bytes of the digest.
+    instance = _digest(f"{_boot_id()} {status.dev} {status.mount_id}")
+    return instance.startswith(attribute.instance) and is_of_this_file(attribute, status)
 
 
-def is_of_this_file(mark: RecoveryAttribute, status: Status) -> bool:
-    """Whether the mark was made of the file with this status, as far as it tells."""
-    return mark.file in {b"", file_of(status)}
+def is_of_this_file(attribute: RecoveryAttribute, status: Status) -> bool:
+    """Whether the attribute was written for the file with this status, as far as it tells."""
+    return attribute.file in {b"", file_of(status)}
 
 
 def _digest(text: str) -> bytes:

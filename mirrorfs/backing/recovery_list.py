@@ -1,10 +1,11 @@
-"""The list of files whose end is not settled, in the state folder: the next mount finds what a
-crash has left without walking the tree.
+"""The recovery list: the files with a stale tail, noted in the state folder, so that the next mount
+finds what a crash has left without walking the tree.
 
 Guarantees: a file that `add` has returned for is on the list as long as this machine runs, and for
 good once `make_durable` has returned. What a crash leaves beyond that are entries of files that are
-settled already, which carry no mark, and perhaps a last line that is cut off and says nothing. A
-list that was forged or damaged names files without a mark, which are left alone.
+finalised already, which carry no recovery attribute, and perhaps a last line that is cut off and
+says nothing. A list that was forged or damaged names files without the attribute, which recovery
+leaves alone.
 
 The state folder is made at the first use. Lock order: the lock here is below the files' locks.
 """
@@ -23,6 +24,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from mirrorfs.backing import progress_table, state_folder, syscalls
 from mirrorfs.backing.paths import show
+from mirrorfs.backing.progress_table import ProgressTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,13 +40,14 @@ _FEW_LINES = 128
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One unsettled file: its inode number, its handle (open_by_handle_at(2)) where there are
+    """One file on the list: its inode number, its handle (open_by_handle_at(2)) where there are
     handles, and its path below the backing folder when it was noted.
 
-    `is_copied` says that the list is a copy of the one in which this was noted, made together with
-    the backing folder: number and handle are those of the file that was copied. `is_settled` says
-    that the file is settled, but its mark could not be taken away. `dev` is its device, 0 where the
-    entry was read from a list: the number of a device may change.
+    `is_copied` says that the list is a copy of the one in which the file was noted, made together
+    with the backing folder: number and handle are those of the file that was copied. `is_finalised`
+    says that the file has no stale tail any more, but its recovery attribute could not be taken
+    away. `dev` is its device, 0 where the entry was read from a list: the number of a device may
+    change.
     """
 
     number: int
@@ -52,28 +55,29 @@ class Entry:
     handle: bytes
     path: bytes
     is_copied: bool = False
-    is_settled: bool = False
+    is_finalised: bool = False
     dev: int = 0
 
     def is_of(self, dev: int, ino: int) -> bool:
-        """Whether it is of the file with this device and inode number, as far as it tells."""
+        """Whether the entry is of the file with this device and inode number, so far as known."""
         return self.ino == ino and self.dev in {0, dev}
 
 
 class RecoveryList:
-    """The list of one mount, in the folder `folder`, a path whose parent exists. Every method may
-    be called from any thread. `ledger` is where the frontiers of its files are noted; `id` names
-    the state folder, and is empty as long as there is none. `left` are the entries that a crash has
-    left on the list.
+    """The list of one mount, in the state folder `folder`, a path whose parent exists. `left` are
+    the entries that a crash has left on it. Every method may be called from any thread.
 
-    `refusal` says why the folder cannot be used, and is empty if it can, as far as is known.
+    `progress_table` is where the valid lengths of its files are noted; `id` names the state folder,
+    and is empty as long as there is none. `refusal` says why the folder cannot be used, and is
+    empty if it can, as far as is known.
 
-    The parent is opened at once: later its path may lead through the mount itself.
+    The parent is opened by `__init__` (OSError if that fails): later its path may lead through the
+    mount itself.
     """
 
     def __init__(self, folder: bytes, left: Sequence[Entry] = ()) -> None:
         self.folder = folder
-        self.ledger = progress_table.ProgressTable(progress_table.owner_of(folder))
+        self.progress_table = ProgressTable(progress_table.owner_of(folder))
         self.refusal = ""
         parent, self._name = os.path.split(folder)
         self._parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,7 +91,9 @@ class RecoveryList:
         self._is_durable = True
 
     def add(self, fd: int, path: bytes) -> int:
-        """Put the file `fd` on the list; returns its number there. Raises OSError."""
+        """Put the file `fd` on the list, with its path below the backing folder; returns its number
+        there. Raises OSError, as where the state folder cannot be made.
+        """
         handle = syscalls.file_handle(fd) or b""
         with self._lock:
             self._open()
@@ -102,26 +108,29 @@ class RecoveryList:
             return entry.number
 
     def make_durable(self) -> None:
-        """Let the list outlive a power cut as it is now."""
+        """Let the list outlive a power cut as it is now (fsync(2)). Raises OSError."""
         with self._lock:
             if not self._is_durable:
                 os.fsync(self._fd)
                 os.fsync(self._folder_fd)  # where it was written anew
                 self._is_durable = True
 
-    def keep_settled(self, number: int) -> None:
-        """Note, durably, that a file is settled and its mark is still there. Raises OSError."""
+    def keep_finalised(self, number: int) -> None:
+        """Note, durably, that the file `number` is finalised but still has its recovery attribute.
+
+        Raises OSError.
+        """
         with self._lock:
-            self._append(_settled_line(number))
+            self._append(_finalised_line(number))
             os.fsync(self._fd)
-            self._left[number] = replace(self._live.pop(number), is_settled=True)
+            self._left[number] = replace(self._live.pop(number), is_finalised=True)
 
     def remove(self, number: int) -> None:
-        """Take a file, which is settled now, from the list."""
+        """Take the file `number`, which is finalised now, from the list."""
         with self._lock:
             self._live.pop(number, None)
             self._left.pop(number, None)
-            # A settled file may stay on the list: it has no mark.
+            # Should the line not be written: a file without a recovery attribute may stay listed.
             with contextlib.suppress(OSError):
                 self._open()
                 if self._live or self._left:
@@ -131,27 +140,29 @@ class RecoveryList:
                     self._lines = 0
 
     def end_recovery(self) -> None:
-        """All that a crash has left was looked at; if all of it is settled, what else is known of
-        it can go.
+        """Remove what earlier daemons have noted in memory, if all that a crash has left on the
+        list is finalised.
         """
         if not self._left:
-            self.ledger.remove_others()
+            self.progress_table.remove_others()
 
     def is_beside(self, status: os.stat_result) -> bool:
         """Whether the list is in the file system of the file with this status."""
         return os.fstat(self._fd).st_dev == status.st_dev
 
     def is_live(self, number: int, dev: int, ino: int) -> bool:
-        """Whether the file with this device and inode number was given this number by this mount,
-        and is not settled yet.
+        """Whether this mount has given this number to the file with this device and inode number,
+        and has not finalised it yet.
         """
         entry = self._live.get(number)
         return entry is not None and entry.is_of(dev, ino)
 
-    def is_settled(self, number: int, dev: int, ino: int) -> bool:
-        """Whether such a file is on the list by this number, and settled all the same."""
+    def is_finalised(self, number: int, dev: int, ino: int) -> bool:
+        """Whether the file with this device and inode number is on the list by this number, but
+        noted as finalised (`keep_finalised`).
+        """
         entry = self._left.get(number)
-        return entry is not None and entry.is_of(dev, ino) and entry.is_settled
+        return entry is not None and entry.is_of(dev, ino) and entry.is_finalised
 
     def number_of(self, ino: int) -> int:
         """The number that a crash has left for the file with this inode number; 0 if none."""
@@ -168,8 +179,8 @@ class RecoveryList:
             self._fd = self._folder_fd = self._parent_fd = -1
 
     def _open(self) -> None:
-        """Open the list; makes the state folder where there is none. A folder or a list that is not
-        ours is told once, in the log.
+        """Open the list; makes the state folder where there is none. One line in the log says why
+        a folder or a list cannot be used.
         """
         if self._fd >= 0:
             return
@@ -191,7 +202,9 @@ class RecoveryList:
         self._folder_fd, self._fd, self.refusal = folder_fd, fd, ""
 
     def _append(self, line: bytes) -> None:
-        """All of `line`, or nothing: a part of it, as a full disk leaves, would spoil the next."""
+        """Append all of `line`, or nothing: a part of it, as a full disk leaves, would spoil the
+        next line.
+        """
         taken = os.write(self._fd, line)
         if taken < len(line):
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - taken)
@@ -199,7 +212,7 @@ class RecoveryList:
         self._lines += 1
 
     def _write_anew(self) -> None:
-        """Replace the list by one without the files that are settled; where that fails, it grows
+        """Replace the list by one without the files that are finalised; where that fails, it grows
         on.
         """
         temporary = LIST + b"." + secrets.token_hex(8).encode()
@@ -225,8 +238,9 @@ class RecoveryList:
 
 
 def read_list(folder_fd: int) -> list[Entry]:
-    """The files that are on the list in a state folder; none where there is no list. Raises
-    OSError.
+    """The entries of the list in the state folder `folder_fd`; none where there is no list.
+
+    Raises OSError, as for a list that `state_folder.open_file` refuses.
     """
     try:
         fd = state_folder.open_file(folder_fd, LIST, os.O_RDONLY)
@@ -238,7 +252,7 @@ def read_list(folder_fd: int) -> list[Entry]:
 
 
 def clear(folder_fd: int) -> None:
-    """Empty the list, if there is one, durably. Raises OSError."""
+    """Empty the list in the state folder `folder_fd`, if there is one, durably. Raises OSError."""
     try:
         fd = state_folder.open_file(folder_fd, LIST, os.O_WRONLY)
     except FileNotFoundError:
@@ -255,16 +269,17 @@ def _line(entry: Entry, list_ino: int) -> bytes:
     words = (str(entry.number), str(entry.ino), entry.handle.hex() or "-")
     made_in = 0 if entry.is_copied else list_ino
     added = f"+ {' '.join(words)} {quote_from_bytes(entry.path)} {made_in}\n".encode()
-    return added + _settled_line(entry.number) if entry.is_settled else added
+    return added + _finalised_line(entry.number) if entry.is_finalised else added
 
 
-def _settled_line(number: int) -> bytes:
+def _finalised_line(number: int) -> bytes:
     return b"= %d\n" % number
 
 
 def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
-    """What was added and not removed; a line that makes no sense says nothing. Older versions do
-    not say in which list they noted it.
+    """The entries that were added and not removed; a line that makes no sense is passed over.
+
+    Older versions do not say in which list (by inode number) they noted a file.
     """
     entries: dict[int, Entry] = {}
     for line in lines:
@@ -274,7 +289,7 @@ def _parse(lines: Iterable[bytes], list_ino: int) -> list[Entry]:
             if words[0] == b"-":
                 entries.pop(number, None)
             elif words[0] == b"=" and number in entries:
-                entries[number] = replace(entries[number], is_settled=True)
+                entries[number] = replace(entries[number], is_finalised=True)
             elif words[0] == b"+" and 0 < number <= _MAX_NUMBER:
                 handle = b"" if words[3] == b"-" else bytes.fromhex(words[3].decode())
                 path = unquote_to_bytes(words[4])

@@ -27,7 +27,6 @@ from mirrorfs.daemon.background import Background
 from mirrorfs.daemon.readahead import Readahead
 from mirrorfs.fs.setup import Setup
 from mirrorfs.fuse.session import Session
-from mirrorfs.options import MIN_DESCRIPTORS, MountOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _QUIET_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
+_MIN_DESCRIPTORS = 16
 
 
 def serve(spec: MountSpec, ready: Callable[[], None]) -> None:
@@ -59,15 +59,14 @@ def _raise_limits() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def descriptor_limit(options: MountOptions) -> int:
+def _descriptor_limit() -> int:
     """How many descriptors may be kept for files that are merely known."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    quarter = max(MIN_DESCRIPTORS, soft // 4)
-    return min(options.descriptors or quarter, max(MIN_DESCRIPTORS, soft // 2))
+    return max(_MIN_DESCRIPTORS, soft // 4)
 
 
 async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
-    readahead = Readahead(spec.mount_point, spec.options.readahead_bytes)
+    readahead = Readahead(spec.mount_point)
     session = Session(_setup(spec), lambda: {"readahead": readahead.describe()})
     mount = Mount(session, spec.mount_point)
     log_signals.start(session.fs.status_line)
@@ -98,7 +97,7 @@ def _setup(spec: MountSpec) -> Setup:
         spec.state_folder.path,
         spec.state_folder.no_seeds,
         spec.state_folder.left,
-        descriptor_limit(spec.options),
+        _descriptor_limit(),
         log_setup.destination(),
     )
 

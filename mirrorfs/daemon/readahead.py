@@ -7,23 +7,22 @@ from pathlib import Path
 from mirrorfs.backing import mounts
 from mirrorfs.fuse.optional_features import describe_feature
 
+READAHEAD_BYTES = 1 << 20  # docs/decisions.md
+
 
 class Readahead:
-    """Of the mount at `mount_point`: `size_bytes`; 0 leaves the kernel's own."""
+    """Of the mount at `mount_point`."""
 
-    def __init__(self, mount_point: bytes, size_bytes: int) -> None:
+    def __init__(self, mount_point: bytes) -> None:
         self._mount_point = mount_point
-        self._size_bytes = size_bytes
-        self._refused = "not tried yet" if size_bytes else "turned off by readahead=0"
+        self._refused = "not tried yet"
 
     def set(self) -> None:
         """Set it, once the mount answers; where that is not permitted, go on without. The mount
         itself is sent no request.
         """
-        if not self._size_bytes:
-            return
         try:
-            set_readahead(self._mount_point, self._size_bytes)
+            set_readahead(self._mount_point, READAHEAD_BYTES)
         except OSError as exc:
             self._refused = f"the kernel's own is kept: {exc.strerror or exc}"
         else:

@@ -97,7 +97,6 @@ class ControlFiles:
         effective: dict[str, object] = {
             "block": self._policy.rules(setup.abilities).block_bytes,
             "allow_other": setup.options.lets_others_in(os.geteuid() == 0),
-            "descriptors": setup.descriptors,
             "log": setup.log,
             "state": path_text(recovery_list.folder) if recovery_list else "",
         }

@@ -115,7 +115,7 @@ class Filesystem:
         """Wait for the threads to end, after `close_files`; may take as long as the disk."""
         self.devices.close()
         if self._recovery_list is not None:
-            self._recovery_list.ledger.close()
+            self._recovery_list.progress_table.close()
 
 
 def _recovery_list(setup: Setup) -> RecoveryList | None:

@@ -73,7 +73,7 @@ def _remove_attribute(file: OpenFile, tail: StaleTail) -> bool:
     try:
         recovery_attribute.remove(file.fd)
     except OSError:
-        tail.recovery_list.keep_settled(tail.entry)
+        tail.recovery_list.keep_finalised(tail.entry)
         return False
     return True
 

@@ -107,7 +107,7 @@ def write_attribute(tail: StaleTail, fd: int) -> None:
     made = recovery_attribute.RecoveryAttribute(
         instance=tail.instance,
         durable=tail.durable,
-        frontier=tail.valid_length,
+        valid_length=tail.valid_length,
         size=tail.logical_size,
         table=tail.table.id if tail.place >= 0 else progress_table.NONE,
         place=tail.place,

@@ -142,7 +142,7 @@ class Recovery:
                 os.close(path_fd)
             try:
                 found = recovery_attribute.read(fd)
-                if found is not None and entry.is_settled and found.entry == entry.number:
+                if found is not None and entry.is_finalised and found.entry == entry.number:
                     recovery_attribute.remove(fd)
                 elif found is not None:
                     return self._finish_one(fd, lambda: entry.path, entry.is_copied)
@@ -159,7 +159,7 @@ class Recovery:
             found, status = self._attribute_of_crash(reading), statx(reading)
             if found is None:
                 return Outcome.NOTHING
-            if self._is_on_list(found, status, RecoveryList.is_settled):
+            if self._is_on_list(found, status, RecoveryList.is_finalised):
                 return self._forget(reading, found)
             try:
                 if not self._is_writable:
@@ -275,10 +275,10 @@ class Recovery:
 def _end(found: RecoveryAttribute, noted: Noted | None, is_here: bool) -> tuple[int, int]:
     """The valid length and the size, in bytes, that the file is to have."""
     if noted is not None:
-        return noted.frontier, noted.size
+        return noted.valid_length, noted.size
     if is_here and not found.table.strip(b"\0"):
-        return found.frontier, found.size
-    size = found.durable if found.size == found.frontier else found.size
+        return found.valid_length, found.size
+    size = found.durable if found.size == found.valid_length else found.size
     return found.durable, size
 
 
@@ -290,7 +290,7 @@ def _write_anew(fd: int, found: RecoveryAttribute, valid_length: int, size: int)
     made = replace(
         found,
         durable=min(found.durable, valid_length),
-        frontier=valid_length,
+        valid_length=valid_length,
         size=size,
         table=progress_table.NONE,
         place=progress_table.NO_PLACE,

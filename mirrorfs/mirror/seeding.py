@@ -116,7 +116,7 @@ def _begin(
         entry = recovery_list.add(file.fd, file.path())
     except OSError:
         return None
-    table, now = recovery_list.ledger, time.monotonic()
+    table, now = recovery_list.progress_table, time.monotonic()
     place = table.take(entry, status.dev, status.ino)
     try:
         tail = StaleTail(

@@ -55,7 +55,7 @@ def test_a_change_under_way_is_known_until_it_ends(folder: bytes) -> None:
     made.begin(place)
     found = progress_table.read(made.id, place, 7, folder)
     assert found is not None
-    assert found.frontier == 100
+    assert found.valid_length == 100
     assert before <= found.busy_ns <= time.time_ns()
     made.set(place, 150, 200, os.stat(SHM))
     found = progress_table.read(made.id, place, 7, folder)
@@ -129,7 +129,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     table, place = told.stdout.split()
     found = progress_table.read(bytes.fromhex(table), int(place), 3, folder)
     assert found is not None
-    assert (found.frontier, found.size) == (12345, 23456)
+    assert (found.valid_length, found.size) == (12345, 23456)
     progress_table.remove_all(OWNER, folder)
     assert not os.listdir(folder)
 

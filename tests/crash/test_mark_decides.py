@@ -218,13 +218,13 @@ def test_a_number_on_the_list_is_that_of_a_file_on_one_device(tmp_path: Path) ->
         number, status = listed.add(file.fileno(), b"image"), os.fstat(file.fileno())
     assert listed.is_live(number, status.st_dev, status.st_ino)
     assert not listed.is_live(number, status.st_dev + 1, status.st_ino)
-    assert not listed.is_settled(number, status.st_dev, status.st_ino)
-    listed.keep_settled(number)
+    assert not listed.is_finalised(number, status.st_dev, status.st_ino)
+    listed.keep_finalised(number)
     assert not listed.is_live(number, status.st_dev, status.st_ino)
-    assert listed.is_settled(number, status.st_dev, status.st_ino)
-    assert not listed.is_settled(number, status.st_dev + 1, status.st_ino)
+    assert listed.is_finalised(number, status.st_dev, status.st_ino)
+    assert not listed.is_finalised(number, status.st_dev + 1, status.st_ino)
     listed.close()
     folder_fd = state_folder.open_folder(os.open(tmp_path, os.O_RDONLY), b"state")
     (entry,) = read_list(folder_fd)
-    assert entry.is_settled
+    assert entry.is_finalised
     assert entry.is_of(status.st_dev, status.st_ino)

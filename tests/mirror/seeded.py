@@ -61,7 +61,7 @@ class Target:
         (entry,) = read_list(self.state_fd)
         noted = progress_table.read(found.table, found.place, entry.number)
         assert noted is not None
-        return replace(found, frontier=noted.frontier, size=noted.size)
+        return replace(found, valid_length=noted.valid_length, size=noted.size)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def test_the_recovery_attribute_follows_what_clients_see(target: Target) -> None
     target.write(0, NEW * 1000)
     seen.append((4000, 4000, 4000))
     found = target.recorded
-    assert (found.durable, found.frontier, found.size) == seen[-1]
+    assert (found.durable, found.valid_length, found.size) == seen[-1]
     assert target.finalise() == NEW * 1000 + OLD * 3000
 
 
@@ -100,7 +100,7 @@ def test_without_a_progress_table_the_attribute_itself_follows(
     target.write(0, OLD * 5000)
     found = recovery_attribute.read(target.file.fd)
     assert found is not None
-    assert (found.table, found.frontier, found.size) == (progress_table.NONE, 5000, 5000)
+    assert (found.table, found.valid_length, found.size) == (progress_table.NONE, 5000, 5000)
     assert not target.elide(5000, OLD * 1000)
     assert target.finalise() == OLD * 5000
 

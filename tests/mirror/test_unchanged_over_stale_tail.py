@@ -44,7 +44,7 @@ def test_equal_data_moves_the_valid_length_without_the_writer(
     for size in sizes:
         assert target.elide(end, OLD * size)
         end += size
-        assert (target.recorded.frontier, target.recorded.size) == (end, end)
+        assert (target.recorded.valid_length, target.recorded.size) == (end, end)
     counted = target.account.file((0, 0, 0))
     assert (counted["unchanged_bytes"], counted["received_bytes"]) == (end, end)
     assert target.finalise() == OLD * end
@@ -55,7 +55,7 @@ def test_zeros_over_a_hole_below_move_the_valid_length_too(target: Target) -> No
     target.truncate(2 * MIB - BLOCK)
     assert target.elide(2 * MIB - BLOCK, OLD * BLOCK)
     assert target.elide(2 * MIB, bytes(10_000))
-    assert target.recorded.frontier == 2 * MIB + 10_000
+    assert target.recorded.valid_length == 2 * MIB + 10_000
     assert target.finalise() == OLD * 2 * MIB + bytes(10_000)
 
 
@@ -63,6 +63,6 @@ def test_a_range_left_out_over_a_hole_below_needs_no_writer(target: Target) -> N
     os.pwrite(target.file.fd, OLD * BLOCK, 4 * MIB)
     target.truncate(2 * MIB)
     assert target.elide(4 * MIB, OLD * 1000)
-    assert target.recorded.frontier == 4 * MIB + 1000
+    assert target.recorded.valid_length == 4 * MIB + 1000
     assert target.finalise() == OLD * 2 * MIB + bytes(2 * MIB)
     assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000

@@ -1,4 +1,4 @@
-"""A mount without the sparse operations, by choice or because the extension is missing."""
+"""A mount without the sparse operations, because the extension is missing."""
 
 from __future__ import annotations
 
@@ -45,19 +45,6 @@ def refuses_sparse_operations(mirror: Mirror) -> None:
     finally:
         os.close(fd)
     assert (mirror.backing / "file").stat().st_blocks * 512 <= 4 * BLOCK
-
-
-def test_sparse_operations_can_be_turned_off(
-    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
-) -> None:
-    mirror = mount_mirror(ext4_folder, "sparse_operations=off")
-    refuses_sparse_operations(mirror)
-    told = extras(mirror)
-    assert told["sparse_operations"] == {
-        "on": False,
-        "reason": "turned off by sparse_operations=off",
-    }
-    assert told["umask_by_default_acl"]["on"]
 
 
 def test_a_mount_works_without_the_extension(without: Mirror) -> None:

@@ -107,10 +107,13 @@ def test_a_folder_swapped_for_a_link_leads_nowhere(
         (mirror.path / "folder/secret").read_text()
 
 
-def test_descriptors_are_bounded_by_the_option(
+def test_descriptors_of_known_files_are_bounded_by_the_limit_of_open_files(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
-    mirror = mount_mirror(ext4_folder, "descriptors=16,attr_timeout=0")
+    mirror = mount_mirror(ext4_folder)
+    mirror.umount()
+    words = [mirror.backing, mirror.path, "-o", f"log={mirror.log},attr_timeout=0"]
+    run("prlimit", "--nofile=64", *MIRRORFS, "mount", *words)
     for number in range(300):
         mirror.write(f"file-{number}", 0, b"x")
         os.stat(mirror.path / f"file-{number}")

@@ -12,6 +12,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from mirrorfs.backing.readahead import set_readahead
 
 from tests.conftest import run
 
@@ -128,7 +129,8 @@ def test_no_hole_is_read_on_the_way_out(
     loop_fs: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, command: list[str]
 ) -> None:
     """The kernel's own readahead, which does not know holes, is kept out of the count."""
-    mirror = mount_mirror(loop_fs, "readahead=0")
+    mirror = mount_mirror(loop_fs)
+    set_readahead(os.fsencode(mirror.path), 128 << 10)
     image = make_image(mirror.path / "vm.img")
     out = tmp_path / image.name
     names = {"image": image, "out": out, "folder": image.parent, "target": tmp_path}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirrorfs.daemon.readahead import set_readahead
+from mirrorfs.backing.readahead import set_readahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
