@@ -346,17 +346,24 @@ def fuse_for_all() -> Iterator[None]:
         os.chmod("/dev/fuse", before)
 
 
+def without_extension(folder: Path) -> str:
+    """For PYTHONPATH: a folder, made in `folder`, that makes a Python believe that no extension was
+    built.
+    """
+    built = Path(sys.modules["mirrorfs"].__path__[0]).glob("_*.so")
+    names = sorted({path.name.partition(".")[0] for path in built})
+    assert names
+    place = folder / "without"
+    place.mkdir()
+    lines = ["import sys", *(f"sys.modules['mirrorfs.{name}'] = None" for name in names), ""]
+    (place / "sitecustomize.py").write_text("\n".join(lines))
+    return str(place)
+
+
 @pytest.fixture
 def no_extension(tmp_path: Path) -> str:
-    """For PYTHONPATH: a folder that makes a Python believe that the extension was not built."""
-    folder = tmp_path / "without"
-    folder.mkdir()
-    block = """
-import sys
-for name in '_fuseext', '_baton', '_statx': sys.modules[f'mirrorfs.{name}'] = None
-"""
-    (folder / "sitecustomize.py").write_text(block)
-    return str(folder)
+    """For PYTHONPATH: without the extension."""
+    return without_extension(tmp_path)
 
 
 @pytest.fixture
