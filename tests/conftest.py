@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mirrorfs.backing import progress_table
+from tests import preloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # A job in the background of a shell inherits these ignored, and so would every command below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Every command would else be compiled anew, which takes as long as all the rest of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 MIRRORFS = [sys.executable, "-m", "mirrorfs"]
 MKFS = {
@@ -50,6 +53,7 @@ sys.exit(main(sys.argv[1:]))
 _CLONE_NEWNS = 0x20000
 # All that were used; each may have had a table in memory (`mirrorfs.backing.progress_table`).
 STATE_FOLDERS: set[bytes] = set()
+PRELOADED = preloaded.Server()
 
 
 def pytest_configure() -> None:
@@ -79,6 +83,13 @@ def mirrorfs(
 ) -> subprocess.CompletedProcess[str]:
     """The command of the user."""
     return run(*MIRRORFS, *words, check=check, timeout=60, **kwargs)
+
+
+def mirrorfs_preloaded(*words: str | Path) -> None:
+    """The command without the start of an interpreter; it must succeed."""
+    done = PRELOADED.run(*map(str, words))
+    if done.returncode:
+        pytest.fail(f"{words} ended with {done.returncode}\n{done.stderr}")
 
 
 def as_nobody(
@@ -163,19 +174,15 @@ class Mirror:
         STATE_FOLDERS.add(self.state_folder)
         self.is_killed = False
         options = ",".join(filter(None, [f"log={self.log}", self.options]))
-        mirrorfs(
-            "mount",
-            self.backing,
-            self.path,
-            "-o",
-            options,
-            *words,
-            env={**os.environ, **self.environment},
-        )
+        command = ("mount", self.backing, self.path, "-o", options, *words)
+        if self.environment:  # which may say what is to be loaded
+            mirrorfs(*command, env={**os.environ, **self.environment})
+        else:
+            mirrorfs_preloaded(*command)
         return self
 
     def umount(self) -> None:
-        mirrorfs("umount", self.path)
+        mirrorfs_preloaded("umount", self.path)
 
     @property
     def pid(self) -> int:
@@ -245,6 +252,13 @@ class Mirror:
             progress_table.remove_all(
                 progress_table.owner_of(self.state_folder)
             )  # else the next mount does it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    """The server of `mirrorfs_preloaded` ends with the tests."""
+    yield
+    PRELOADED.stop()
 
 
 @pytest.fixture(scope="session")
@@ -350,15 +364,20 @@ def fuse_for_all() -> Iterator[None]:
         os.chmod("/dev/fuse", before)
 
 
+def without_extension(folder: Path) -> str:
+    """For PYTHONPATH: a folder, made in `folder`, with which the native module comes too late to
+    get before libfuse, so that a mount has nothing but pyfuse3.
+    """
+    place = folder / "without"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text("import pyfuse3\n")
+    return str(place)
+
+
 @pytest.fixture
 def no_extension(tmp_path: Path) -> str:
-    """For PYTHONPATH: a folder with which the native module comes too late to get before libfuse,
-    so that a mount has nothing but pyfuse3.
-    """
-    folder = tmp_path / "without"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text("import pyfuse3\n")
-    return str(folder)
+    """For PYTHONPATH: without the extension."""
+    return without_extension(tmp_path)
 
 
 @pytest.fixture

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import STATE_FOLDERS, Mirror, run
+from tests.conftest import STATE_FOLDERS, Mirror, run, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -30,22 +30,41 @@ class FaultyMirror(Mirror):
         return self.daemon.poll() is None
 
 
-@pytest.fixture
-def faulty(ext4_folder: Path, tmp_path: Path) -> Iterator[FaultyMirror]:
-    point, orders, log = tmp_path / "faulty", tmp_path / "orders", tmp_path / "faulty.log"
+@contextlib.contextmanager
+def faulty_mounted(backing: Path, folder: Path) -> Iterator[FaultyMirror]:
+    """A mount of `backing` that fails on demand; what belongs to it lies in `folder`."""
+    point, orders, log = folder / "faulty", folder / "orders", folder / "faulty.log"
     point.mkdir()
     orders.write_text("")
-    mirror = FaultyMirror(ext4_folder, point, log)
+    mirror = FaultyMirror(backing, point, log)
     STATE_FOLDERS.add(mirror.state_folder)
     mirror.orders = orders
     options = f"log={log},attr_timeout=0"
-    words = [sys.executable, "-m", "tests.faults.driver", orders, "mount", ext4_folder, point]
+    words = [sys.executable, "-m", "tests.faults.driver", orders, "mount", backing, point]
     mirror.daemon = subprocess.Popen([*words, "-f", "-o", options])
-    for _ in range(200):
-        if point.is_mount():
-            break
-        time.sleep(0.05)
-    yield mirror
-    mirror.order()
-    run("umount", "--lazy", point, check=False)
-    mirror.daemon.wait(20)
+    try:
+        wait_for(lambda: point.is_mount() or not mirror.alive)
+        yield mirror
+    finally:
+        mirror.order()
+        run("umount", "--lazy", point, check=False)
+        mirror.daemon.wait(60)
+
+
+@pytest.fixture
+def faulty(ext4_folder: Path, tmp_path: Path) -> Iterator[FaultyMirror]:
+    """A mount of its own for a test."""
+    with faulty_mounted(ext4_folder, tmp_path) as mirror:
+        yield mirror
+
+
+@pytest.fixture(scope="session")
+def shared_faulty(
+    file_systems: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FaultyMirror]:
+    """One for all tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("shared")
+    backing = file_systems("ext4") / f"{folder.name}-faulty"
+    backing.mkdir()
+    with faulty_mounted(backing, folder) as mirror:
+        yield mirror

@@ -3,7 +3,7 @@
     python -m tests.faults.driver ORDERS mirrorfs-words …
 
 ORDERS is a file. While it holds `handler NAME EXCEPTION`, the handler NAME raises that exception
-inside the guard; `at_once NAME EXCEPTION` does so before it comes to a handler. While it holds
+inside the guard; `decode NAME EXCEPTION` does so before it comes to a handler. While it holds
 `pwrite PERCENT ERRNO`, that share of the backing writes fails, or is cut short where ERRNO is 0;
 `fsync ERRNO` fails every fsync; `cut ERRNO` fails to cut off what is old; `stall SECONDS NAME`
 delays the writes to files whose descriptor leads to NAME.
@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mirrorfs.backing import tree
+from mirrorfs.backing import reader, tree
 from mirrorfs.cli.main import main
-from mirrorfs.fs import files, names, open_files, sparse, steps, xattrs
-from mirrorfs.fuse import at_once, eager, guard
+from mirrorfs.fs import attributes, content, creation, folders, names, open_files, privileges, xattrs
+from mirrorfs.fuse import operations, session
 from mirrorfs.mirror import (
     advancing,
     append_fast_path,
@@ -38,10 +38,7 @@ from mirrorfs.mirror import (
     writer,
 )
 
-pyfuse3 = guard.pyfuse3  # not imported here, since the extension must be loaded before it
-
 EXCEPTIONS: dict[str, type[BaseException]] = {
-    "FUSEError": pyfuse3.FUSEError,
     "OSError": OSError,
     "PermissionError": PermissionError,
     "ValueError": ValueError,
@@ -54,8 +51,6 @@ EXCEPTIONS: dict[str, type[BaseException]] = {
 
 
 def make(kind: str) -> BaseException:
-    if kind == "FUSEError":
-        return pyfuse3.FUSEError(errno.EDOM)
     if kind in {"OSError", "PermissionError"}:
         return EXCEPTIONS[kind](errno.EDOM, "injected")
     if kind == "UnicodeDecodeError":
@@ -63,26 +58,21 @@ def make(kind: str) -> BaseException:
     return EXCEPTIONS[kind]("injected")
 
 
-OWNERS = (
-    names.NameOperations,
-    xattrs.XattrOperations,
-    files.Operations,
-    sparse.SparseOperations,
+# The handlers that are not in the table of operations: name, class, method.
+OTHERS = (
+    ("readdir", folders.Folders, "read"),
+    ("statfs", attributes.Attributes, "file_system"),
+    ("getxattr", xattrs.Xattrs, "get"),
+    ("listxattr", xattrs.Xattrs, "list"),
+    ("setxattr", xattrs.Xattrs, "set"),
+    ("removexattr", xattrs.Xattrs, "remove"),
 )
-
-AT_ONCE = {
-    name: owner
-    for owner in (at_once.AtOnce, eager.Eager)
-    for name in set(vars(owner)) & {name for handlers in OWNERS for name in vars(handlers)}
-    if not name.startswith("_")
-}
-
 
 # All that changes or syncs a file below, for the mirror or for a handler.
 MODULES = (
     *(advancing, append_fast_path, cutting, finalising, open_file, progress, recovery, resizing),
     *(seeding, sync, writer),
-    *(open_files, names, files, sparse, steps, tree, xattrs),
+    *(attributes, content, creation, names, open_files, privileges, reader, tree, xattrs),
 )
 
 
@@ -98,49 +88,39 @@ class Orders:
 
 
 def inject(orders: Orders) -> None:
-    for owner in OWNERS:
-        for name, handler in list(vars(owner).items()):
-            inner = getattr(handler, "__wrapped__", None)
-            if inner is None or name.startswith("_"):
-                continue
-            setattr(owner, name, wrap(orders, name, inner))
+    """Put faults into every row of the table of operations, and the handlers beside it."""
+    table = operations.table
 
-    for name, owner in AT_ONCE.items():
-        is_all = owner is at_once.AtOnce
-        setattr(owner, name, wrap_at_once(orders, name, getattr(owner, name), is_all))
+    def faulty_table(fs: Any) -> dict[Any, operations.Operation]:
+        return {
+            opcode: row._replace(
+                decode=wrap_call(orders, "decode", row.name, row.decode),
+                handler=wrap(orders, row.name, row.handler),
+                at_once=row.at_once and wrap_call(orders, "handler", row.name, row.at_once),
+            )
+            for opcode, row in table(fs).items()
+        }
 
-    seek = sparse.SparseOperations.lseek_at_once
-
-    def faulty_seek(self: Any, *args: Any) -> Any:
-        words = orders.words()
-        if words[:2] == ["handler", "lseek"]:
-            raise make(words[2])
-        return seek(self, *args)
-
-    sparse.SparseOperations.lseek_at_once = faulty_seek  # type: ignore[method-assign]
+    session.table = faulty_table  # type: ignore[attr-defined]
+    for name, owner, method in OTHERS:
+        setattr(owner, method, wrap(orders, name, getattr(owner, method)))
 
 
 def wrap(orders: Orders, name: str, inner: Any) -> Any:
     @functools.wraps(inner)
-    async def faulty(self: Any, *args: Any) -> Any:
+    async def faulty(*args: Any) -> Any:
+        wrap_call(orders, "handler", name, lambda: None)()
+        return await inner(*args)
+
+    return faulty
+
+
+def wrap_call(orders: Orders, place: str, name: str, inner: Any) -> Any:
+    def faulty(*args: Any) -> Any:
         words = orders.words()
-        if words[:2] == ["handler", name]:
+        if words[:2] == [place, name]:
             raise make(words[2])
-        return await inner(self, *args)
-
-    guarded = guard._silent if name in guard._SILENT else guard._guard
-    return guarded(name, faulty)
-
-
-def wrap_at_once(orders: Orders, name: str, inner: Any, is_all: bool) -> Any:
-    """`is_all` says that this is all of the answer, and that of no handler."""
-
-    @functools.wraps(inner)
-    def faulty(self: Any, *args: Any) -> Any:
-        words = orders.words()
-        if words[:2] == ["at_once", name]:
-            raise make(words[2])
-        return None if is_all and words[:2] == ["handler", name] else inner(self, *args)
+        return inner(*args)
 
     return faulty
 

@@ -8,23 +8,27 @@ import struct
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 from mirrorfs.backing.credentials import CAP_FSETID
 from tests.posix.checks import (
     CAPABILITY,
+    EXTENSION,
     GROUP,
     USER,
+    ZEROED_RANGES,
     as_user,
     check,
+    check_rows,
     libc,
     opened,
     put,
     said,
     seen,
+    tree,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 # Where one file system or the other ends, and where 64 bits of nanoseconds do (1677 and 2262).
 SECONDS = [
@@ -35,7 +39,7 @@ SECONDS = [
 
 
 @check
-def times_to_the_nanosecond(folder: Path) -> Any:
+def times_are_kept_to_the_nanosecond(folder: Path) -> Any:
     put(folder / "file")
     (folder / "dir").mkdir()
     os.symlink("nowhere", folder / "link")
@@ -53,7 +57,7 @@ def times_to_the_nanosecond(folder: Path) -> Any:
 
 
 @check
-def tools_keep_times(folder: Path) -> Any:
+def touch_cp_and_rsync_keep_times(folder: Path) -> Any:
     (folder / "copies").mkdir()
     names = []
     for date in ("1580-01-02 03:04:05.6 UTC", "2446-05-10 22:38:55.5 UTC", "3000-01-01 UTC"):
@@ -67,7 +71,7 @@ def tools_keep_times(folder: Path) -> Any:
 
 
 @check
-def one_time_can_be_left_alone(folder: Path) -> Any:
+def utimensat_can_leave_one_time_alone(folder: Path) -> Any:
     put(folder / "file")
     os.utime(folder / "file", ns=(5, 6))
     path = os.fsencode(folder / "file")
@@ -84,7 +88,7 @@ def one_time_can_be_left_alone(folder: Path) -> Any:
 
 
 @check
-def a_time_of_access_is_kept_for_the_owner_alone(folder: Path) -> Any:
+def noatime_is_for_the_owner_alone(folder: Path) -> Any:
     put(folder / "file")
     os.chmod(folder / "file", 0o644)
     os.utime(folder / "file", ns=(10**17, 10**17))
@@ -96,40 +100,41 @@ def a_time_of_access_is_kept_for_the_owner_alone(folder: Path) -> Any:
     return kept, denied, as_user(lambda: os.close(os.open(folder / "file", os.O_RDONLY)))
 
 
-@check
-def what_moves_which_time(folder: Path) -> Any:
-    path = folder / "file"
+def times_moved(folder: Path, change: Callable[[Path], Any]) -> Any:
+    """Whether a change of a file moves its time of change, of its content and of its attributes."""
+    path = put(folder / "file", b"0123456789" * 1000)
+    os.utime(path, ns=(10**17, 10**17))
+    before = path.stat()
+    change(path)
+    after = path.stat()
+    return after.st_mtime_ns != before.st_mtime_ns, after.st_ctime_ns != before.st_ctime_ns
 
-    def moved(call: Callable[[], Any]) -> list[bool]:
-        put(path, b"0123456789" * 1000)
-        os.utime(path, ns=(10**17, 10**17))
-        before = path.stat()
-        call()
-        after = path.stat()
-        return [after.st_mtime_ns != before.st_mtime_ns, after.st_ctime_ns != before.st_ctime_ns]
 
-    def write(content: bytes, offset: int) -> None:
-        with opened(path, os.O_RDWR) as fd:
-            os.pwrite(fd, content, offset)
+def write_at(path: Path, content: bytes, offset: int) -> None:
+    with opened(path, os.O_RDWR) as fd:
+        os.pwrite(fd, content, offset)
 
-    def cut_while_open(size: int) -> None:
-        with opened(path, os.O_RDWR) as fd:
-            os.ftruncate(fd, size)
 
-    return [
-        moved(lambda: write(b"0123456789", 0)),
-        moved(lambda: write(b"changed", 0)),
-        moved(lambda: write(bytes(4096), 0)),
-        moved(lambda: write(bytes(4096), 1 << 20)),
-        moved(lambda: write(b"", 0)),
-        moved(lambda: os.truncate(path, 5)),
-        moved(lambda: os.truncate(path, 10_000)),  # its size already
-        moved(lambda: cut_while_open(10_000)),
-        moved(lambda: os.chmod(path, 0o600)),
-        moved(lambda: path.read_bytes()),
-        moved(lambda: os.link(path, folder / "hard")),
-        moved(lambda: os.rename(path, path)),
-    ]
+def cut_while_open(path: Path, size: int) -> None:
+    with opened(path, os.O_RDWR) as fd:
+        os.ftruncate(fd, size)
+
+
+TIMES: dict[str, tuple[Callable[[Path], Any]]] = {
+    "times_moved_by_a_write_of_equal_data": (lambda path: write_at(path, b"0123456789", 0),),
+    "times_moved_by_a_write_of_other_data": (lambda path: write_at(path, b"changed", 0),),
+    "times_moved_by_a_write_of_zeros": (lambda path: write_at(path, bytes(4096), 0),),
+    "times_moved_by_zeros_beyond_the_end": (lambda path: write_at(path, bytes(4096), 1 << 20),),
+    "times_moved_by_a_write_of_nothing": (lambda path: write_at(path, b"", 0),),
+    "times_moved_by_a_shorter_size": (lambda path: os.truncate(path, 5),),
+    "times_moved_by_truncation_to_the_same_size": (lambda path: os.truncate(path, 10_000),),
+    "times_moved_by_ftruncate_to_the_same_size": (lambda path: cut_while_open(path, 10_000),),
+    "times_moved_by_chmod": (lambda path: os.chmod(path, 0o600),),
+    "times_moved_by_reading": (lambda path: path.read_bytes(),),
+    "times_moved_by_a_hard_link": (lambda path: os.link(path, path.with_name("hard")),),
+    "times_moved_by_a_rename_onto_itself": (lambda path: os.rename(path, path),),
+}
+check_rows(TIMES, times_moved)
 
 
 @check
@@ -155,7 +160,7 @@ def owners_are_kept(folder: Path) -> Any:
 
 
 @check
-def writing_clears_setuid(folder: Path) -> Any:
+def a_write_by_a_user_clears_setuid(folder: Path) -> Any:
     found = []
     for mode in (0o4777, 0o2777, 0o6777):
         put(folder / "file", b"same")
@@ -169,43 +174,43 @@ def writing_clears_setuid(folder: Path) -> Any:
     return found
 
 
-@check
-def whoever_changes_a_file_takes_its_setuid_and_capability(folder: Path) -> Any:
+def setuid_and_capability_left(folder: Path, change: Callable[[Path], Any]) -> Any:
+    """What is left of both after a change by root, and by another user."""
     path = folder / "file"
-
-    def write(flags: int) -> None:
-        with opened(path, flags) as fd:
-            os.write(fd, b"same")
-
-    def cut_while_open() -> None:
-        with opened(path, os.O_RDWR) as fd:
-            os.ftruncate(fd, 2)
-
-    changes: list[Callable[[], Any]] = [
-        lambda: write(os.O_RDWR),
-        lambda: write(os.O_WRONLY),
-        lambda: write(os.O_WRONLY | os.O_APPEND),
-        lambda: write(os.O_WRONLY | os.O_TRUNC),
-        lambda: os.truncate(path, 2),
-        cut_while_open,
-    ]
     found = []
-    for change, mode, has_capability in itertools.product(
-        changes, (0o6777, 0o2777, 0o777), (False, True)
-    ):
+    for mode, has_capability in itertools.product((0o6777, 0o2777, 0o777), (False, True)):
         for act in (as_user, said):
             put(path, b"same")
             os.chmod(path, mode)
             if has_capability:
                 os.setxattr(path, "security.capability", CAPABILITY)
-            found.append((act(change), seen(path)[0], os.listxattr(path)))
+            found.append((act(lambda: change(path)), seen(path)[0], os.listxattr(path)))
     return found
 
 
-@check
-def setuid_goes_by_who_changes_a_file_and_not_by_how(folder: Path) -> Any:
-    """Root may have given up what lets it stay, and a group that may not execute the file counts
-    for those who are in it alone.
+def write_equal(path: Path, flags: int) -> None:
+    with opened(path, flags) as fd:
+        os.write(fd, b"same")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], Any]]] = {
+    "setuid_and_capability_after_a_write": (lambda path: write_equal(path, os.O_RDWR),),
+    "setuid_and_capability_after_a_blind_write": (lambda path: write_equal(path, os.O_WRONLY),),
+    "setuid_and_capability_after_an_append": (
+        lambda path: write_equal(path, os.O_WRONLY | os.O_APPEND),
+    ),
+    "setuid_and_capability_after_an_open_that_truncates": (
+        lambda path: write_equal(path, os.O_WRONLY | os.O_TRUNC),
+    ),
+    "setuid_and_capability_after_truncate": (lambda path: os.truncate(path, 2),),
+    "setuid_and_capability_after_ftruncate": (lambda path: cut_while_open(path, 2),),
+}
+check_rows(CHANGES, setuid_and_capability_left)
+
+
+def setuid_after_each_change(folder: Path, caller: dict[str, Any]) -> Any:
+    """It goes by the user who changes a file, and not by the way: root may have given up what lets
+    it stay, and a group that may not execute the file counts for those who are in it alone.
     """
     block, punch, zero = 4096, 2 | 1, 16
     reader = os.open(put(folder / "source", b"s" * 8192), os.O_RDONLY)
@@ -220,16 +225,8 @@ def setuid_goes_by_who_changes_a_file_and_not_by_how(folder: Path) -> Any:
         (os.O_RDWR, lambda fd: libc.fallocate(fd, zero, block, block)),
         (os.O_RDWR, lambda fd: os.copy_file_range(reader, fd, block, 0, 0)),
     ]
-    callers: list[dict[str, Any]] = [
-        {"uid": 0},
-        {"uid": 0, "without": CAP_FSETID},
-        {"uid": USER},
-        {"uid": USER + 1, "groups": (GROUP,)},
-        {"uid": USER + 1},
-        {"uid": USER + 1, "with_": CAP_FSETID},
-    ]
     found = []
-    for mode, caller in itertools.product((0o6755, 0o2755, 0o2644, 0o4711), callers):
+    for mode in (0o6755, 0o2755, 0o2644, 0o4711):
         paths = [put(folder / f"file-{index}", b"f" * 8192) for index in range(len(changes))]
         opens = zip(paths, changes, strict=True)
         fds = [os.open(path, flags) for path, (flags, _) in opens]
@@ -240,11 +237,22 @@ def setuid_goes_by_who_changes_a_file_and_not_by_how(folder: Path) -> Any:
         def change_all(fds: list[int] = fds) -> list[Any]:
             return [said(change, fd) for fd, (_, change) in zip(fds, changes, strict=True)]
 
-        found.append((oct(mode), caller, as_user(change_all, **caller), *map(seen, paths)))
+        found.append((oct(mode), as_user(change_all, **caller), *map(seen, paths)))
         for fd in fds:
             os.close(fd)
     os.close(reader)
     return found
+
+
+CALLERS: dict[str, tuple[dict[str, Any]]] = {
+    "setuid_after_changes_by_root_with_fsetid": ({"uid": 0},),
+    "setuid_after_changes_by_root_without_fsetid": ({"uid": 0, "without": CAP_FSETID},),
+    "setuid_after_changes_by_the_owner": ({"uid": USER},),
+    "setuid_after_changes_by_one_of_the_group": ({"uid": USER + 1, "groups": (GROUP,)},),
+    "setuid_after_changes_by_a_stranger": ({"uid": USER + 1},),
+    "setuid_after_changes_by_a_user_with_fsetid": ({"uid": USER + 1, "with_": CAP_FSETID},),
+}
+check_rows(CALLERS, setuid_after_each_change, EXTENSION, ZEROED_RANGES)
 
 
 @check
@@ -284,30 +292,38 @@ def a_chown_takes_setuid_from_the_files_of_the_caller_alone(folder: Path) -> Any
     return found, as_user(lambda: os.chown(folder / "dir", -1, -1)), seen(folder / "dir")[0]
 
 
-@check
-def permissions_are_checked(folder: Path) -> Any:
-    put(folder / "secret")
-    os.chmod(folder / "secret", 0o600)
-    put(folder / "open")
-    os.chmod(folder / "open", 0o666)
+def permitted(folder: Path, call: Callable[[Path], Any], groups: tuple[int, ...] = ()) -> Any:
+    """What a call of another user says, and what it leaves."""
+    put(folder / "secret").chmod(0o600)
+    put(folder / "public").chmod(0o666)
     put(folder / "group")
     os.chown(folder / "group", 0, GROUP)
     os.chmod(folder / "group", 0o660)
     os.chmod(folder, 0o755)
-    return [
-        as_user(lambda: (folder / "secret").read_bytes()),
-        as_user(lambda: (folder / "open").read_bytes()),
-        as_user(lambda: (folder / "group").read_bytes()),
-        as_user(lambda: (folder / "group").read_bytes(), groups=(GROUP,)),
-        as_user(lambda: os.mkdir(folder / "new")),
-        as_user(lambda: os.unlink(folder / "open")),
-        as_user(lambda: os.chmod(folder / "open", 0)),
-        as_user(lambda: os.utime(folder / "open")),
-        as_user(lambda: os.utime(folder / "open", ns=(1, 1))),
-        as_user(lambda: os.truncate(folder / "secret", 0)),
-        as_user(lambda: os.access(folder / "secret", os.R_OK)),
-        as_user(lambda: os.chown(folder / "open", USER, -1)),
-    ]
+    return as_user(lambda: call(folder), groups=groups), tree(folder)
+
+
+PERMISSIONS: dict[str, tuple[Any, ...]] = {
+    "permission_to_read_a_secret": (lambda folder: (folder / "secret").read_bytes(),),
+    "permission_to_read_what_is_public": (lambda folder: (folder / "public").read_bytes(),),
+    "permission_to_read_for_a_group_of_others": (lambda folder: (folder / "group").read_bytes(),),
+    "permission_to_read_for_the_callers_group": (
+        lambda folder: (folder / "group").read_bytes(),
+        (GROUP,),
+    ),
+    "permission_to_write_what_is_public": (lambda folder: put(folder / "public", b"x") and None,),
+    "permission_to_mkdir_in_a_folder_of_root": (lambda folder: os.mkdir(folder / "new"),),
+    "permission_to_unlink_in_a_folder_of_root": (lambda folder: os.unlink(folder / "public"),),
+    "permission_to_chmod_a_file_of_root": (lambda folder: os.chmod(folder / "public", 0),),
+    "permission_to_touch_what_is_public": (lambda folder: os.utime(folder / "public"),),
+    "permission_to_set_times_of_a_file_of_root": (
+        lambda folder: os.utime(folder / "public", ns=(1, 1)),
+    ),
+    "permission_to_truncate_a_secret": (lambda folder: os.truncate(folder / "secret", 0),),
+    "permission_by_access_of_a_secret": (lambda folder: os.access(folder / "secret", os.R_OK),),
+    "permission_to_chown_a_file_of_root": (lambda folder: os.chown(folder / "public", USER, -1),),
+}
+check_rows(PERMISSIONS, permitted)
 
 
 @check

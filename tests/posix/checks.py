@@ -1,7 +1,8 @@
-"""What a client can see of a folder, as a list of checks that run on any folder.
+"""What a client can see of a folder, as checks that run on any folder.
 
 Each check gets an empty folder and returns what it saw; times, inode numbers and paths, which
-differ from folder to folder by nature, stay out of it. An error is seen as its name.
+differ from folder to folder by nature, stay out of it. An error is seen as its name. A check gives
+its name to tests (`test_parity`), and is no part of the name of another: `-k` finds it alone.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import stat
 import struct
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-Check = Callable[[Path], Any]
-CHECKS: dict[str, Check] = {}
+Look = Callable[[Path], Any]
+EXTENSION = "the extension"
+ZEROED_RANGES = "ranges that can be zeroed"  # tmpfs has none
 USER, GROUP = 12345, 23456
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # of security.capability
 
@@ -30,9 +33,41 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-def check(function: Check) -> Check:
-    CHECKS[function.__name__] = function
-    return function
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`needs` names what the mount, or the file system below, must have."""
+
+    look: Look
+    needs: tuple[str, ...] = ()
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(look: Look) -> Look:
+    """Decorator: the function is a check by its own name."""
+    CHECKS[look.__name__] = Check(look)
+    return look
+
+
+def check_that_needs(*needs: str) -> Callable[[Look], Look]:
+    """Decorator for a check that is not possible everywhere."""
+
+    def note(look: Look) -> Look:
+        CHECKS[look.__name__] = Check(look, needs)
+        return look
+
+    return note
+
+
+def check_rows(rows: Mapping[str, tuple[Any, ...]], look: Callable[..., Any], *needs: str) -> None:
+    """A check for each row, by the row's name: `look` gets the folder and what is in the row."""
+
+    def of_row(row: tuple[Any, ...]) -> Look:
+        return lambda folder: look(folder, *row)
+
+    for name, row in rows.items():
+        CHECKS[name] = Check(of_row(row), needs)
 
 
 def said(call: Callable[..., Any], *args: Any, **words: Any) -> Any:
@@ -48,6 +83,18 @@ def seen(path: Path) -> tuple[str, int, int, int, int]:
     status = path.lstat()
     size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
     return oct(status.st_mode), status.st_nlink, status.st_uid, status.st_gid, size
+
+
+def tree(folder: Path) -> list[Any]:
+    """All that is below a folder: names, what is `seen` of each, and the content of files."""
+    return [
+        (
+            str(path.relative_to(folder)),
+            seen(path),
+            path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else None,
+        )
+        for path in sorted(folder.rglob("*"))
+    ]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @check
-def writes_at_odd_places(folder: Path) -> Any:
+def writes_at_odd_offsets_are_read_back(folder: Path) -> Any:
     with opened(folder / "file", os.O_CREAT | os.O_RDWR) as fd:
         done = [
             os.pwrite(fd, b"a" * 5000, 3),
@@ -60,7 +60,7 @@ def appending_goes_to_the_end_whatever_the_offset(folder: Path) -> Any:
 
 
 @check
-def two_appenders(folder: Path) -> Any:
+def two_appenders_write_in_turn(folder: Path) -> Any:
     flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
     with opened(folder / "file", flags) as one, opened(folder / "file", flags) as two:
         for number in range(100):
@@ -69,7 +69,7 @@ def two_appenders(folder: Path) -> Any:
 
 
 @check
-def truncation_by_name_and_by_open(folder: Path) -> Any:
+def truncation_by_name_and_by_open_cuts_and_fills_with_zeros(folder: Path) -> Any:
     put(folder / "file", b"0123456789")
     found = []
     for size in (4, 9000, 4097, 0, 1):
@@ -81,7 +81,7 @@ def truncation_by_name_and_by_open(folder: Path) -> Any:
 
 
 @check
-def a_sparse_file_tells_its_true_blocks(folder: Path) -> Any:
+def a_sparse_file_shows_few_blocks(folder: Path) -> Any:
     with opened(folder / "file", os.O_CREAT | os.O_RDWR) as fd:
         os.ftruncate(fd, 1 << 30)
         os.pwrite(fd, b"x" * 4096, 1 << 20)
@@ -125,7 +125,7 @@ def a_file_size_limit_is_kept(folder: Path) -> Any:
 
 
 @check
-def locks_exclude(folder: Path) -> Any:
+def a_lock_excludes_another(folder: Path) -> Any:
     put(folder / "file")
     with opened(folder / "file", os.O_RDWR) as one, opened(folder / "file", os.O_RDWR) as two:
         fcntl.flock(one, fcntl.LOCK_EX)
@@ -137,7 +137,7 @@ def locks_exclude(folder: Path) -> Any:
 
 
 @check
-def syncing_is_possible_everywhere(folder: Path) -> Any:
+def files_and_folders_can_be_synced(folder: Path) -> Any:
     put(folder / "file")
     with opened(folder / "file", os.O_RDWR) as fd, opened(folder, os.O_RDONLY) as folder_fd:
         return [said(call, f) for f in (fd, folder_fd) for call in (os.fsync, os.fdatasync)]

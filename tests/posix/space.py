@@ -6,7 +6,17 @@ import ctypes
 import os
 from typing import TYPE_CHECKING, Any
 
-from tests.posix.checks import check, libc, opened, put, said
+from tests.posix.checks import (
+    EXTENSION,
+    ZEROED_RANGES,
+    check,
+    check_rows,
+    check_that_needs,
+    libc,
+    opened,
+    put,
+    said,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +45,7 @@ def borders(fd: int) -> list[int]:
             found.append(place)
 
 
-@check
+@check_that_needs(EXTENSION, ZEROED_RANGES)
 def ranges_are_punched_and_zeroed(folder: Path) -> Any:
     path = put(folder / "file", b"x" * 10 * BLOCK + b"tail")
     with opened(path, os.O_RDWR) as fd:
@@ -51,7 +61,7 @@ def ranges_are_punched_and_zeroed(folder: Path) -> Any:
         ]
 
 
-@check
+@check_that_needs(EXTENSION)
 def space_is_preallocated(folder: Path) -> Any:
     with opened(folder / "file", os.O_CREAT | os.O_RDWR) as fd:
         return [
@@ -65,26 +75,32 @@ def space_is_preallocated(folder: Path) -> Any:
         ]
 
 
-@check
-def wrong_ranges_are_refused(folder: Path) -> Any:
+def refused_range(folder: Path, flags: int, mode: int, offset: int, length: int) -> Any:
     path = put(folder / "file", b"x" * 3 * BLOCK)
-    os.mkfifo(folder / "fifo")
-    with opened(path, os.O_RDWR) as fd, opened(path, os.O_RDONLY) as reader:
-        with opened(folder, os.O_RDONLY) as folder_fd:
-            refused = [said(fallocate, folder_fd, 0, 0, 1)]
-        refused += [
-            said(fallocate, fd, PUNCH_HOLE | KEEP_SIZE, -1, 10),
-            said(fallocate, fd, PUNCH_HOLE | KEEP_SIZE, 0, 0),
-            said(fallocate, fd, PUNCH_HOLE, 0, BLOCK),
-            said(fallocate, fd, PUNCH_HOLE | ZERO_RANGE | KEEP_SIZE, 0, BLOCK),
-            said(fallocate, fd, 0, HUGE, HUGE),
-            said(fallocate, reader, PUNCH_HOLE | KEEP_SIZE, 0, BLOCK),
-            said(fallocate, reader, 0, 0, BLOCK),
-        ]
-        return refused, path.read_bytes() == b"x" * 3 * BLOCK
+    with opened(path, flags) as fd:
+        return said(fallocate, fd, mode, offset, length), path.read_bytes() == b"x" * 3 * BLOCK
+
+
+PUNCH = PUNCH_HOLE | KEEP_SIZE
+REFUSED = {
+    "fallocate_before_the_beginning": (os.O_RDWR, PUNCH, -1, 10),
+    "fallocate_of_nothing": (os.O_RDWR, PUNCH, 0, 0),
+    "fallocate_to_punch_that_must_keep_the_size": (os.O_RDWR, PUNCH_HOLE, 0, BLOCK),
+    "fallocate_to_punch_and_zero": (os.O_RDWR, PUNCH | ZERO_RANGE, 0, BLOCK),
+    "fallocate_beyond_all_sizes": (os.O_RDWR, 0, HUGE, HUGE),
+    "fallocate_to_punch_by_a_reader": (os.O_RDONLY, PUNCH, 0, BLOCK),
+    "fallocate_by_a_reader": (os.O_RDONLY, 0, 0, BLOCK),
+}
+check_rows(REFUSED, refused_range)
 
 
 @check
+def fallocate_of_a_folder(folder: Path) -> Any:
+    with opened(folder, os.O_RDONLY) as fd:
+        return said(fallocate, fd, 0, 0, 1)
+
+
+@check_that_needs(EXTENSION)
 def truncation_to_the_size_it_has_frees_what_lies_beyond(folder: Path) -> Any:
     with opened(put(folder / "file", b"x" * 10 * BLOCK), os.O_RDWR) as fd:
         done = said(fallocate, fd, KEEP_SIZE, 10 * BLOCK, 100 * BLOCK)
@@ -95,7 +111,7 @@ def truncation_to_the_size_it_has_frees_what_lies_beyond(folder: Path) -> Any:
         return done, before - os.fstat(fd).st_blocks >= 100 * BLOCK // 512
 
 
-@check
+@check_that_needs(EXTENSION)
 def data_and_holes_are_found(folder: Path) -> Any:
     with opened(folder / "file", os.O_CREAT | os.O_RDWR) as fd:
         os.pwrite(fd, b"x" * BLOCK, 4 * BLOCK)
@@ -110,44 +126,54 @@ def data_and_holes_are_found(folder: Path) -> Any:
 
 
 @check
-def an_empty_file_has_neither(folder: Path) -> Any:
+def an_empty_file_has_neither_data_nor_hole(folder: Path) -> Any:
     with opened(put(folder / "file", b""), os.O_RDONLY) as fd:
         return said(os.lseek, fd, 0, os.SEEK_DATA), said(os.lseek, fd, 0, os.SEEK_HOLE)
 
 
-@check
-def the_kernel_copies_ranges(folder: Path) -> Any:
-    source = put(folder / "source", b"a" * BLOCK + bytes(6 * BLOCK) + b"z" * 5000)
+def copied(folder: Path, names: str, length: int, start: int, offset: int) -> Any:
+    """What a copy by the kernel says, and what it leaves. `names` are those of the two descriptors:
+    the source's; and the target's own, one that cannot read it, and one that appends to it.
+    """
+    source = put(folder / "source", COPIED)
     target = put(folder / "target", b"t" * 20 * BLOCK)
-    size = source.stat().st_size
 
-    def copy(source_fd: int, target_fd: int, size: int, start: int, offset: int) -> int:
-        """Until nothing is left: one call may copy less than it is asked for."""
+    def copy(source_fd: int, target_fd: int) -> int:
+        """Until nothing is left: one call may copy less than all."""
         done = 0
         while count := os.copy_file_range(
-            source_fd, target_fd, size - done, start + done, offset + done
+            source_fd, target_fd, length - done, start + done, offset + done
         ):
             done += count
         return done
 
-    with opened(source, os.O_RDONLY) as reading, opened(target, os.O_RDWR) as writing:
-        counts = [
-            said(copy, reading, writing, size, 0, 0),
-            said(copy, reading, writing, 3 * BLOCK, BLOCK - 1, 9 * BLOCK + 7),
-            said(copy, reading, writing, 10 * BLOCK, size - 10, 30 * BLOCK),
-            said(copy, reading, writing, 10, size, 0),
-            said(copy, reading, writing, 10, size + 10, 0),
-            said(copy, reading, writing, 0, 0, 0),
-            said(copy, writing, writing, BLOCK, 0, 40 * BLOCK),
-            said(copy, writing, writing, 2 * BLOCK, 0, BLOCK),
-            said(copy, writing, reading, BLOCK, 0, 0),
-        ]
-        with opened(target, os.O_WRONLY) as blind, opened(target, os.O_RDWR | os.O_APPEND) as end:
-            counts += [
-                said(copy, blind, writing, BLOCK, 0, 50 * BLOCK),
-                said(copy, reading, end, BLOCK, 0, 0),
-            ]
-        return counts, target.read_bytes()
+    with (
+        opened(source, os.O_RDONLY) as reading,
+        opened(target, os.O_RDWR) as writing,
+        opened(target, os.O_WRONLY) as blind,
+        opened(target, os.O_RDWR | os.O_APPEND) as appending,
+    ):
+        fds = {"source": reading, "target": writing, "blind": blind, "appending": appending}
+        one, other = names.split()
+        return said(copy, fds[one], fds[other]), target.read_bytes(), source.read_bytes() == COPIED
+
+
+COPIED = b"a" * BLOCK + bytes(6 * BLOCK) + b"z" * 5000
+SIZE = len(COPIED)
+COPIES = {
+    "copy_range_of_a_whole_file": ("source target", SIZE, 0, 0),
+    "copy_range_at_odd_offsets": ("source target", 3 * BLOCK, BLOCK - 1, 9 * BLOCK + 7),
+    "copy_range_over_the_end_of_the_source": ("source target", 10 * BLOCK, SIZE - 10, 30 * BLOCK),
+    "copy_range_at_the_end_of_the_source": ("source target", 10, SIZE, 0),
+    "copy_range_beyond_the_end_of_the_source": ("source target", 10, SIZE + 10, 0),
+    "copy_range_of_nothing": ("source target", 0, 0, 0),
+    "copy_range_within_a_file": ("target target", BLOCK, 0, 40 * BLOCK),
+    "copy_range_onto_itself": ("target target", 2 * BLOCK, 0, BLOCK),
+    "copy_range_into_a_reader": ("target source", BLOCK, 0, 0),
+    "copy_range_from_a_blind_writer": ("blind target", BLOCK, 0, 50 * BLOCK),
+    "copy_range_into_an_appender": ("source appending", BLOCK, 0, 0),
+}
+check_rows(COPIES, copied)
 
 
 @check
@@ -156,5 +182,5 @@ def a_write_that_fails_leaves_the_size(folder: Path) -> Any:
     os.pwrite(fd, b"x", 0)
     answer = said(os.pwrite, fd, b"x" * 8192, (1 << 44) - BLOCK)
     size = os.fstat(fd).st_size
-    said(os.close, fd)  # where the mount tells of the failed write once more
+    said(os.close, fd)  # at which the mount reports the failed write once more
     return answer, size if isinstance(answer, str) else None

@@ -1,90 +1,111 @@
-"""The mount is like the folder below it: each check sees the same in both."""
+"""The mount is like the folder below it: each check sees the same in both.
+
+The mounts live as long as the session, and each check has a folder of its own in them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import run
-from tests.posix import access, attributes, content, making, naming, space
-from tests.posix.checks import CHECKS, let_others_through
+from tests.conftest import MKFS, Mirror, run, without_extension
+from tests.posix.checks import CHECKS, EXTENSION, ZEROED_RANGES, let_others_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from tests.conftest import Mirror
+# Each file beside this one adds its checks when it is imported.
+for path in sorted(Path(__file__).parent.glob("*.py")):
+    if not path.name.startswith(("test_", "_")):
+        importlib.import_module(f"tests.posix.{path.stem}")
 
-
-ZEROES_RANGES = {
-    "ranges_are_punched_and_zeroed",
-    "setuid_goes_by_who_changes_a_file_and_not_by_how",
-}
-# What only the extension can do.
-NEEDS_EXTENSION = {
-    "default_lists_are_inherited",
-    "ranges_are_punched_and_zeroed",
-    "space_is_preallocated",
-    "data_and_holes_are_found",
-    "setuid_goes_by_who_changes_a_file_and_not_by_how",
-    "truncation_to_the_size_it_has_frees_what_lies_beyond",
+# What the mounts that are compared lack: on tmpfs names and attributes are dealt with in the main
+# loop, and without the extension all goes through pyfuse3.
+LACKS: dict[str, set[str]] = {
+    **{kind: set() for kind in MKFS},
+    "tmpfs": {ZEROED_RANGES},
+    **{f"{kind} without the extension": {EXTENSION} for kind in MKFS},
 }
 
 
-def differences(mirror: Mirror, names: list[str]) -> str:
-    """What each check sees in the plain folder and in the mount, where that is not the same."""
-    let_others_through(mirror.path, mirror.backing)
-    plain = mirror.backing.parent / f"{mirror.backing.name}-plain"
-    found = []
-    for name in names:
-        folders = plain / name, mirror.path / name
-        for folder in folders:
-            folder.mkdir(parents=True)
-        below, mounted = (CHECKS[name](folder) for folder in folders)
-        if below != mounted:
-            found.append(f"{name}\n  plain {below!r:.2000}\n  mount {mounted!r:.2000}")
-    return "\n".join(found)
+@dataclass
+class Twins:
+    """A mount, and a plain folder on the file system that is below it."""
+
+    mirror: Mirror
+    plain: Path
 
 
-@pytest.mark.timeout(600)
-def test_every_check_sees_the_same(mirror: Mirror, subtests_of: list[str]) -> None:
-    assert not differences(mirror, subtests_of)
+@pytest.fixture(scope="session")
+def twins_on(
+    file_systems: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Twins]]:
+    """Gives the twins of a name in LACKS; made when they are first wanted."""
+    made: dict[str, Twins] = {}
+    with contextlib.ExitStack() as stack:
+
+        def make(where: str) -> Twins:
+            kind = where.split()[0]
+            folder = tmp_path_factory.mktemp("parity")
+            if kind == "tmpfs":
+                disk = folder / "memory"
+                disk.mkdir()
+                run("mount", "-t", "tmpfs", "none", disk)
+                stack.callback(run, "umount", disk)
+            else:
+                disk = file_systems(kind)
+            names = [disk / f"{folder.name}-{name}" for name in ("backing", "plain")]
+            for name in names:
+                name.mkdir()
+            mirror = Mirror(names[0], folder / "mirror", folder / "mirror.log")
+            mirror.path.mkdir()
+            if EXTENSION in LACKS[where]:
+                mirror.environment["PYTHONPATH"] = without_extension(folder)
+            let_others_through(mirror.path, mirror.backing)
+            mirror.mount()
+            stack.callback(mirror.umount)
+            return Twins(mirror, names[1])
+
+        def get(where: str) -> Twins:
+            if where not in made:
+                made[where] = make(where)
+            return made[where]
+
+        yield get
 
 
-@pytest.mark.timeout(600)
-def test_so_it_does_on_tmpfs(
-    tmp_path: Path, mount_mirror: Callable[..., Mirror], subtests_of: list[str]
-) -> None:
-    """Where names and attributes are dealt with in the main loop. tmpfs cannot zero a range."""
-    memory = tmp_path / "memory"
-    memory.mkdir()
-    run("mount", "-t", "tmpfs", "none", memory)
-    try:
-        backing = memory / "backing"
-        backing.mkdir()
-        mirror = mount_mirror(backing)
-        names = [name for name in subtests_of if name not in ZEROES_RANGES]
-        assert not differences(mirror, names)
-        mirror.umount()
-    finally:
-        run("umount", "--lazy", memory, check=False)
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        pytest.param(name, where, id=f"{name}-{where.replace(' ', '-')}")
+        for where, lacking in LACKS.items()
+        for name, check in CHECKS.items()
+        if not lacking & {*check.needs}
+    ],
+)
+def test_check(name: str, where: str, twins_on: Callable[[str], Twins]) -> None:
+    """Sees the same in the mount as in the plain folder, and the mount finds nothing to warn of."""
+    twins = twins_on(where)
+    folders = twins.plain / name, twins.mirror.path / name
+    for folder in folders:
+        folder.mkdir()
+    below, mounted = (CHECKS[name].look(folder) for folder in folders)
+    assert mounted == below
+    assert not twins.mirror.troubles()
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(600)
-def test_so_it_does_without_the_extension(
-    loop_fs: Path,
-    mount_mirror: Callable[..., Mirror],
-    subtests_of: list[str],
-    no_extension: str,
-) -> None:
-    mirror = mount_mirror(loop_fs, PYTHONPATH=no_extension)
-    names = [name for name in subtests_of if name not in NEEDS_EXTENSION]
-    assert not differences(mirror, names)
-
-
-@pytest.fixture
-def subtests_of() -> list[str]:
-    # Each of these adds its checks to the list when it is imported.
-    assert all((access, attributes, content, making, naming, space))
-    return list(CHECKS)
+def test_name_of_a_check_is_no_part_of_the_name_of_another() -> None:
+    """So `-k` finds it alone."""
+    assert len(CHECKS) > 100
+    for name in CHECKS:
+        assert re.fullmatch("[a-z0-9_]+", name)
+        assert [other for other in CHECKS if name in other] == [name]
