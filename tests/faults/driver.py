@@ -22,7 +22,16 @@ from typing import Any
 
 from mirrorfs.backing import reader, tree
 from mirrorfs.cli.main import main
-from mirrorfs.fs import attributes, content, creation, folders, names, open_files, privileges, xattrs
+from mirrorfs.fs import (
+    attributes,
+    content,
+    creation,
+    folders,
+    names,
+    open_files,
+    privileges,
+    xattrs,
+)
 from mirrorfs.fuse import operations, session
 from mirrorfs.mirror import (
     advancing,

@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tools.benchmark import against, figures
+from tools.benchmark import against, contenders, figures
 from tools.benchmark.figures import LESS, MORE, Figure, Ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def result(**ratios: Ratio) -> dict[str, Any]:
-    return {
-        "schema": against.SCHEMA,
-        "quick": False,
-        "busy": False,
-        "ratios": {name: ratio.as_json() for name, ratio in ratios.items()},
-    }
+def earlier(busy: bool = False, **ratios: Ratio) -> dict[str, Any]:
+    written = {"schema": against.SCHEMA, "quick": False, "busy": busy, "ratios": ratios}
+    result: dict[str, Any] = json.loads(json.dumps(written, default=figures.asdict))
+    return result
 
 
 def ratio(value: float, better: str, spread: float = 0.0) -> Ratio:
@@ -50,8 +47,8 @@ def test_a_figure_is_told_with_its_spread() -> None:
 def test_worse_by_more_than_a_tenth_is_seen(
     before: float, now: float, better: str, is_worse: bool
 ) -> None:
-    old, new = result(work=ratio(before, better)), result(work=ratio(now, better))
-    assert [change.is_worse for change in against.compare(old, new)] == [is_worse]
+    changes = against.compare(earlier(work=ratio(before, better)), {"work": ratio(now, better)})
+    assert [change.is_worse for change in changes] == [is_worse]
 
 
 def test_a_busy_moment_is_not_taken_for_a_change() -> None:
@@ -59,36 +56,36 @@ def test_a_busy_moment_is_not_taken_for_a_change() -> None:
     quiet = Ratio.of(Figure((90.0, 91.0, 92.0)), reference, MORE)
     busy = Ratio.of(Figure((40.0, 50.0, 92.0)), reference, MORE)
     slower = Ratio.of(Figure((70.0, 71.0, 72.0)), reference, MORE)
-    seen = [against.compare(result(a=quiet), result(a=now))[0].is_worse for now in (busy, slower)]
+    seen = [against.compare(earlier(a=quiet), {"a": now})[0].is_worse for now in (busy, slower)]
     assert seen == [False, True]
 
 
 def test_only_what_both_have_measured_is_compared() -> None:
-    old = result(speed=ratio(1, MORE), gone=ratio(1, MORE))
-    new = result(speed=ratio(1, MORE), added=ratio(1, MORE))
+    old = earlier(speed=ratio(1, MORE), gone=ratio(1, MORE))
+    new = {"speed": ratio(1, MORE), "added": ratio(1, MORE)}
     assert [change.name for change in against.compare(old, new)] == ["speed"]
 
 
 def test_what_has_gone_is_named_if_its_part_was_measured() -> None:
-    old = result(**{name: ratio(1, MORE) for name in ("speed: a", "speed: b", "device: c")})
-    new = result(**{"speed: a": ratio(1, MORE)})
-    assert against.missing(old, new) == ["speed: b"]
-    assert against.remarks(old, new) == ["Measured earlier and not now: speed: b."]
+    old = earlier(**{name: ratio(1, MORE) for name in ("speed: a", "speed: b", "device: c")})
+    notes = against.remarks(old, {"speed: a": ratio(1, MORE)}, is_busy=False)
+    assert notes == ["Measured earlier and not now: speed: b."]
 
 
 def test_a_busy_machine_is_said() -> None:
-    old = result(a=ratio(1, MORE)) | {"busy": True}
-    assert "earlier run" in against.remarks(old, result(a=ratio(1, MORE)))[0]
+    old, new = earlier(busy=True, a=ratio(1, MORE)), {"a": ratio(1, MORE)}
+    assert "the earlier run" in against.remarks(old, new, is_busy=False)[0]
+    assert "this run" in against.remarks(earlier(a=ratio(1, MORE)), new, is_busy=True)[0]
 
 
 def test_nothing_in_common_is_no_success() -> None:
     with pytest.raises(SystemExit, match="nothing was measured in both"):
-        against.compare(result(a=ratio(1, MORE)), result(b=ratio(1, MORE)))
+        against.compare(earlier(a=ratio(1, MORE)), {"b": ratio(1, MORE)})
 
 
 def test_the_report_lists_the_worst_first_and_says_what_may_be_chance() -> None:
-    old = result(a=ratio(1, MORE), b=ratio(1, MORE, spread=0.5), c=ratio(1, MORE))
-    new = result(a=ratio(0.5, MORE), b=ratio(0.8, MORE), c=ratio(1, MORE))
+    old = earlier(a=ratio(1, MORE), b=ratio(1, MORE, spread=0.5), c=ratio(1, MORE))
+    new = {"a": ratio(0.5, MORE), "b": ratio(0.8, MORE), "c": ratio(1, MORE)}
     rows = against.report(against.compare(old, new), [])[-2:]
     assert rows[0] == "| a | 1.00 (1.00-1.00) | 0.50 (0.50-0.50) | 1.00 | 0.50 | 50% | no |"
     assert rows[1].startswith("| b |")
@@ -99,16 +96,35 @@ def test_the_report_lists_the_worst_first_and_says_what_may_be_chance() -> None:
 def test_what_cannot_be_compared_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(content)
     with pytest.raises(SystemExit, match=r"old\.json"):
-        against.load(tmp_path / "old.json")
+        against.load(tmp_path / "old.json", quick=False)
 
 
 def test_a_quarter_of_the_data_is_not_compared_with_all_of_it(tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_text(json.dumps(result()))
+    (tmp_path / "old.json").write_text(json.dumps(earlier()))
     with pytest.raises(SystemExit, match="without --quick"):
-        against.require_alike(against.load(tmp_path / "old.json"), quick=True)
+        against.load(tmp_path / "old.json", quick=True)
 
 
-def test_everybody_is_first_once() -> None:
-    names = ["a", "b", "c"]
-    assert {figures.interleaved(names, turn)[0] for turn in range(3)} == set(names)
-    assert all(sorted(figures.interleaved(names, turn)) == names for turn in range(5))
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c"]])
+def test_each_is_first_as_often_as_the_others(names: list[str]) -> None:
+    turns = [figures.order(names, turn) for turn in range(2 * len(names))]
+    assert all(sorted(turn) == names for turn in turns)
+    assert {name: sum(turn[0] == name for turn in turns) for name in names} == dict.fromkeys(
+        names, 2
+    )
+
+
+def test_rounds_before_the_first_counted_one_are_left_out() -> None:
+    turns = iter(range(6))
+    taken = figures.in_turns(["a", "b"], 2, lambda _: next(turns), warm_ups=1)
+    assert sorted(taken["a"] + taken["b"]) == [2, 3, 4, 5]
+
+
+def test_the_peer_stands_beside_mirrorfs() -> None:
+    names = list(contenders.known(contenders.ROOT))
+    assert names.index(contenders.PEER) == names.index(contenders.MIRROR) + 1
+
+
+def test_a_peer_that_is_not_set_up_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="tools/bootstrap"):
+        contenders.known(tmp_path)

@@ -1,23 +1,16 @@
-"""What has become worse since an earlier run: ratio by ratio, never by absolute figures.
-
-A ratio is one figure of mirrorfs over that of its reference in the same run. Absolute figures
-follow what else the machine does, ratios do so much less.
-"""
-
-from __future__ import annotations
+"""What has become worse since an earlier run: ratio by ratio, never by absolute figures."""
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from tools.benchmark import figures
 from tools.benchmark.figures import MORE, Ratio
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SCHEMA = 2
 ALLOWED = 0.10
+_TITLES = ("worse", "before", "now", "best before", "best now", "by", "runs overlap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,99 +28,67 @@ class Change:
         By its median or by its best run, whichever has changed less: what is really slower is so in
         both, and a machine that was busy during some runs moves one of them.
         """
-        gains = (
-            self._gain(self.before.median, self.now.median),
-            self._gain(self.before.best, self.now.best),
-        )
+        sign = 1 if self.now.better == MORE else -1
+        pairs = (self.before.median, self.now.median), (self.before.best, self.now.best)
+        gains = [sign * (now / max(before, 1e-9) - 1) for before, now in pairs]
         return 0.0 if min(gains) < 0 < max(gains) else min(gains, key=abs)
-
-    def _gain(self, before: float, now: float) -> float:
-        gain = now / max(before, 1e-9) - 1
-        return gain if self.now.better == MORE else -gain
 
     @property
     def is_worse(self) -> bool:
         return self.gain < -ALLOWED
 
-    @property
-    def is_within_spread(self) -> bool:
-        """Whether single runs of both overlap, so that it may be chance."""
-        return self.now.smallest <= self.before.largest and self.before.smallest <= self.now.largest
+    def cells(self) -> list[str]:
+        before, now = self.before, self.now
+        # Where single runs of both overlap, it may be chance.
+        is_chance = now.smallest <= before.largest and before.smallest <= now.largest
+        bests = [f"{ratio.best:.2f}" for ratio in (before, now)]
+        overlap = "yes, may be chance" if is_chance else "no"
+        return [self.name, before.spelled(), now.spelled(), *bests, f"{-self.gain:.0%}", overlap]
 
 
-def load(path: Path) -> dict[str, Any]:
-    """An earlier result. Ends all with one line if it cannot be compared."""
+def load(path: Path, quick: bool) -> dict[str, Any]:
+    """An earlier result. SystemExit with one line if it cannot be compared with one of now."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as exc:
         raise SystemExit(f"tools/bench: {path}: {exc}") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or "ratios" not in found:
-        raise SystemExit(
-            f"tools/bench: {path}: not a result of this version of tools/bench; measure again"
-        )
+        raise SystemExit(f"tools/bench: {path}: not a result of this version; measure again")
+    if found["quick"] != quick:  # a quarter of the data gives other ratios
+        how = "with" if found["quick"] else "without"
+        raise SystemExit(f"tools/bench: --against was measured {how} --quick; do the same")
     return found
 
 
-def require_alike(old: dict[str, Any], quick: bool) -> None:
-    """A quarter of the data gives other ratios."""
-    if old["quick"] != quick:
-        how = "with" if old["quick"] else "without"
-        raise SystemExit(f"tools/bench: --against was measured {how} --quick; do the same")
-
-
-def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Everything that both have measured, the worst first."""
-    before, now = (
-        {name: Ratio(**fields) for name, fields in found["ratios"].items()} for found in (old, new)
-    )
+def compare(old: dict[str, Any], now: dict[str, Ratio]) -> list[Change]:
+    """All ratios that both runs have measured, the worst first."""
+    before = {name: Ratio(**fields) for name, fields in old["ratios"].items()}
     changes = [Change(name, before[name], ratio) for name, ratio in now.items() if name in before]
     if not changes:
         raise SystemExit("tools/bench: --against: nothing was measured in both runs")
     return sorted(changes, key=lambda change: change.gain)
 
 
-def remarks(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What to know when reading the comparison."""
-    busy = [when for when, found in (("earlier", old), ("this", new)) if found["busy"]]
-    found = [
-        f"The machine was busy when the {when} run began: a change may be chance; measure again, "
-        "with more --runs."
-        for when in busy
-    ]
-    gone = missing(old, new)
+def remarks(old: dict[str, Any], now: dict[str, Ratio], is_busy: bool) -> list[str]:
+    """What to know when reading the comparison; `is_busy` is the machine of this run."""
+    found = []
+    if old["busy"] or is_busy:
+        when = "the earlier" if old["busy"] else "this"
+        found.append(
+            f"The machine was busy when {when} run began: measure again, with more --runs."
+        )
+    parts = {name.partition(":")[0] for name in now}
+    gone = [name for name in old["ratios"] if name.partition(":")[0] in parts and name not in now]
     return [*found, f"Measured earlier and not now: {'; '.join(gone)}."] if gone else found
-
-
-def missing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What the earlier run has of the parts that were measured now, and this one has not."""
-    parts = {name.partition(":")[0] for name in new["ratios"]}
-    gone = [name for name in old["ratios"] if name not in new["ratios"]]
-    return [name for name in gone if name.partition(":")[0] in parts]
 
 
 def report(changes: list[Change], notes: list[str]) -> list[str]:
     worse = [change for change in changes if change.is_worse]
     better = sum(change.gain > ALLOWED for change in changes)
     lines = [
-        "",
         f"Against the earlier run: {len(changes)} ratios compared, {len(worse)} worse and {better} "
-        f"better by more than {ALLOWED:.0%}.",
+        f"better by more than {ALLOWED:.0%}."
     ]
     if worse:
-        titles = ("worse", "before", "now", "best before", "best now", "by", "runs overlap")
-        lines += ["", *figures.head(*titles)]
-    lines += [
-        figures.row(
-            change.name,
-            change.before.spelled(),
-            change.now.spelled(),
-            f"{change.before.best:.2f}",
-            f"{change.now.best:.2f}",
-            f"{-change.gain:.0%}",
-            "yes, may be chance" if change.is_within_spread else "no",
-        )
-        for change in worse
-    ]
-    for note in notes:
-        lines += ["", note]
-    return lines
+        lines += ["", *figures.table(_TITLES, (change.cells() for change in worse))]
+    return [*lines, *(line for note in notes for line in ("", note))]

@@ -1,15 +1,21 @@
-"""Figures with their spread, and ratios of two of them from the same run."""
+"""Figures with their spread, ratios of two of them from one run, rounds in turns, and tables.
 
-from __future__ import annotations
+A ratio is one figure of mirrorfs over that of its reference in the same run: absolute figures
+follow what else the machine does, ratios do so much less.
+"""
 
+import argparse
+import json
 import statistics
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 MORE, LESS = "more", "less"  # which is better
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,38 +28,22 @@ class Figure:
     def median(self) -> float:
         return statistics.median(self.values)
 
-    @property
-    def smallest(self) -> float:
-        return min(self.values)
-
-    @property
-    def largest(self) -> float:
-        return max(self.values)
-
     def best(self, better: str) -> float:
-        return self.largest if better == MORE else self.smallest
+        return max(self.values) if better == MORE else min(self.values)
 
-    def over(self, reference: Figure) -> Figure:
+    def over(self, reference: Self) -> Self:
         """Run by run, so that what slowed down both at that moment cancels out."""
         pairs = zip(self.values, reference.values, strict=True)
-        return Figure(tuple(one / max(other, 1e-9) for one, other in pairs))
+        return type(self)(tuple(one / max(other, 1e-9) for one, other in pairs))
 
     def spelled(self, decimals: int | None = None) -> str:
         """Median (smallest-largest); digits behind the point by size if not given."""
         if decimals is None:
             decimals = 0 if self.median >= 20 else 1 if self.median >= 10 else 2
-        low, middle, high = (
-            f"{value:,.{decimals}f}" for value in (self.smallest, self.median, self.largest)
+        middle, *ends = (
+            f"{value:,.{decimals}f}" for value in (self.median, min(self.values), max(self.values))
         )
-        return middle if len(self.values) == 1 else f"{middle} ({low}-{high})"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "median": self.median,
-            "min": self.smallest,
-            "max": self.largest,
-            "values": list(self.values),
-        }
+        return f"{middle} ({'-'.join(ends)})" if len(self.values) > 1 else middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +62,71 @@ class Ratio:
     better: str
 
     @classmethod
-    def of(cls, figure: Figure, reference: Figure, better: str) -> Ratio:
+    def of(cls, figure: Figure, reference: Figure, better: str) -> Self:
         ratio = figure.over(reference)
-        one, other = figure.best(better), reference.best(better)
-        return cls(ratio.median, ratio.smallest, ratio.largest, one / max(other, 1e-9), better)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        best = figure.best(better) / max(reference.best(better), 1e-9)
+        return cls(ratio.median, min(ratio.values), max(ratio.values), best, better)
 
     def spelled(self) -> str:
         return f"{self.median:.2f} ({self.smallest:.2f}-{self.largest:.2f})"
 
 
-def from_json(found: dict[str, Any]) -> Figure:
-    return Figure(tuple(found["values"]))
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one part of the benchmark has found: for JSON, for a reader, and for --against."""
+
+    data: dict[str, Any]
+    lines: list[str]
+    ratios: dict[str, Ratio] = field(default_factory=dict)
+    is_good: bool = True
 
 
-def row(*cells: str) -> str:
-    """One line of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
+def words(text: str) -> list[str]:
+    return text.split(",")
 
 
-def head(*cells: str) -> list[str]:
-    return [row(*cells), "|---" * len(cells) + "|"]
+def parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """What all command lines have in common."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    add = made.add_argument
+    add("--fs", type=words, default=[], metavar="KIND[,KIND]", help="of the loop device")
+    add("--peer", type=Path, metavar="DIR", help="measure the mirrorfs of another checkout, too")
+    add("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    add("--json", type=Path, metavar="FILE")
+    add("--markdown", type=Path, metavar="FILE")
+    return made
 
 
-def interleaved(names: Sequence[str], turn: int) -> list[str]:
-    """All names, beginning with another one each turn: nobody always follows the same neighbour."""
-    start = turn % len(names)
-    return [*names[start:], *names[:start]]
+def publish(
+    result: dict[str, Any], lines: Sequence[str], json_file: Path | None, text_file: Path | None
+) -> None:
+    """Print the lines; write them and the result to those files that are given."""
+    if json_file:
+        json_file.write_text(json.dumps(result, indent=1, default=asdict) + "\n")
+    if text_file:
+        text_file.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def in_turns(
+    names: Sequence[str], runs: int, measure: Callable[[str], Found], warm_ups: int = 0
+) -> dict[str, list[Found]]:
+    """Measure every name once a round; the first `warm_ups` rounds do not count."""
+    taken: dict[str, list[Found]] = {name: [] for name in names}
+    for turn in range(warm_ups + runs):
+        for name in order(names, turn):
+            taken[name].append(measure(name))
+    return {name: found[warm_ups:] for name, found in taken.items()}
+
+
+def order(names: Sequence[str], turn: int) -> list[str]:
+    """All names, so that over the rounds each is first as often, and follows either neighbour."""
+    start = turn // 2 % len(names)
+    turned = [*names[::-1]] if turn % 2 else [*names]
+    return [*turned[start:], *turned[:start]]
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of Markdown."""
+    found = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return [found[0], "|---" * len(titles) + "|", *found[1:]]

@@ -1,119 +1,92 @@
-"""Speed on memory-speed backing (tmpfs), every piece of work by every peer in turn.
+"""Speed on memory-speed backing (tmpfs), every piece of work by every contender in turn.
 
-There only the way through FUSE costs anything, so that ratios to the other peers tell what a change
-to it is worth. Every figure is measured in the same run as those that it is compared with.
+There only the way through FUSE costs anything, so that ratios to the others tell what a change to
+it is worth. Every figure is measured in the same run as those that it is compared with.
 """
 
-from __future__ import annotations
-
+import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
-from tools.benchmark import figures, peers, workloads
-from tools.benchmark.figures import LESS, MORE, Figure, Ratio
+from tools.benchmark import figures, workloads
+from tools.benchmark.contenders import LL, MIRROR, NULL, PEER, Mounted, Setting
+from tools.benchmark.figures import LESS, MORE, Figure, Ratio, Report
+from tools.benchmark.workloads import Work
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tools.benchmark.peers import Peer
-    from tools.benchmark.workloads import Work
-
+_RUNS = 5
 _CPU = "CPU seconds of the daemon a GB, new data, 1 MiB"
-_CPU_OF = "write new data, 1 MiB, MB/s"
 _PEAK = "peak memory of the daemon, MiB"
 # What mirrorfs is held against, where that is not passthrough_ll.
-_REFERENCES = {workloads.ZEROS_OVER_HOLE: peers.NULL}
-# Neighbours in time are disturbed alike: mirrorfs between those that it is held against.
-_ORDER = (
-    peers.PLAIN,
-    peers.BINDFS,
-    peers.LL_XATTRS,
-    peers.LL,
-    peers.MIRROR,
-    peers.NULL,
-    peers.MIRROR_OFF,
-)
-_SHOWN = (peers.LL, peers.NULL)  # references with a column of their own
+_REFERENCES = {workloads.ZEROS_OVER_HOLE: NULL}
+_QUIET_SECONDS = 0.2
+_QUIET_CPU_SECONDS = 0.002
+_QUIET_TRIES = 100
 
-Row = dict[str, Figure]
+Row = dict[str, Figure]  # by contender, of every counted run
 
 
-def measure(work: Path, runs: int, quick: bool) -> dict[str, Any]:
-    """Rows by label: for each peer the figure of every counted run. `work` lies on a tmpfs."""
+def measure(setting: Setting) -> Report:
+    rows: dict[str, Row] = {}
     with ExitStack() as stack:
-        found = _mounted(work, stack)
-        rows: dict[str, Row] = {}
-        for job in workloads.first_rows(quick):
-            rows.update(_row(job, found, runs, quick))
-        # Before the rows with many files: memory grows with the files that are known.
-        rows[_PEAK] = {peer.name: Figure((peer.peak_mib(),) * runs) for peer in found}
-        for job in workloads.later_rows(quick):
-            rows.update(_row(job, found, runs, quick))
-    return {
-        label: {name: figure.as_json() for name, figure in row.items()}
-        for label, row in rows.items()
-    }
+        mounted: dict[str, Mounted] = {}
+        for number, (name, contender) in enumerate(setting.contenders.items()):
+            backing, point = (setting.memory / f"{kind}-{number}" for kind in ("backing", "mount"))
+            mounted[name] = stack.enter_context(contender.mounted(backing, point))
+        for work in workloads.rows(setting.quick):
+            rows |= _rows(work, mounted, setting.runs or _RUNS)
+    ratios: dict[str, Ratio] = {}
+    for label, row in rows.items():
+        reference = _REFERENCES.get(label, LL)
+        if reference in row:
+            better = LESS if label in {_CPU, _PEAK} else MORE
+            ratios[f"speed: {label} (/ {reference})"] = Ratio.of(
+                row[MIRROR], row[reference], better
+            )
+    return Report(dict(rows), _table(rows), ratios)
 
 
-def _mounted(work: Path, stack: ExitStack) -> list[Peer]:
-    (work / "plain").mkdir()
-    enter = stack.enter_context
-    return [
-        peers.Peer(peers.PLAIN, work / "plain"),
-        enter(peers.passthrough_ll(work, peers.LL, work / "b-ll", work / "ll")),
-        enter(peers.passthrough_ll(work, peers.LL_XATTRS, work / "b-lx", work / "lx", "xattr")),
-        enter(peers.bindfs(peers.BINDFS, work / "b-b", work / "b")),
-        enter(peers.null(peers.NULL, work / "null")),
-        enter(peers.mirror(peers.MIRROR, work / "b-m", work / "m")),
-        enter(
-            peers.mirror(peers.MIRROR_OFF, work / "b-o", work / "o", "zeros=keep,unchanged=write")
-        ),
-    ]
+def _rows(work: Work, mounted: dict[str, Mounted], runs: int) -> dict[str, Row]:
+    """The work's row, after one uncounted turn, and perhaps one of what it cost the daemons."""
 
+    def once(name: str) -> tuple[float, float]:
+        if work.is_forgotten:
+            _forget_names(list(mounted.values()))
+        begun = mounted[name].cpu_seconds()
+        seconds = work.seconds(mounted[name].path)
+        return work.amount / seconds, mounted[name].cpu_seconds() - begun
 
-def _row(job: Work, found: list[Peer], runs: int, quick: bool) -> dict[str, Row]:
-    """The work's row, after one uncounted turn; with it that of the daemons' CPU time, for one."""
-    by_name = {peer.name: peer for peer in found}
-    values: dict[str, list[float]] = {name: [] for name in by_name}
-    cpu: dict[str, list[float]] = {name: [] for name in by_name}
-    for turn in range(runs + 1):
-        for name in figures.interleaved(_ORDER, turn):
-            peer = by_name[name]
-            if job.is_forgotten:
-                workloads.forget_names(found)
-            begun = peer.cpu_seconds()
-            value = job.call(peer.path)
-            if turn:
-                values[name].append(value)
-                cpu[name].append(peer.cpu_seconds() - begun)
-    rows = {job.label: {name: Figure(tuple(taken)) for name, taken in values.items()}}
-    if job.label == _CPU_OF:
-        gigabytes = workloads.total_bytes(workloads.MIB, quick) / 1e9
-        rows[_CPU] = {
-            name: Figure(tuple(seconds / gigabytes for seconds in taken))
-            for name, taken in cpu.items()
-        }
+    taken = figures.in_turns(list(mounted), runs, once, warm_ups=1)
+    rows = {work.label: {at: Figure(tuple(rate for rate, _ in one)) for at, one in taken.items()}}
+    if work.label == workloads.NEW_DATA:
+        gigabytes = work.amount / 1e3
+        rows[_CPU] = {at: Figure(tuple(s / gigabytes for _, s in one)) for at, one in taken.items()}
+    if work.label == workloads.CREATE:  # the last with few files: memory grows with known ones
+        rows[_PEAK] = {at: Figure((one.memory_mib("VmHWM"),) * runs) for at, one in mounted.items()}
     return rows
 
 
-def ratios(found: dict[str, Any]) -> dict[str, Ratio]:
-    """By row: mirrorfs over its reference."""
-    result: dict[str, Ratio] = {}
-    for label, cells in found.items():
-        reference = _REFERENCES.get(label, peers.LL)
-        better = LESS if label in {_CPU, _PEAK} else MORE
-        figure, other = (figures.from_json(cells[name]) for name in (peers.MIRROR, reference))
-        result[f"speed: {label} (/ {reference})"] = Ratio.of(figure, other, better)
-    return result
+def _forget_names(mounted: list[Mounted]) -> None:
+    """Let the kernel forget all names and attributes that are not in use.
+
+    It tells the FUSE daemons of each, which must not fall into the next measurement: returns when
+    all of them are idle again.
+    """
+    Path("/proc/sys/vm/drop_caches").write_text("2\n")
+    used = -1.0
+    for _ in range(_QUIET_TRIES):
+        before, used = used, sum(one.cpu_seconds() for one in mounted)
+        if used - before < _QUIET_CPU_SECONDS:
+            return
+        time.sleep(_QUIET_SECONDS)
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """Median (smallest-largest) of each peer; ratios are medians of the ratios of single runs."""
-    names = list(next(iter(found.values())))
-    over = [f"{peers.MIRROR} / {name}" for name in _SHOWN]
-    lines = figures.head("work", *names, *over)
-    for label, cells in found.items():
-        row = {name: figures.from_json(cell) for name, cell in cells.items()}
-        compared = [row[peers.MIRROR].over(row[name]).spelled(2) for name in _SHOWN]
-        lines.append(figures.row(label, *(row[name].spelled() for name in names), *compared))
-    return lines
+def _table(rows: dict[str, Row]) -> list[str]:
+    """Median (smallest-largest) of each contender; ratios are medians of those of single runs."""
+    names = list(rows[_PEAK])
+    over = [name for name in (LL, NULL, PEER) if name in names]
+    cells = (
+        [label, *(row[name].spelled() for name in names)]
+        + [row[MIRROR].over(row[name]).spelled(2) for name in over]
+        for label, row in rows.items()
+    )
+    return figures.table(["work", *names, *(f"{MIRROR} / {name}" for name in over)], cells)

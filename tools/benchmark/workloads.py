@@ -1,274 +1,184 @@
-"""The pieces of work of the speed table: each does one thing in a folder, and says how fast.
+"""The pieces of work of the speed table: each does one thing in a folder, and times it.
 
-Every function prepares what it needs outside the time that it measures. Where content is read, it
-lies in the page cache below; where a figure depends on what the kernel still knows of a mount, the
-work says what is dropped before it.
+What a piece needs is prepared outside that time. Where content is read, it lies in the page cache
+below.
 """
-
-from __future__ import annotations
 
 import os
 import random
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tools.benchmark.peers import Peer
+from typing import TypeVar
 
 KIB, MIB = 1 << 10, 1 << 20
-SIZES = {"1 MiB": MIB, "256 KiB": 256 * KIB, "32 KiB": 32 * KIB, "4 KiB": 4 * KIB}
-WRITERS = 4
-ZEROS_OVER_HOLE = "write zeros over a hole, 1 MiB, MB/s"
-_SEEKS = 5000
-_RANDOM_READS = 4000
-_FILES = 1000
-_LISTED = 10_000
-_QUIET_SECONDS = 0.2
-_QUIET_CPU_SECONDS = 0.001
-_SETTLE_SECONDS = 20
+_SIZES = {"1 MiB": MIB, "256 KiB": 256 * KIB, "32 KiB": 32 * KIB, "4 KiB": 4 * KIB}
+NEW_DATA, ZEROS_OVER_HOLE = "write new data, 1 MiB, MB/s", "write zeros over a hole, 1 MiB, MB/s"
+CREATE = "create and unlink, 1/s"
+_WRITERS, _SEEKS, _RANDOM_READS = 4, 5000, 4000
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One row. `call` does it once in a folder, and gives it in the label's unit; more is better.
+    """One row. `seconds` does `amount` of the label's unit in a folder, and times it.
 
     `is_forgotten` says whether the kernel is to forget names and attributes before each call.
     """
 
     label: str
-    call: Callable[[Path], float]
+    amount: float
+    seconds: Callable[[Path], float]
     is_forgotten: bool = False
 
 
-def total_bytes(size: int, quick: bool) -> int:
+def rows(quick: bool) -> list[Work]:
+    total, new, zeros = _total_bytes(MIB, quick), os.urandom(MIB), bytes(MIB)
+    megabytes, places = total / 1e6, range(0, total, 4 * KIB)
+    some = random.Random(1).sample(places, _RANDOM_READS)
+    files, listed = (250, 2500) if quick else (1000, 10_000)
+    return [
+        *_writing_rows(quick),
+        Work("read, 1 MiB, MB/s", megabytes, lambda at: _read(_data(at, total))),
+        Work("lseek SEEK_DATA, 1/s", _SEEKS, lambda at: _seek(_data(at, total))),
+        # After the pause attributes have expired that hold for a second.
+        Work("stat, 1/s", files, lambda at: _stat(at, files, pause_seconds=1.1)),
+        Work(CREATE, files, lambda at: _create_and_unlink(at, files)),
+        Work(ZEROS_OVER_HOLE, megabytes, lambda at: _write(_hole(at, total), total, zeros)),
+        Work("four writers, new data, 1 MiB, MB/s", megabytes, lambda at: _four(at, total, new)),
+        Work("read again, 1 MiB, MB/s", megabytes, lambda at: _read_again(_data(at, total))),
+        Work("read a hole, 1 MiB, MB/s", megabytes, lambda at: _read(_hole(at, total))),
+        Work("random reads, 4 KiB, 1/s", _RANDOM_READS, lambda at: _read(_data(at, total), some)),
+        Work("stat, names forgotten, 1/s", files, lambda at: _stat(at, files), True),
+        Work(f"list {listed:,} files with attributes, 1/s", listed, partial(_list, listed), True),
+    ]
+
+
+def _writing_rows(quick: bool) -> Iterable[Work]:
+    for name, size in _SIZES.items():
+        total, data = _total_bytes(size, quick), os.urandom(size)
+        contents = {"new data": data, "equal data": data, "zeros": bytes(size)}
+        for kind, content in contents.items():
+            write = partial(_write_file, total, content, is_fresh=kind != "equal data")
+            yield Work(f"write {kind}, {name}, MB/s", total / 1e6, write)
+
+
+def _total_bytes(size: int, quick: bool) -> int:
+    """What is written in requests of `size` bytes."""
     full = 256 * MIB if size >= 256 * KIB else 32 * MIB if size > 4 * KIB else 8 * MIB
     return full // 4 if quick else full
 
 
-def first_rows(quick: bool) -> list[Work]:
-    """Rows that have been measured from the first version on."""
-    found: list[Work] = []
-    for name, size in SIZES.items():
-        total = total_bytes(size, quick)
-        data, zeros = os.urandom(size), bytes(size)
-        found += [
-            _writing(f"write new data, {name}, MB/s", data, total, is_fresh=True),
-            _writing(f"write equal data, {name}, MB/s", data, total, is_fresh=False),
-            _writing(f"write zeros, {name}, MB/s", zeros, total, is_fresh=True),
-        ]
-    total, files = total_bytes(MIB, quick), _FILES // 4 if quick else _FILES
-    return [
-        *found,
-        Work("read, 1 MiB, MB/s", lambda folder: read(folder, total)),
-        Work("lseek SEEK_DATA, 1/s", lambda folder: seek_rate(folder, total)),
-        Work("stat, 1/s", lambda folder: stat_rate(folder, files, pause_seconds=1.1)),
-        Work("create and unlink, 1/s", lambda folder: create_rate(folder, files)),
-    ]
-
-
-def later_rows(quick: bool) -> list[Work]:
-    """Rows that came later; after the others, so that those still measure the same."""
-    total = total_bytes(MIB, quick)
-    files, listed = (_FILES // 4, _LISTED // 4) if quick else (_FILES, _LISTED)
-    data = os.urandom(MIB)
-    return [
-        Work(ZEROS_OVER_HOLE, lambda folder: zeros_over_hole(folder, total)),
-        Work("four writers, new data, 1 MiB, MB/s", lambda folder: four(folder, data, total)),
-        Work("read again, 1 MiB, MB/s", lambda folder: read(folder, total, is_again=True)),
-        Work("read a hole, 1 MiB, MB/s", lambda folder: read_hole(folder, total)),
-        Work("random reads, 4 KiB, 1/s", lambda folder: random_rate(folder, total)),
-        Work(
-            "stat, names forgotten, 1/s",
-            lambda folder: stat_rate(folder, files, pause_seconds=0),
-            is_forgotten=True,
-        ),
-        Work(
-            f"list {listed:,} files with attributes, 1/s",
-            lambda folder: list_rate(folder, listed),
-            is_forgotten=True,
-        ),
-    ]
-
-
-def forget_names(found: list[Peer]) -> None:
-    """Let the kernel forget all names and attributes that nobody uses, for every peer alike.
-
-    A FUSE daemon is then told of each, which must not fall into the next measurement: returns when
-    all daemons are idle again.
-    """
-    Path("/proc/sys/vm/drop_caches").write_text("2\n")
-    end = time.monotonic() + _SETTLE_SECONDS
-    before = [peer.cpu_seconds() for peer in found]
-    while time.monotonic() < end:
-        time.sleep(_QUIET_SECONDS)
-        now = [peer.cpu_seconds() for peer in found]
-        if all(b - a < _QUIET_CPU_SECONDS for a, b in zip(before, now, strict=True)):
-            return
-        before = now
-
-
-def _writing(label: str, content: bytes, total: int, is_fresh: bool) -> Work:
-    return Work(label, lambda folder: write(folder / "bench.dat", content, total, is_fresh))
-
-
-def write(path: Path, content: bytes, total: int, is_fresh: bool) -> float:
-    """MB/s of writing `content` over and over, `total` bytes; fresh begins with a new file."""
-    if is_fresh:
-        path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+def _each(call: Callable[[Item], object], items: Iterable[Item]) -> float:
+    """Seconds that a call takes with all items."""
     begun = time.perf_counter()
-    for offset in range(0, total, len(content)):
-        os.pwrite(fd, content, offset)
-    seconds = time.perf_counter() - begun
+    for item in items:
+        call(item)
+    return time.perf_counter() - begun
+
+
+def _write(path: Path, total: int, content: bytes) -> float:
+    """`content` over and over, into a file that is there or not."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    seconds = _each(lambda at: os.pwrite(fd, content, at), range(0, total, len(content)))
     os.close(fd)
-    return total / seconds / 1e6
+    return seconds
 
 
-def zeros_over_hole(folder: Path, total: int) -> float:
-    """MB/s of writing zeros into a file that is one hole already."""
-    path = folder / "zeros.dat"
-    path.unlink(missing_ok=True)
-    with path.open("wb") as file:
-        file.truncate(total)
-    return write(path, bytes(MIB), total, is_fresh=False)
+def _write_file(total: int, content: bytes, folder: Path, is_fresh: bool) -> float:
+    if is_fresh:
+        (folder / "bench.dat").unlink(missing_ok=True)
+    return _write(folder / "bench.dat", total, content)
 
 
-def four(folder: Path, content: bytes, total: int) -> float:
-    """MB/s of four threads together, each writing a new file of its own of a quarter of `total`."""
-    begin = threading.Barrier(WRITERS + 1)
-    each = total // WRITERS
-    fds: list[int] = []
-    for number in range(WRITERS):
-        path = folder / f"writer-{number}.dat"
+def _four(folder: Path, total: int, content: bytes) -> float:
+    """Four threads together, each writing a new file of its own of a quarter of `total`."""
+    begin = threading.Barrier(_WRITERS + 1)
+
+    def write_one(path: Path) -> None:
         path.unlink(missing_ok=True)
-        fds.append(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
-
-    def write_one(fd: int) -> None:
         begin.wait()
-        for offset in range(0, each, len(content)):
-            os.pwrite(fd, content, offset)
+        _write(path, total // _WRITERS, content)
 
-    threads = [threading.Thread(target=write_one, args=(fd,)) for fd in fds]
+    paths = [folder / f"writer-{number}.dat" for number in range(_WRITERS)]
+    threads = [threading.Thread(target=write_one, args=(path,)) for path in paths]
     for thread in threads:
         thread.start()
     begin.wait()
-    begun = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - begun
-    for fd in fds:
-        os.close(fd)
-    return each * WRITERS / seconds / 1e6
+    return _each(threading.Thread.join, threads)
 
 
-def read(folder: Path, total: int, is_again: bool = False) -> float:
-    """MB/s of reading a file that lies in the page cache below, in requests of 1 MiB.
-
-    Again: what was read a moment before, and the kernel may keep, by a new open.
+def _read(path: Path, places: Iterable[int] = (), is_cached: bool = False) -> float:
+    """In requests of 1 MiB, or of 4 KiB at some places. What the kernel holds of the file in that
+    mount is dropped before, or used.
     """
-    path = _filled(folder, total)
-    if is_again:
-        _read_through(path, total)
-    return _read_through(path, total, is_forgotten=not is_again)
+    size = 4 * KIB if places else MIB
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        if not is_cached:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        everywhere = range(0, os.fstat(fd).st_size, MIB)
+        return _each(lambda at: os.pread(fd, size, at), places or everywhere)
 
 
-def read_hole(folder: Path, total: int) -> float:
-    """MB/s of reading a file that is one hole, in requests of 1 MiB."""
-    path = folder / "hole.dat"
-    if not path.exists():
-        with path.open("wb") as file:
-            file.truncate(total)
-    return _read_through(path, total, is_forgotten=True)
+def _read_again(path: Path) -> float:
+    """What was read a moment before, and the kernel may keep, by a new open."""
+    _read(path, is_cached=True)
+    return _read(path, is_cached=True)
 
 
-def random_rate(folder: Path, total: int) -> float:
-    """Reads of 4 KiB a second in a file that lies in the page cache below, nothing twice."""
-    path = _filled(folder, total)
-    places = random.Random(1).sample(range(total // (4 * KIB)), _RANDOM_READS)
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    begun = time.perf_counter()
-    for place in places:
-        os.pread(fd, 4 * KIB, place * 4 * KIB)
-    seconds = time.perf_counter() - begun
-    os.close(fd)
-    return len(places) / seconds
+def _seek(path: Path) -> float:
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        return _each(lambda at: os.lseek(fd, at, os.SEEK_DATA), [0] * _SEEKS)
 
 
-def seek_rate(folder: Path, total: int) -> float:
-    """lseek calls with SEEK_DATA a second, on the file that was read."""
-    fd = os.open(_filled(folder, total), os.O_RDONLY)
-    begun = time.perf_counter()
-    for _ in range(_SEEKS):
-        os.lseek(fd, 0, os.SEEK_DATA)
-    seconds = time.perf_counter() - begun
-    os.close(fd)
-    return _SEEKS / seconds
-
-
-def stat_rate(folder: Path, count: int, pause_seconds: float) -> float:
-    """stat calls a second; the pause lets attributes expire that hold for a second."""
-    many = _populated(folder / "many", count)
-    names = [str(many / str(number)) for number in range(count)]
+def _stat(folder: Path, count: int, pause_seconds: float = 0.0) -> float:
+    paths = _populated(folder / "many", count)
     time.sleep(pause_seconds)
-    begun = time.perf_counter()
-    for name in names:
-        os.stat(name)
-    return count / (time.perf_counter() - begun)
+    return _each(os.stat, paths)
 
 
-def list_rate(folder: Path, count: int) -> float:
-    """Files a second of what `ls -l` does: list a folder, and ask for every file's attributes."""
-    listed = folder / "listed"
-    if not listed.exists():
-        _populated(listed, count)
-        # The kernel knows them all now; this turn is the one that is not counted.
-    begun = time.perf_counter()
-    with os.scandir(listed) as entries:
-        found = sum(1 for entry in entries if entry.stat(follow_symlinks=False))
-    seconds = time.perf_counter() - begun
-    if found != count:
-        raise SystemExit(f"tools/bench: {listed} lists {found} files of {count}")
-    return count / seconds
+def _list(count: int, folder: Path) -> float:
+    """What `ls -l` does. In the first turn, which does not count, the kernel knows all files."""
+    _populated(folder / "listed", count)
+    with os.scandir(folder / "listed") as entries:
+        return _each(lambda entry: entry.stat(follow_symlinks=False), entries)
 
 
-def create_rate(folder: Path, count: int) -> float:
-    """Files made and removed a second."""
-    begun = time.perf_counter()
-    for number in range(count):
-        os.close(os.open(folder / f"new-{number}", os.O_CREAT | os.O_WRONLY, 0o644))
-        os.unlink(folder / f"new-{number}")
-    return count / (time.perf_counter() - begun)
+def _create_and_unlink(folder: Path, count: int) -> float:
+    def create_and_unlink(path: str) -> None:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+        os.unlink(path)
+
+    return _each(create_and_unlink, [f"{folder}/new-{number}" for number in range(count)])
 
 
-def _filled(folder: Path, total: int) -> Path:
+def _data(folder: Path, total: int) -> Path:
+    """A file of data, made once."""
     path = folder / "read.dat"
-    if not path.exists() or path.stat().st_size != total:
+    if not path.exists():
         path.write_bytes(os.urandom(MIB) * (total // MIB))
     return path
 
 
-def _populated(many: Path, count: int) -> Path:
+def _hole(folder: Path, total: int) -> Path:
+    """A new file that is one hole."""
+    path = folder / "hole.dat"
+    path.unlink(missing_ok=True)
+    path.touch()
+    os.truncate(path, total)
+    return path
+
+
+def _populated(many: Path, count: int) -> list[str]:
+    paths = [f"{many}/{number}" for number in range(count)]
     if not many.exists():
         many.mkdir()
-        for number in range(count):
-            (many / str(number)).touch()
-    return many
-
-
-def _read_through(path: Path, total: int, is_forgotten: bool = False) -> float:
-    """MB/s; forgotten first drops what the kernel holds of the file in that mount."""
-    fd = os.open(path, os.O_RDONLY)
-    if is_forgotten:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    begun = time.perf_counter()
-    for offset in range(0, total, MIB):
-        os.pread(fd, MIB, offset)
-    seconds = time.perf_counter() - begun
-    os.close(fd)
-    return total / seconds / 1e6
+        for path in paths:
+            Path(path).touch()
+    return paths
