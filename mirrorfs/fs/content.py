@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.plan import Data
-    from mirrorfs.mirror.writer import Taken
 
 
 class Content:
@@ -196,7 +195,7 @@ class Content:
         except OSError as exc:
             handle.pending.note(exc, offset)
             return 0, exc
-        _note(handle, offset, result)
+        handle.pending.note_taken(offset, result)
         return result.size, result.failure
 
     async def _append(self, handle: FileHandle, file: OpenFile, offset: int, data: bytes) -> int:
@@ -204,23 +203,13 @@ class Content:
         where, result = await self._space.retry_after_reclaim(
             handle.inode.device, writer.append, file, data
         )
-        _note(handle, where, result)
+        handle.pending.note_taken(where, result)
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this
             # answer before it lets go of that page, so another thread has it dropped.
             node_id = handle.inode.node_id
             threading.Thread(target=self._kernel.drop_content, args=(node_id,), daemon=True).start()
         return result.size
-
-
-def _note(handle: FileHandle, offset: int, result: Taken) -> None:
-    """Keep what fsync and close are to report of a write."""
-    end = offset + result.size
-    handle.pending.make_good(offset, end)
-    if result.unrecorded is not None:
-        handle.pending.note_failed_sync(result.unrecorded.errno or errno.EIO)
-    elif result.failure is not None:
-        handle.pending.note(result.failure, end)
 
 
 def _read_ahead(threads: Threads, file: OpenFile) -> None:

@@ -14,6 +14,7 @@ from mirrorfs.fs.entry import refuse
 if TYPE_CHECKING:
     from mirrorfs.fs.inode import Inode
     from mirrorfs.mirror.open_file import OpenFile
+    from mirrorfs.mirror.writer import Taken
 
 _H = TypeVar("_H")
 _NOWHERE = -1  # where an error happened that no single write can make good
@@ -31,6 +32,15 @@ class PendingError:
     def note(self, error: OSError, offset: int) -> None:
         """Let `error`, which happened at `offset`, be reported."""
         self.code, self.offset = error.errno or errno.EIO, offset
+
+    def note_taken(self, offset: int, taken: Taken) -> None:
+        """Note what became of a write at `offset`."""
+        end = offset + taken.size
+        self.make_good(offset, end)
+        if taken.unrecorded is not None:
+            self.note_failed_sync(taken.unrecorded.errno or errno.EIO)
+        elif taken.failure is not None:
+            self.note(taken.failure, end)
 
     def note_failed_sync(self, code: int) -> None:
         """Let the errno of a failed fsync be reported, whatever is written next."""

@@ -114,10 +114,7 @@ class Sparse:
                 request.length,
                 partial(self._kernel.is_interrupted, request.number),
             )
-        end = request.target_offset + copied.size
-        handle.pending.make_good(request.target_offset, end)
-        if copied.failure is not None:
-            handle.pending.note(copied.failure, end)
+        handle.pending.note_taken(request.target_offset, copied)
         return copied.size
 
     async def lseek(self, number: int, offset: int, whence: int) -> int:

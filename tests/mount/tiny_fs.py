@@ -1,20 +1,15 @@
-"""A file system of ten files whose only purpose is to call the extension: a program for
-test_extension.py.
+"""A file system of ten files, by pyfuse3, with the native module before it as its words say.
 
-    tiny_fs.py MOUNTPOINT REPORT [--extension FOLDER] [--pyfuse3-first] [--no-bind] [--no-install]
-               [--install NAME,...] [--dont-mask]
+    python -m tests.mount.tiny_fs MOUNTPOINT REPORT [words]
 
-The offset of an lseek says what is to be done with it, see `Callables`; to look up the name
-`answer` answers those that were kept. There are the files file0 to file9, since the kernel lets one
-lseek or fallocate of a file wait for another. What callables saw and what
-`state()` said is written to REPORT, one JSON value a line. SIGTERM ends it.
+Some offsets of lseek and write have a meaning of their own. REPORT gets a line of JSON for each
+event. SIGTERM ends it.
 """
 
 # ruff: noqa: ARG002 - handlers of pyfuse3 take what they are given
 from __future__ import annotations
 
 import argparse
-import copy
 import errno
 import gc
 import importlib
@@ -34,46 +29,53 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from mirrorfs._fuseext import Request
+    from mirrorfs._native import Result
 
-SIZE = 1 << 20
-WRITE = 16  # linux/fuse.h
-WRITE_IN = struct.Struct("=40xQQIIQII")  # after the header of a request
-INODE = 2
-DROP, RAISE, TWICE, KEEP, MISFIT, THREAD, WHO, RAISE_SILENTLY = range(1000, 1008)
-# What is answered at once to a write at that offset; at any other, the handler answers.
-AT_ONCE: dict[int, Any] = {
-    1: struct.pack("=II", 3, 0),
-    2: bytearray(struct.pack("=II", 3, 0)),
+INODE, SIZE = 100, 1 << 20
+WRITE, INTERRUPT, FALLOCATE, LSEEK = 16, 36, 43, 46  # enum fuse_opcode
+HEADER = struct.Struct("=8xQQIII")  # unique, node id, uid, gid, pid
+WRITE_IN = struct.Struct("=40xQQ")  # handle, offset
+LSEEK_IN = struct.Struct("=40xQQI4x")  # handle, offset, whence
+FALLOCATE_IN = struct.Struct("=40xQQQI4x")  # handle, offset, length, mode
+INTERRUPT_IN = struct.Struct("=40xQ")  # unique of the other request
+LSEEK_OUT = struct.Struct("=Q")
+# Offsets of lseek: what is done with the request.
+RAISE, RAISE_SILENTLY, KEEP, THREAD, WHO = 1001, 1002, 1003, 1004, 1005
+# Offsets of write: what the callable returns for it. None passes it on.
+WRITTEN = struct.pack("=I4x", 3)
+ANSWERS: dict[int, Any] = {
+    1: WRITTEN,
+    2: bytearray(WRITTEN),
     3: errno.ENOSPC,
     4: "text",
-    5: b"short",
-    6: bytes(100),
-    7: 0,
-    8: 512,
-    9: -5,
-    10: 1 << 70,
+    5: 0,
+    6: -5,
+    7: 512,
+    8: 1 << 80,
+    9: b"",
+    10: WRITTEN * 2,
 }
-AT_ONCE_RAISES = 11
+WRITE_RAISES = 1001
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mount_point")
     parser.add_argument("report", type=Path)
-    parser.add_argument("--extension", help="the folder of another build of the extension")
+    parser.add_argument("--native", help="the folder of another build of the native module")
     parser.add_argument("--pyfuse3-first", action="store_true")
     parser.add_argument("--no-bind", action="store_true")
     parser.add_argument("--no-install", action="store_true")
-    parser.add_argument("--install", default="fallocate,lseek,copy_file_range")
+    parser.add_argument("--requests", default=f"{WRITE},{INTERRUPT},{FALLOCATE},{LSEEK}")
     parser.add_argument("--dont-mask", action="store_true")
     words = parser.parse_args()
-    if words.extension:
+    if words.native:
         import mirrorfs
 
-        mirrorfs.__path__.insert(0, words.extension)
+        mirrorfs.__path__.insert(0, words.native)
     if words.pyfuse3_first:
         importlib.import_module("pyfuse3")
+    from mirrorfs import _native
     from mirrorfs.fuse import extension
 
     pyfuse3 = importlib.import_module("pyfuse3")
@@ -88,35 +90,31 @@ def main() -> None:
                 report(["unraisable", repr(raised.exc_value)])
 
         sys.unraisablehook = report_unraisable
-        callables = Callables(report)
-        found = None if words.no_bind else extension.bind()
-        report(["bound", found is not None, extension.reason])
-        if found and not words.no_install:
-            names = filter(None, words.install.split(","))
-            given: Any = {name: partial(getattr(callables, name)) for name in names}
+        receivers = Receivers(report)
+        is_bound = not words.no_bind and extension.bind()
+        report(["bound", is_bound, extension.reason])
+        watches = []
+        if is_bound and not words.no_install:
+            wanted = [int(code) for code in words.requests.split(",") if code]
+            given: Any = {code: partial(receivers.by_opcode[code]) for code in wanted}
             watches = [weakref.ref(callable) for callable in given.values()]
-            from mirrorfs import _fuseext
-
-            found.install(
-                **given,
-                want=_fuseext.CAP_DONT_MASK if words.dont_mask else 0,
-                at_once={WRITE: callables.write_at_once},
-                is_idle=lambda: True,
+            _native.install(
+                requests=given,
+                is_slow=lambda: False,
+                want=_native.CAP_DONT_MASK if words.dont_mask else 0,
             )
             del given
-        pyfuse3.init(make_operations(report, callables), words.mount_point, {"fsname=tiny"})
+        pyfuse3.init(make_operations(report, receivers), words.mount_point, {"fsname=tiny"})
         trio.run(serve)
-        if found:
-            report(["state", found.state()])
+        if is_bound:
+            report(["state", _native.state()])
         pyfuse3.close()
-        for request in callables.kept:
-            assert request.answered
-            assert not request.interrupted
-            request.error(errno.EINTR)  # is not sent, and does not raise
-        report(["end", len(callables.kept)])
-        if found and not words.no_install:
+        for number in receivers.kept:
+            _native.answer(number, errno.EINTR)  # is not sent, and does not raise
+        report(["end", len(receivers.kept)])
+        if watches:
             before = [watch() is None for watch in watches]
-            found.install()
+            _native.install()
             gc.collect()
             report(["released", sum(before), sum(watch() is None for watch in watches)])
 
@@ -136,104 +134,71 @@ async def serve() -> None:
         nursery.cancel_scope.cancel()
 
 
-class Callables:
-    """What the extension calls."""
+class Receivers:
+    """What the native module shows requests to."""
 
     def __init__(self, report: Any) -> None:
-        self.kept: list[Request] = []
+        from mirrorfs import _native
+
+        self.send = _native.answer
+        self.kept: dict[int, bool] = {}  # number of the request: whether it was interrupted
         self.report = report
+        self.by_opcode = {
+            WRITE: self.write,
+            INTERRUPT: self.interrupt,
+            FALLOCATE: self.fallocate,
+            LSEEK: self.lseek,
+        }
 
-    def lseek(self, request: Request, node: int, fh: int, offset: int, whence: int) -> None:
-        if offset == DROP:
-            return
+    def lseek(self, message: memoryview) -> Result:
+        number, node, uid, gid, pid = HEADER.unpack_from(message)
+        handle, offset, whence = LSEEK_IN.unpack_from(message)
         if offset == RAISE:
-            raise ZeroDivisionError("told so")
-        if offset == TWICE:
-            self.answer_twice(request)
-        elif offset == KEEP:
-            self.kept.append(request)
-            self.report(["kept"])
-        elif offset == MISFIT:
-            self.answer_badly(request)
-        elif offset == THREAD:
-            threading.Thread(target=self.answer_late, args=[request]).start()
-        elif offset == WHO:
-            self.report(["who", node, fh, whence, request.uid, request.gid, request.pid])
-            request.offset(offset)
-        elif offset == RAISE_SILENTLY:
+            raise ZeroDivisionError("on purpose")
+        if offset == RAISE_SILENTLY:
             raise KeyError  # is not reported, since it comes often
-        else:
-            request.offset(offset + 1)
+        if offset == KEEP:
+            self.kept[number] = False
+            self.report(["kept"])
+            return ...
+        if offset == THREAD:
+            threading.Thread(target=self.answer_late, args=[number]).start()
+            return ...
+        if offset == WHO:
+            self.report(["who", node, handle, whence, uid, gid, pid])
+        return LSEEK_OUT.pack(offset + 1)
 
-    def write_at_once(self, _node: int, message: memoryview) -> Any:
+    def write(self, message: memoryview) -> Result:
         offset = WRITE_IN.unpack_from(message)[1]
-        if offset == AT_ONCE_RAISES:
-            raise ZeroDivisionError("told so")
-        return AT_ONCE.get(offset)
+        if offset == WRITE_RAISES:
+            raise ZeroDivisionError("on purpose")
+        result: Result = ANSWERS.get(offset)
+        return result
 
-    def answer_twice(self, request: Request) -> None:
-        assert not request.answered
-        request.offset(1)
-        assert request.answered
-        for again in (lambda: request.offset(2), lambda: request.error(errno.EIO)):
-            try:
-                again()
-            except RuntimeError as exc:
-                self.report(["twice", str(exc)])
+    def fallocate(self, message: memoryview) -> Result:
+        handle, offset, length, mode = FALLOCATE_IN.unpack_from(message)
+        self.report(["fallocate", handle, mode, offset, length])
+        return errno.ENOSPC if offset else b""
 
-    def answer_late(self, request: Request) -> None:
+    def interrupt(self, message: memoryview) -> Result:
+        (number,) = INTERRUPT_IN.unpack_from(message)
+        if number not in self.kept:
+            return None
+        self.kept[number] = True
+        self.report(["interrupted"])
+        return b""
+
+    def answer_late(self, number: int) -> None:
         time.sleep(0.05)
-        request.offset(8)
+        self.send(number, LSEEK_OUT.pack(8))
 
     def answer_kept(self) -> None:
-        self.report(["interrupted", [kept.interrupted for kept in self.kept]])
-        for kept in self.kept:
-            kept.error(errno.EINTR)
+        for number in self.kept:
+            self.send(number, errno.EINTR)
         self.kept.clear()
 
-    def answer_badly(self, request: Request) -> None:
-        """Nothing of this is an answer, or makes another request."""
-        kind: Any = type(request)
-        attempts: dict[str, Any] = {
-            "error 0": lambda: request.error(0),
-            "error 512": lambda: request.error(512),
-            "error -5": lambda: request.error(-5),
-            "error text": lambda: request.error("5"),  # type: ignore[arg-type]
-            "offset -1": lambda: request.offset(-1),
-            "offset 2**63": lambda: request.offset(2**63),
-            "offset 2**64": lambda: request.offset(2**64),
-            "written": lambda: request.written(1),
-            "new": lambda: kind(),
-            "object.__new__": lambda: object.__new__(kind),
-            "copy": lambda: copy.copy(request),
-            "subclass": lambda: type("Mine", (kind,), {}),
-            "set": lambda: setattr(request, "uid", 0),
-        }
-        raised = []
-        for name, attempt in attempts.items():
-            try:
-                attempt()
-            except (TypeError, ValueError, OverflowError, AttributeError):
-                raised.append(name)
-        self.report(["misfit", raised == list(attempts)])
-        request.offset(7)
 
-    def fallocate(
-        self, request: Request, node: int, fh: int, mode: int, offset: int, length: int
-    ) -> None:
-        self.report(["fallocate", node, fh, mode, offset, length])
-        request.error(errno.ENOSPC if offset else 0)
-
-    def copy_file_range(self, request: Request, *numbers: int) -> None:
-        self.report(["copy_file_range", *numbers])
-        length = numbers[6]
-        try:
-            request.written(length + 1)
-        except ValueError:
-            request.written(length // 2)
-
-
-def make_operations(report: Any, callables: Callables) -> Any:
+def make_operations(report: Any, receivers: Receivers) -> Any:
     import pyfuse3
 
     class Operations(pyfuse3.Operations):
@@ -250,7 +215,7 @@ def make_operations(report: Any, callables: Callables) -> Any:
 
         async def lookup(self, parent: int, name: bytes, ctx: Any = None) -> Any:
             if name == b"answer":
-                callables.answer_kept()
+                receivers.answer_kept()
             if not name.startswith(b"file"):
                 raise pyfuse3.FUSEError(errno.ENOENT)
             return await self.getattr(INODE + int(name[4:]))

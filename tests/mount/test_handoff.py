@@ -1,59 +1,43 @@
-"""Two threads that take turns, with batons in C and with those of Python's locks."""
+"""Two threads that take turns by a handoff in C."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from typing import Any
 
 import pytest
 
-from mirrorfs import _baton  # type: ignore[attr-defined]
-from mirrorfs.fs import handoff
+from mirrorfs._native import Handoff, pass_on
 
-KINDS = {"c": (_baton.Baton, _baton.pass_on), "python": (handoff._Handoff, handoff._pass_on)}
 ROUNDS = 2000
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Any:
-    return KINDS[request.param]
-
-
-def test_the_one_in_c_is_what_is_used() -> None:
-    assert handoff.Handoff is _baton.Baton
-
-
-def test_one_that_was_given_is_there_once(kind: Any) -> None:
-    make, pass_on = kind
-    given = make()
+def test_a_handoff_that_was_given_twice_is_there_once() -> None:
+    given = Handoff()
     given.give()
     given.give()
     assert pass_on(None, given, 0.0)
     assert not pass_on(None, given, 0.0)
 
 
-def test_waiting_has_an_end(kind: Any) -> None:
-    make, pass_on = kind
+def test_waiting_for_a_handoff_has_an_end() -> None:
     for seconds in (0.0, 0.00001, 0.05):
         begun = time.monotonic()
-        assert not pass_on(None, make(), seconds)
+        assert not pass_on(None, Handoff(), seconds)
         assert time.monotonic() - begun >= seconds
 
 
 @pytest.mark.parametrize("after", [0.0, 0.00002, 0.1])
 @pytest.mark.parametrize("limit", [-1, 20.0])
-def test_whoever_waits_gets_it_awake_or_asleep(kind: Any, after: float, limit: float) -> None:
-    make, pass_on = kind
-    awaited = make()
+def test_a_thread_that_waits_gets_the_handoff_awake_or_asleep(after: float, limit: float) -> None:
+    awaited = Handoff()
     threading.Timer(after, awaited.give).start()
     assert pass_on(None, awaited, limit)
 
 
-def test_two_take_turns(kind: Any) -> None:
-    make, pass_on = kind
-    here, there, turns = make(), make(), []
+def test_two_threads_take_turns() -> None:
+    here, there, turns = Handoff(), Handoff(), []
 
     def other() -> None:
         given = None
@@ -72,22 +56,21 @@ def test_two_take_turns(kind: Any) -> None:
     thread.join(20)
 
 
-def test_waiting_goes_on_over_a_signal(kind: Any) -> None:
-    make, pass_on = kind
+def test_waiting_for_a_handoff_goes_on_over_a_signal() -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         begun = time.monotonic()
-        assert not pass_on(None, make(), 0.2)
+        assert not pass_on(None, Handoff(), 0.2)
         assert time.monotonic() - begun >= 0.2
         assert seen == [signal.SIGALRM]
     finally:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_what_is_no_baton_is_refused() -> None:
+def test_what_is_no_handoff_is_refused() -> None:
     with pytest.raises(TypeError):
-        _baton.pass_on(1, _baton.Baton(), 0.0)
+        pass_on(1, Handoff(), 0.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        _baton.pass_on(None, None, 0.0)
+        pass_on(None, None, 0.0)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How the C extension is loaded and bound, each time in a Python of its own."""
+"""How the native module is loaded and bound, each time in a Python of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_bind_sees_a_wrong_order(order: str) -> None:
         {first}
         import sys
         sys.setdlopenflags({flags})
-        import mirrorfs._fuseext as extension, pyfuse3
+        import mirrorfs._native as extension, pyfuse3
         print(extension.bind(pyfuse3.__file__))
         """
     )
@@ -48,19 +48,20 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
     told = python(
         """
         from mirrorfs.fuse import extension
-        from mirrorfs import _fuseext
+        from mirrorfs import _native
         import _ctypes, pyfuse3
         for call, words in [
-            (_fuseext.bind, {}), (_fuseext.install, {"lseek": 1}), (_fuseext.install, {"want": -1}),
-            (_fuseext.install, {"want": "x"}), (_fuseext.install, {"other": None}),
+            (_native.bind, {}), (_native.install, {"requests": 1}),
+            (_native.install, {"requests": {26: print}}), (_native.install, {"want": "x"}),
+            (_native.install, {"other": None}),
         ]:
             try:
                 call(**words)
-            except (TypeError, OverflowError) as exc:
+            except (TypeError, ValueError) as exc:
                 print(type(exc).__name__)
-        for path in ["/nowhere", _ctypes.__file__, _fuseext.__file__]:
+        for path in ["/nowhere", _ctypes.__file__, _native.__file__]:
             try:
-                _fuseext.bind(path)
+                _native.bind(path)
             except OSError as exc:
                 print(str(exc).removeprefix(path))
         """
@@ -69,7 +70,7 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
     assert told.stdout.splitlines() == [
         "TypeError",
         "TypeError",
-        "OverflowError",
+        "ValueError",
         "TypeError",
         "TypeError",
         " is not loaded",
@@ -86,7 +87,7 @@ def test_loading_it_imports_nothing_heavy() -> None:
     told = python(
         """
         import sys, mirrorfs.daemon.mount_spec
-        print("mirrorfs._fuseext" in sys.modules, {"pyfuse3", "trio"} & set(sys.modules))
+        print("mirrorfs._native" in sys.modules, {"pyfuse3", "trio"} & set(sys.modules))
         """
     )
     assert told.stdout == "True set()\n"
