@@ -219,9 +219,8 @@ def folder_out(handle: int) -> bytes:
 
 def opened_out(opened: Opened) -> bytes:
     """An open file."""
-    return protocol.OPEN_OUT.pack(
-        opened.handle, protocol.FOPEN_DIRECT_IO if opened.is_direct else 0
-    )
+    flags = protocol.FOPEN_KEEP_CACHE | (protocol.FOPEN_DIRECT_IO if opened.is_direct else 0)
+    return protocol.OPEN_OUT.pack(opened.handle, flags)
 
 
 def created_out(created: tuple[Entry, Opened]) -> bytes:

@@ -81,4 +81,4 @@ ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
 OPEN_OUT = struct.Struct("=QI4x")
 WRITE_OUT = struct.Struct("=I4x")
 LSEEK_OUT = struct.Struct("=Q")
-FOPEN_DIRECT_IO = 1 << 0
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1 << 0, 1 << 1

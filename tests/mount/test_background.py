@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_what_goes_wrong_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_goes_wrong_in_the_background_is_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     sweeps = []
 
     def fail() -> None:
@@ -32,17 +34,18 @@ def test_what_goes_wrong_is_counted_and_told_once(caplog: pytest.LogCaptureFixtu
         return
 
     account = Account()
-    state = SimpleNamespace(
+    fs = SimpleNamespace(
         account=account,
-        old_files=SimpleNamespace(sweep=lambda: None),
-        inodes=SimpleNamespace(sweep=fail, devices=SimpleNamespace(root=None)),
-        mirrors=SimpleNamespace(sweep=end, note_stalls=lambda: None),
-        leftovers=SimpleNamespace(finish_all=nothing),
+        unlinked=SimpleNamespace(sweep=lambda: None),
+        inodes=SimpleNamespace(sweep=fail),
+        devices=SimpleNamespace(root=None),
+        open_files=SimpleNamespace(sweep=end, note_stalls=lambda: None),
+        late_recovery=SimpleNamespace(finish_all=nothing),
     )
 
     async def serve() -> None:
         with scope:
-            await Background(state).run()  # type: ignore[arg-type]
+            await Background(fs).run()  # type: ignore[arg-type]
 
     scope = trio.CancelScope()
     with caplog.at_level(logging.WARNING):
