@@ -1,3 +1,15 @@
 """The heart: what is to be done with these bytes at this offset? Synchronous, thread-safe, testable
 without a mount.
+
+    plan, seed_rules                        decisions, pure
+    open_file, writeback, stale_tail        state: of an open file, of its inode, of old blocks
+    writer, copy_range, discard, truncate,  operations of clients, for worker threads; each takes
+    sync                                    the lock of the open file
+    unchanged_fast_path, append_fast_path   writes that the main loop takes without a thread
+    view                                    what clients see, without a lock
+    seeding, advancing, finalising          a stale tail's begin, life and end, under that lock
+    progress, recovery                      where a crash leaves a stale tail, and how it is found
+    counters                                what became of every byte
+
+Lock order: open files, in ascending order of device and inode; the recovery list; the account.
 """

@@ -64,18 +64,21 @@ class Source:
 
 @dataclass(slots=True)
 class _Copy:
-    """One request on its way: `[position, end)` of the source is to go to `target` at `shift`
-    further on. `failure` and `unrecorded` are those of the last piece (`Taken`).
-    """
+    """One request on its way: `[position, end)` of the source (bytes) is to go to `target`."""
 
     source: Source
     target: OpenFile
     position: int
     end: int
+    # How much further on it is to lie in the target.
     shift: int
+    # Whether blocks may be shared.
     clone: bool
+    # How much data may yet be copied before the client is answered.
     left_bytes: int = _MAX_DATA_BYTES
+    # The last run of data in the source.
     run: holes.Run = field(default_factory=holes.Run)
+    # What stopped the last piece; and the sync that failed in any of them (`Taken`).
     failure: OSError | None = None
     unrecorded: OSError | None = None
 

@@ -250,6 +250,7 @@ def open_writable(
             _check(fd, check)
             if writeback is None:
                 writeback = Writeback()
+            # What was written through an earlier opening counts no longer, see there.
             writeback.rewritten = []
             return OpenFile(
                 fd,
