@@ -58,7 +58,7 @@ PRELOADED = preloaded.Server()
 
 def pytest_configure() -> None:
     """Where tests run beside others (pytest-xdist), each process has its mounts to itself: a new
-    namespace would else keep a copy of everybody's, and with it the daemons. No test has begun yet.
+    namespace would else keep a copy of all mounts, and with it the daemons. No test has begun yet.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         if ctypes.CDLL(None).unshare(_CLONE_NEWNS):
@@ -93,16 +93,16 @@ def mirrorfs_preloaded(*words: str | Path) -> None:
 
 
 def as_nobody(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """The same as an ordinary user; wants the fixture `fuse_for_all`."""
+    """The command of an ordinary user; wants the fixture `fuse_for_all`."""
     return run(MIRRORFS[0], "-c", _AS_NOBODY, *words, check=check, timeout=60)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return as soon as it holds; fails the test if it does not come to that."""
+    """Return as soon as it holds; fails the test if that does not come."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"nothing came of it within {seconds:.0f} seconds")
+            pytest.fail(f"not so within {seconds:.0f} seconds")
         time.sleep(0.01)
 
 
@@ -259,7 +259,7 @@ def no_server_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """Gives the root of the session's file system of a kind; made when it is first asked for."""
+    """Gives the root of the session's file system of a kind; made at its first use."""
     made: dict[str, Path] = {}
     with contextlib.ExitStack() as stack:
 
@@ -351,7 +351,7 @@ def mount_mirror(tmp_path: Path) -> Iterator[Callable[..., Mirror]]:
 
 @pytest.fixture
 def fuse_for_all() -> Iterator[None]:
-    """What udev does on a usual machine: everybody may open /dev/fuse."""
+    """What udev does on a usual machine: all users may open /dev/fuse."""
     with open("/dev/fuse", "rb") as device:
         fcntl.flock(device, fcntl.LOCK_EX)  # other tests may want the same
         before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)

@@ -127,7 +127,7 @@ def check_failure(faulty: FaultyMirror, place: str, name: str, kind: str) -> Non
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("kind", list(EXCEPTIONS))
 @pytest.mark.parametrize("name", list(CALLS))
-def test_a_handler_that_raises_leaves_the_mount_alive(
+def test_handler_that_raises_leaves_the_mount_alive(
     shared_faulty: FaultyMirror, name: str, kind: str
 ) -> None:
     check_failure(shared_faulty, "handler", name, kind)
@@ -136,13 +136,13 @@ def test_a_handler_that_raises_leaves_the_mount_alive(
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("kind", list(EXCEPTIONS))
 @pytest.mark.parametrize("name", sorted(AT_ONCE))
-def test_an_answer_at_once_that_raises_leaves_the_mount_alive(
+def test_answer_at_once_that_raises_leaves_the_mount_alive(
     shared_faulty: FaultyMirror, name: str, kind: str
 ) -> None:
     check_failure(shared_faulty, "at_once", name, kind)
 
 
-def test_every_handler_is_tried() -> None:
+def test_calls_try_every_handler() -> None:
     handlers = {
         name
         for owner in OWNERS
@@ -152,7 +152,7 @@ def test_every_handler_is_tried() -> None:
     assert handlers == set(CALLS)
 
 
-def test_an_error_that_passes_two_handlers_counts_once() -> None:
+def test_error_that_passes_two_handlers_counts_once() -> None:
     counted: list[int] = []
 
     @guard.guarded
