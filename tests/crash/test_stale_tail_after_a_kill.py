@@ -10,7 +10,7 @@ import random
 import shutil
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -68,7 +68,7 @@ def remount_and_check(mirror: Mirror, folders: list[Folder]) -> None:
 
 
 NEW = (50_000, "new", 77)
-STEPS: dict[str, list[tuple[object, ...]]] = {
+STEPS: dict[str, list[tuple[Any, ...]]] = {
     "emptied, then written": [
         ("reopen", True),
         ("next", 0, 10 * BLOCK, "old", 1),
@@ -154,7 +154,7 @@ STEPS: dict[str, list[tuple[object, ...]]] = {
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 def test_kill_after_each_step_leaves_what_was_acknowledged(
-    mirror: Mirror, steps: list[tuple[str, int]]
+    mirror: Mirror, steps: list[tuple[Any, ...]]
 ) -> None:
     """One file for each: as many have been taken when the daemon is killed."""
     folders = []
@@ -168,7 +168,7 @@ def test_kill_after_each_step_leaves_what_was_acknowledged(
     remount_and_check(mirror, folders)
 
 
-def random_step(chance: random.Random) -> tuple[object, ...]:
+def random_step(chance: random.Random) -> tuple[Any, ...]:
     size = chance.choice([BLOCK, 10 * BLOCK, 3000, chance.randrange(1, 200_000)])
     place = chance.choice([0, 64 * BLOCK, chance.randrange(2 * MIB)])
     data = (size, chance.choice(["zeros", "old", "old", "new", "mixed"]), chance.randrange(1, 256))

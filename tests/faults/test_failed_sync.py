@@ -36,7 +36,7 @@ def rewrite(faulty: FaultyMirror) -> int:
     os.pwrite(fd, DATA, 0)
     os.fsync(fd)
     os.close(fd)
-    return faulty.account("file").written_bytes - before
+    return int(faulty.account("file").written_bytes) - int(before)
 
 
 def test_fsync_that_failed_for_a_reader_has_all_written_again(faulty: FaultyMirror) -> None:

@@ -247,7 +247,7 @@ def test_server_without_answer_holds_up_no_other_client(
             started = []
             with stopped(inner_pid):
                 for _ in range(30):
-                    command = ["cat", mirror.path / "nested/file"]
+                    command: list[str | Path] = ["cat", mirror.path / "nested/file"]
                     started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
                     started.append(
                         subprocess.Popen(
