@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mirrorfs.backing import progress_table
-from tests import preloaded
+from tests import preloaded, privileges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # A job in the background of a shell inherits these ignored, and so would every command below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,46 +54,64 @@ _CLONE_NEWNS = 0x20000
 # All that were used; each may have had a table in memory (`mirrorfs.backing.progress_table`).
 STATE_FOLDERS: set[bytes] = set()
 PRELOADED = preloaded.Server()
+OWNER_OF = progress_table.owner_of
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_ = "only the tests that need neither root nor a mount"
+    parser.addoption("--quick", action="store_true", help=help_)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Where tests run beside others (pytest-xdist), each process has its mounts to itself: a new
-    namespace would else keep a copy of everybody's, and with it the daemons. No test has begun yet.
+    namespace would else keep a copy of all mounts, and with it the daemons. No test has begun yet.
     """
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if "PYTEST_XDIST_WORKER" in os.environ and not config.getoption("--quick"):
         if ctypes.CDLL(None).unshare(_CLONE_NEWNS):
             pytest.exit("the tests need a mount namespace of their own: run them as root")
         run("mount", "--make-rprivate", "/")
 
 
-def run(
-    *command: str | Path, check: bool = True, **kwargs: Any
-) -> subprocess.CompletedProcess[str]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the tests that need root or a mount the marker `root`, and deselect them if only the
+    others are wanted.
+    """
+    for item in items:
+        if privileges.is_for_root(item) and not item.get_closest_marker("root"):
+            item.add_marker("root")
+    if config.getoption("--quick"):
+        deselected = [item for item in items if item.get_closest_marker("root")]
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if not item.get_closest_marker("root")]
+
+
+def spelled(words: Iterable[object]) -> list[str]:
+    """The words of a command: text, paths, numbers, or raw bytes."""
+    return [os.fsdecode(word) if isinstance(word, bytes) else str(word) for word in words]
+
+
+def run(*command: object, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """A command with its output as text; fails the test with that output."""
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, **kwargs
-    )
+    done = subprocess.run(spelled(command), capture_output=True, text=True, check=False, **kwargs)
     if check and done.returncode:
         pytest.fail(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 
-def mirrorfs(
-    *words: str | Path, check: bool = True, **kwargs: Any
-) -> subprocess.CompletedProcess[str]:
+def mirrorfs(*words: object, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """The command of the user."""
     return run(*MIRRORFS, *words, check=check, timeout=60, **kwargs)
 
 
-def mirrorfs_preloaded(*words: str | Path) -> None:
+def mirrorfs_preloaded(*words: object) -> None:
     """The command without the start of an interpreter; it must succeed."""
-    done = PRELOADED.run(*map(str, words))
+    done = PRELOADED.run(*spelled(words))
     if done.returncode:
         pytest.fail(f"{words} ended with {done.returncode}\n{done.stderr}")
 
 
 def as_nobody(
-    *words: str | Path, check: bool = True, under: tuple[str, ...] = ()
+    *words: object, check: bool = True, under: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     """The command as an ordinary user; wants the fixture `fuse_for_all`. `under` is a command that
     runs it, such as prlimit(1).
@@ -102,11 +120,11 @@ def as_nobody(
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return as soon as it holds; fails the test if it does not come to that."""
+    """Return as soon as it holds; fails the test if that does not come."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"nothing came of it within {seconds:.0f} seconds")
+            pytest.fail(f"not so within {seconds:.0f} seconds")
         time.sleep(0.01)
 
 
@@ -200,7 +218,8 @@ class Mirror:
         self.is_killed = True
 
     def stats(self) -> dict[str, Any]:
-        return json.loads((self.path / ".mirrorfs/stats.json").read_bytes())
+        found: dict[str, Any] = json.loads((self.path / ".mirrorfs/stats.json").read_bytes())
+        return found
 
     def counters(self) -> SimpleNamespace:
         return SimpleNamespace(**self.stats()["counters"])
@@ -261,9 +280,38 @@ def no_server_is_left() -> Iterator[None]:
     PRELOADED.stop()
 
 
+def tables_left() -> list[bytes]:
+    """The state folders of ours of which there is a table in memory. Those of others, who may test
+    here at the same time, are none of our folders.
+    """
+    names = os.listdir(progress_table.FOLDER)
+    return [
+        folder
+        for folder in STATE_FOLDERS
+        if os.path.isdir(os.path.dirname(folder))
+        and any(name.startswith(f"mirrorfs-{OWNER_OF(folder)}-".encode()) for name in names)
+    ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_table_is_left() -> Iterator[None]:
+    """Nothing of ours stays in memory after the last daemon has ended."""
+
+    def note(folder: bytes) -> str:
+        STATE_FOLDERS.add(folder)
+        return OWNER_OF(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress_table, "owner_of", note)
+        yield
+    wait_for(lambda: not tables_left())
+
+
 @pytest.fixture(scope="session")
-def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """Gives the root of the session's file system of a kind; made when it is first asked for."""
+def file_systems(
+    no_table_is_left: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Path]]:
+    """Gives the root of the session's file system of a kind; made at its first use."""
     made: dict[str, Path] = {}
     with contextlib.ExitStack() as stack:
 
@@ -274,36 +322,7 @@ def file_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return made[kind]
 
         yield get
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_table_is_left(file_systems: Callable[[str], Path]) -> Iterator[None]:
-    """Nothing of ours stays in memory after the last daemon has ended.
-
-    Tables of others, who may test here at the same time, are none of our folders.
-    """
-    owner_of = progress_table.owner_of
-
-    def note(folder: bytes) -> str:
-        STATE_FOLDERS.add(folder)
-        return owner_of(folder)
-
-    def left() -> list[bytes]:
-        names = os.listdir(progress_table.FOLDER)
-        return [
-            folder
-            for folder in STATE_FOLDERS
-            if os.path.isdir(os.path.dirname(folder))
-            and any(name.startswith(f"mirrorfs-{owner_of(folder)}-".encode()) for name in names)
-        ]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress_table, "owner_of", note)
-        yield
-    end = time.monotonic() + 30
-    while left() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not left()
+        wait_for(lambda: not tables_left())
 
 
 def emptied(folder: Path) -> Iterator[Path]:
@@ -355,7 +374,7 @@ def mount_mirror(tmp_path: Path) -> Iterator[Callable[..., Mirror]]:
 
 @pytest.fixture
 def fuse_for_all() -> Iterator[None]:
-    """What udev does on a usual machine: everybody may open /dev/fuse."""
+    """What udev does on a usual machine: all users may open /dev/fuse."""
     with open("/dev/fuse", "rb") as device:
         fcntl.flock(device, fcntl.LOCK_EX)  # other tests may want the same
         before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)

@@ -1,8 +1,8 @@
 """docs/nightly.md is followed word by word: every block of it, on ext4 and on xfs.
 
 Only these things stand in for others: the loop device for LABEL=backup, a `git` that clones the
-environment of these tests, and a `date` that tells the night. Where systemd is meant, a `systemctl`
-does what systemd would, and the units are judged by systemd's own programs.
+environment of these tests, and a `date` that shows the night's. Where systemd is meant, a
+`systemctl` does what systemd would, and the units are judged by systemd's own programs.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def assert_mirrored(machine: Machine) -> None:
     assert not (machine / TORN).exists()
 
 
-def test_cron_reads_the_file() -> None:
+def test_cron_file_has_a_name_and_a_line_that_cron_accepts() -> None:
     cron = blocks()["cron"]
     assert re.fullmatch("/etc/cron.d/[A-Za-z0-9_-]+", cron.file)
     assert re.fullmatch(r"\d+ \d+ \* \* \*  root  /\S+\n", cron.text)
 
 
-def test_nights_of_which_one_is_killed_and_a_restore(machine: Machine) -> None:
+def test_nights_keep_generations_although_one_is_killed(machine: Machine) -> None:
     image, copy = machine / SOURCE / "vm.img", machine / BACKUP / "vm.img"
     states: list[dict[str, str]] = [{}]  # before the first night
     machine.night(NIGHTS[0])
@@ -168,7 +168,7 @@ def fill_disk(machine: Machine, but_bytes: int) -> Path:
     return filler
 
 
-def test_nights_on_a_full_disk(machine: Machine, kind: str) -> None:
+def test_nights_on_a_full_disk_fail_and_keep_what_was_good(machine: Machine, kind: str) -> None:
     machine.night(NIGHTS[0])
     good = content(machine / BACKUP)
     write(machine, "zz-new.img", 0, os.urandom(24 * MIB))
@@ -196,7 +196,7 @@ def test_nights_on_a_full_disk(machine: Machine, kind: str) -> None:
 
 
 @on_xfs
-def test_the_oldest_by_name_are_removed_but_never_the_last_good_one(machine: Machine) -> None:
+def test_oldest_generations_are_removed_but_never_the_last_good_one(machine: Machine) -> None:
     folder = machine / GENERATIONS
     for day in range(1, 21):
         (folder / f"2025-12-{day:02}.023000").mkdir()
@@ -233,7 +233,7 @@ def test_two_nights_never_overlap(machine: Machine) -> None:
 
 
 @on_xfs
-def test_a_mount_that_is_missing_or_dead_is_replaced(machine: Machine) -> None:
+def test_mount_that_is_missing_or_dead_is_replaced(machine: Machine) -> None:
     machine.run("mirrorfs", "umount", "/mnt/mirror")
     with pytest.raises(PermissionError):
         (machine / "/mnt/mirror/file").touch()
@@ -261,7 +261,7 @@ def test_a_mount_that_is_missing_or_dead_is_replaced(machine: Machine) -> None:
 
 @on_ext4
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs the package systemd")
-def test_with_systemd_its_own_unit_mounts(machine: Machine) -> None:
+def test_systemd_mounts_by_its_own_unit(machine: Machine) -> None:
     machine.boot_systemd()
     machine.follow("service", "timer", "enable")
     units = [machine.blocks[name].file for name in ("service", "timer")]
@@ -281,8 +281,8 @@ def test_with_systemd_its_own_unit_mounts(machine: Machine) -> None:
     machine.run("mirrorfs", "umount", "/mnt/mirror")
     machine.night(NIGHTS[1])
     assert_mirrored(machine)
-    asked = (machine / "/run/systemctl").read_text().splitlines()
-    assert asked == [
+    calls = (machine / "/run/systemctl").read_text().splitlines()
+    assert calls == [
         "daemon-reload",
         "enable --now mirror-night.timer",
         *[f"restart {unit}"] * 2,
@@ -293,7 +293,7 @@ def test_with_systemd_its_own_unit_mounts(machine: Machine) -> None:
 
 
 @on_xfs
-def test_an_upgrade_and_what_is_left_after_removal(machine: Machine) -> None:
+def test_removal_after_an_upgrade_leaves_only_the_copies(machine: Machine) -> None:
     before = (machine / "/etc/fstab").read_text()
     machine.night(NIGHTS[0])
     machine.follow("upgrade")

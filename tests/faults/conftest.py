@@ -40,7 +40,15 @@ def faulty_mounted(backing: Path, folder: Path) -> Iterator[FaultyMirror]:
     STATE_FOLDERS.add(mirror.state_folder)
     mirror.orders = orders
     options = f"log={log},attr_timeout=0"
-    words = [sys.executable, "-m", "tests.faults.driver", orders, "mount", backing, point]
+    words: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.faults.driver",
+        orders,
+        "mount",
+        backing,
+        point,
+    ]
     mirror.daemon = subprocess.Popen([*words, "-f", "-o", options])
     try:
         wait_for(lambda: point.is_mount() or not mirror.alive)

@@ -1,4 +1,4 @@
-"""The account under concurrency and faults: it adds up whenever somebody looks."""
+"""The account under concurrency and faults adds up at every instant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BLOCK = 4096
 
 
-def test_it_adds_up_at_every_instant(faulty: FaultyMirror) -> None:
+def test_account_adds_up_at_every_instant(faulty: FaultyMirror) -> None:
     """Four writers, a fault injector, and a reader that looks as often as it can."""
     stop = time.monotonic() + 6
     taken = [0] * 4
@@ -71,7 +71,7 @@ def test_it_adds_up_at_every_instant(faulty: FaultyMirror) -> None:
         assert faulty.read(f"file-{number}") == (faulty.backing / f"file-{number}").read_bytes()
 
 
-def test_a_failed_write_is_reported_again_at_fsync_and_close(faulty: FaultyMirror) -> None:
+def test_failed_write_is_reported_again_at_fsync_and_close(faulty: FaultyMirror) -> None:
     fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
     faulty.order(f"pwrite 100 {errno.ENOSPC}")
     for call in (lambda: os.pwrite(fd, b"x" * BLOCK, 0), lambda: os.fsync(fd)):
@@ -82,7 +82,7 @@ def test_a_failed_write_is_reported_again_at_fsync_and_close(faulty: FaultyMirro
         os.close(fd)
 
 
-def test_a_write_made_good_is_not_reported_again(faulty: FaultyMirror) -> None:
+def test_failed_write_that_was_made_good_is_not_reported_again(faulty: FaultyMirror) -> None:
     fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
     faulty.order(f"pwrite 100 {errno.ENOSPC}")
     with pytest.raises(OSError, match="space"):
@@ -93,7 +93,7 @@ def test_a_write_made_good_is_not_reported_again(faulty: FaultyMirror) -> None:
     os.close(fd)
 
 
-def test_after_a_failed_fsync_nothing_is_called_unchanged(faulty: FaultyMirror) -> None:
+def test_failed_fsync_leaves_no_block_unchanged(faulty: FaultyMirror) -> None:
     fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
     os.pwrite(fd, b"x" * BLOCK, 0)
     faulty.order(f"fsync {errno.EIO}")
@@ -110,30 +110,30 @@ def test_after_a_failed_fsync_nothing_is_called_unchanged(faulty: FaultyMirror) 
     assert (account.written_bytes, account.unchanged_bytes) == (2 * BLOCK, 0)
 
 
-def test_after_a_failed_fsync_holes_are_not_believed(faulty: FaultyMirror) -> None:
-    """Whoever asks: the writer, a reader, and a copy tool when all have closed it."""
+def test_failed_fsync_leaves_no_hole_believed(faulty: FaultyMirror) -> None:
+    """Neither by the writer, nor a reader, nor a copy tool when all have closed it."""
     path = faulty.path / "file"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     os.ftruncate(fd, 4 * BLOCK)
     os.pwrite(fd, b"x" * BLOCK, 2 * BLOCK)
     reading = os.open(path, os.O_RDONLY)
-    for asked in (fd, reading):
-        assert os.lseek(asked, 0, os.SEEK_DATA) == 2 * BLOCK
+    for used in (fd, reading):
+        assert os.lseek(used, 0, os.SEEK_DATA) == 2 * BLOCK
     faulty.order(f"fsync {errno.EIO}")
     with pytest.raises(OSError, match="Input"):
         os.fsync(fd)
     faulty.order()
-    for asked in (fd, reading):
-        assert os.lseek(asked, 0, os.SEEK_DATA) == 0
-        assert os.lseek(asked, 0, os.SEEK_HOLE) == 4 * BLOCK
-    for asked in (fd, reading):
+    for used in (fd, reading):
+        assert os.lseek(used, 0, os.SEEK_DATA) == 0
+        assert os.lseek(used, 0, os.SEEK_HOLE) == 4 * BLOCK
+    for used in (fd, reading):
         with contextlib.suppress(OSError):
-            os.close(asked)
+            os.close(used)
     with path.open("rb") as file:
         assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
 
 
-def test_after_a_failed_fsync_a_file_written_anew_is_believed(faulty: FaultyMirror) -> None:
+def test_failed_fsync_is_over_when_the_file_is_written_anew(faulty: FaultyMirror) -> None:
     fd = os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT)
     os.pwrite(fd, b"x" * 4 * BLOCK, 0)
     faulty.order(f"fsync {errno.EIO}")
@@ -153,7 +153,7 @@ def test_after_a_failed_fsync_a_file_written_anew_is_believed(faulty: FaultyMirr
     os.close(fd)
 
 
-def test_an_error_beyond_the_new_end_is_forgotten(faulty: FaultyMirror) -> None:
+def test_failed_write_beyond_a_new_end_is_forgotten(faulty: FaultyMirror) -> None:
     """What databases do on a full disk: they undo the extension that failed, and go on."""
     fds = [os.open(faulty.path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2)]
     os.pwrite(fds[0], b"x" * BLOCK, 0)
@@ -169,7 +169,7 @@ def test_an_error_beyond_the_new_end_is_forgotten(faulty: FaultyMirror) -> None:
         os.close(fd)
 
 
-def test_one_stalled_file_does_not_hold_up_the_others(faulty: FaultyMirror) -> None:
+def test_stalled_file_does_not_hold_up_the_others(faulty: FaultyMirror) -> None:
     faulty.order("stall 3 slow")
     fds = [os.open(faulty.path / "slow", os.O_RDWR | os.O_CREAT)]
     thread = threading.Thread(target=os.pwrite, args=(fds[0], b"x" * BLOCK, 0))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.conftest import Mirror
 
 
-def test_a_mount_on_a_dead_disk_stays_where_it_is(
+def test_mount_on_a_dead_disk_stays_where_it_is(
     tmp_path: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     """Else the next job would fill the folder below it."""
@@ -39,7 +39,7 @@ def test_a_mount_on_a_dead_disk_stays_where_it_is(
             (mirror.path / "new").write_text("x")
 
 
-def test_a_dead_disk_inside_the_mount_costs_no_descriptors(
+def test_dead_disk_inside_the_mount_costs_no_descriptors(
     ext4_folder: Path, tmp_path: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     with loop_mounted("xfs", tmp_path, 400) as disk:

@@ -1,4 +1,4 @@
-"""Data that does not reach the disk is remembered, whoever meets that, and when."""
+"""Data that does not reach the disk is remembered, whichever handle meets that, and when."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def rewrite(faulty: FaultyMirror) -> int:
     os.pwrite(fd, DATA, 0)
     os.fsync(fd)
     os.close(fd)
-    return faulty.account("file").written_bytes - before
+    return int(faulty.account("file").written_bytes) - int(before)
 
 
-def test_what_a_reader_could_not_sync_is_written_again(faulty: FaultyMirror) -> None:
+def test_fsync_that_failed_for_a_reader_has_all_written_again(faulty: FaultyMirror) -> None:
     (faulty.path / "file").write_bytes(DATA)
     assert rewrite(faulty) == 0
     fail_to_sync(faulty)
@@ -48,7 +48,7 @@ def test_what_a_reader_could_not_sync_is_written_again(faulty: FaultyMirror) -> 
     assert any("file: could not be written: Input" in line for line in faulty.troubles())
 
 
-def test_the_writer_learns_of_what_a_reader_could_not_sync(faulty: FaultyMirror) -> None:
+def test_fsync_that_failed_for_a_reader_is_reported_to_the_writer(faulty: FaultyMirror) -> None:
     fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_CREAT)
     os.pwrite(fd, DATA, 0)
     fail_to_sync(faulty)
@@ -60,7 +60,7 @@ def test_the_writer_learns_of_what_a_reader_could_not_sync(faulty: FaultyMirror)
     assert faulty.account("file").written_bytes == 2 * len(DATA)
 
 
-def test_what_could_not_be_settled_at_the_end_is_in_the_log(faulty: FaultyMirror) -> None:
+def test_stale_tail_that_cannot_be_finalised_at_the_end_is_in_the_log(faulty: FaultyMirror) -> None:
     (faulty.backing / "file").write_bytes(DATA)
     fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_TRUNC)
     os.write(fd, os.urandom(50_000))
@@ -72,7 +72,7 @@ def test_what_could_not_be_settled_at_the_end_is_in_the_log(faulty: FaultyMirror
     assert "file: could not be written at the end: Input/output error" in faulty.log.read_text()
 
 
-def test_a_failed_settling_at_close_is_remembered(faulty: FaultyMirror) -> None:
+def test_stale_tail_that_cannot_be_finalised_at_close_is_remembered(faulty: FaultyMirror) -> None:
     (faulty.backing / "file").write_bytes(DATA)
     fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_TRUNC)
     os.write(fd, DATA[: MIB + 5])
@@ -86,11 +86,12 @@ def test_a_failed_settling_at_close_is_remembered(faulty: FaultyMirror) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_sync_that_fails_inside_a_write_is_told_and_remembered(
+def test_sync_that_fails_inside_a_write_is_reported_and_remembered(
     faulty: FaultyMirror, code: int
 ) -> None:
-    """The first change of a file that was emptied has its mark put on the disk, and what was
-    written before with it. Where space is short, the write itself succeeds at the second attempt.
+    """The first change of a file that was emptied has its recovery attribute put on the disk, and
+    what was written before with it. Where space is short, the write itself succeeds at the second
+    attempt.
     """
     (faulty.path / "file").write_bytes(DATA)
     fd = os.open(faulty.path / "file", os.O_WRONLY | os.O_TRUNC)
@@ -105,7 +106,7 @@ def test_a_sync_that_fails_inside_a_write_is_told_and_remembered(
     faulty.order()
     with pytest.raises(OSError, match=os.strerror(code)):
         os.fsync(fd)
-    with contextlib.suppress(OSError):  # told once more
+    with contextlib.suppress(OSError):  # reported once more
         os.close(fd)
     assert failed or code == errno.ENOSPC
     assert rewrite(faulty) == len(DATA)

@@ -26,7 +26,7 @@ ROUNDS, WALKS = 30, 5
 
 
 def test_seven_writers_are_done_while_the_eighth_hangs(faulty: FaultyMirror) -> None:
-    """And whoever looks meanwhile is answered soon. A free machine takes a second for all this."""
+    """A stat meanwhile is answered soon."""
     faulty.write("small", 0, b"x")
     faulty.order(f"stall {STALL_SECONDS} hung")
     hung = threading.Thread(target=faulty.write, args=("hung", 0, b"x" * 4 * KIB))
@@ -57,7 +57,7 @@ def test_seven_writers_are_done_while_the_eighth_hangs(faulty: FaultyMirror) -> 
     assert faulty.account("hung").written_bytes == 4 * KIB
 
 
-def test_a_walk_over_very_many_extents_holds_nobody_up(
+def test_walk_over_very_many_extents_does_not_hold_up_stat(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     """A preallocated file whose gaps are in the page cache is one run of data, however long."""
@@ -99,7 +99,7 @@ def test_a_walk_over_very_many_extents_holds_nobody_up(
         for _ in range(ROUNDS):
             if statistics.median(look()) < statistics.median(walks) / 10:
                 return
-        pytest.fail("whoever looks at a file waits for walks")
+        pytest.fail("stat of a file waits for walks over its extents")
     finally:
         over.set()
         walker.join()

@@ -127,7 +127,7 @@ def check_failure(faulty: FaultyMirror, place: str, name: str, kind: str) -> Non
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("kind", list(EXCEPTIONS))
 @pytest.mark.parametrize("name", list(CALLS))
-def test_a_handler_that_raises_leaves_the_mount_alive(
+def test_handler_that_raises_leaves_the_mount_alive(
     shared_faulty: FaultyMirror, name: str, kind: str
 ) -> None:
     check_failure(shared_faulty, "handler", name, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import struct
@@ -285,7 +286,7 @@ def a_chown_takes_setuid_from_the_files_of_the_caller_alone(folder: Path) -> Any
             put(folder / "file")
             os.chown(folder / "file", owner, GROUP)
             os.chmod(folder / "file", mode)
-            said_so = as_user(lambda gid=gid: chown(gid), groups=groups)
+            said_so = as_user(functools.partial(chown, gid), groups=groups)
             found.append((said_so, seen(folder / "file")))
     (folder / "dir").mkdir()
     os.chmod(folder / "dir", 0o2755)

@@ -35,7 +35,8 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> Any:
 
 def borders(fd: int) -> list[int]:
     """Where data and holes begin in turn."""
-    found, place = [], 0
+    found: list[int] = []
+    place = 0
     while True:
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             try:

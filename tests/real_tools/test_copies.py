@@ -116,7 +116,7 @@ def assert_equal_and_sparse(mirror: Mirror, image: Path, padded: bool = False) -
 
 
 @pytest.mark.parametrize("tool", [*COPIES, *FUNCTIONS])
-def test_a_copy_is_equal_and_sparse(mirror: Mirror, image: Path, tool: str) -> None:
+def test_copy_is_equal_and_sparse(mirror: Mirror, image: Path, tool: str) -> None:
     for _ in range(2):
         copy(tool, image, mirror.path / "vm.img")
         assert_equal_and_sparse(mirror, image, padded="qemu" in tool)
@@ -124,7 +124,7 @@ def test_a_copy_is_equal_and_sparse(mirror: Mirror, image: Path, tool: str) -> N
 
 
 @pytest.mark.parametrize("tool", [*IN_PLACE, "dd", "qemu-img convert -n"])
-def test_a_second_copy_in_place_writes_only_what_changed(
+def test_second_copy_in_place_writes_only_what_changed(
     mirror: Mirror, image: Path, tmp_path: Path, tool: str
 ) -> None:
     copy(tool, image, mirror.path / "vm.img")
@@ -214,7 +214,7 @@ def test_rsync_delete_leaves_the_control_folder_alone(mirror: Mirror, tmp_path: 
     assert mirror.counters().write_requests == 1
 
 
-def test_a_conversion_to_any_format_is_nearly_free_again(mirror: Mirror) -> None:
+def test_second_conversion_to_any_format_is_nearly_free(mirror: Mirror) -> None:
     """Each writes a header first, closes the file and opens it again; vpc writes the end of each
     block before it.
     """

@@ -46,7 +46,7 @@ nfs-ls -R 'nfs://127.0.0.1{export}?version=3' | sed 's/.* //' | sort
 """
 
 
-def test_a_client_reads_and_writes_while_the_kernel_forgets(
+def test_nfs_client_reads_and_writes_while_the_kernel_forgets(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     mirror = mount_mirror(ext4_folder, "attr_timeout=0")

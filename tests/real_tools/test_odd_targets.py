@@ -158,7 +158,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("prepare", TARGETS, ids=lambda prepare: prepare.__name__)
-def test_an_odd_target_is_left_as_by_a_plain_folder(
+def test_copy_onto_an_odd_target_leaves_what_a_plain_folder_holds(
     mirror: Mirror, source: Path, prepare: Callable[[Path], None]
 ) -> None:
     plain = mirror.backing.parent / f"{mirror.backing.name}-plain"
@@ -181,7 +181,9 @@ def test_an_odd_target_is_left_as_by_a_plain_folder(
 
 
 @pytest.mark.parametrize("tool", ["rsync", "rsync -S", "cp --remove-destination", "install"])
-def test_of_two_copies_at_once_one_is_whole(mirror: Mirror, source: Path, tool: str) -> None:
+def test_two_copies_at_once_leave_one_of_them_whole(
+    mirror: Mirror, source: Path, tool: str
+) -> None:
     make_old(mirror.path / NAME)
     other = source.parent / "other" / NAME
     other.parent.mkdir()
@@ -199,7 +201,7 @@ def test_of_two_copies_at_once_one_is_whole(mirror: Mirror, source: Path, tool: 
 
 
 @pytest.mark.parametrize("size", [BLOCK, MIB + 777, 2 * MIB])
-def test_of_a_tool_that_dies_half_way_all_that_it_wrote_is_left(mirror: Mirror, size: int) -> None:
+def test_tool_that_dies_half_way_leaves_all_that_it_wrote(mirror: Mirror, size: int) -> None:
     make_old(mirror.path / NAME)
     content = new_content()
     with (mirror.path / NAME).open("wb") as target:

@@ -66,7 +66,7 @@ def copy_twice(mirror: Mirror, image: Path, copy: Callable[[], object], name: st
     assert mirror.counters().written_bytes - before == MIB
 
 
-def test_an_rsync_daemon(
+def test_rsync_daemon_copies_only_what_changed(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], image: Path, tmp_path: Path
 ) -> None:
     mirror = mount_mirror(ext4_folder)
@@ -85,7 +85,7 @@ def test_an_rsync_daemon(
     assert "stats" not in shown.stdout
 
 
-def test_rrsync(
+def test_rrsync_copies_only_what_changed(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], image: Path, tmp_path: Path
 ) -> None:
     mirror = mount_mirror(ext4_folder)
@@ -93,13 +93,15 @@ def test_rrsync(
     copy_twice(mirror, image, lambda: run("rsync", *FLAGS, "-e", shell, image, "host:"), "vm.img")
 
 
-def test_rclone(ext4_folder: Path, mount_mirror: Callable[..., Mirror], image: Path) -> None:
+def test_rclone_copies_only_what_changed(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], image: Path
+) -> None:
     mirror = mount_mirror(ext4_folder)
     copy = ("rclone", "copy", "--quiet", "--config=", "--local-no-preallocate")
     copy_twice(mirror, image, lambda: run(*copy, image.parent, mirror.path), "vm.img")
 
 
-def test_restic(
+def test_restic_restores_only_what_changed(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], image: Path, tmp_path: Path
 ) -> None:
     """One before 0.15, which has no --sparse, empties a file and writes its parts in any order: its

@@ -95,16 +95,16 @@ def test_fallocate_punches_zeroes_allocates_and_digs(mirror: Mirror, image: Path
     assert "not supported" in done.stderr
 
 
-def test_dig_holes_frees_what_was_stored_as_zeros(mirror: Mirror) -> None:
+def test_fallocate_dig_frees_what_was_stored_as_zeros(mirror: Mirror) -> None:
     (mirror.backing / "dense").write_bytes(b"x" * MIB + bytes(8 * MIB) + b"x" * MIB)
     run("fallocate", "-d", mirror.path / "dense")
     assert occupied(mirror.backing / "dense") <= 2 * MIB + SLACK
 
 
-def test_the_map_of_holes_is_the_true_one(mirror: Mirror, image: Path) -> None:
+def test_map_of_holes_is_that_of_the_backing_file(mirror: Mirror, image: Path) -> None:
     def seen(path: Path) -> list[tuple[int, int, bool]]:
-        told = json.loads(run("qemu-img", "map", "-f", "raw", "--output=json", path).stdout)
-        return [(part["start"], part["length"], part["data"]) for part in told]
+        parts = json.loads(run("qemu-img", "map", "-f", "raw", "--output=json", path).stdout)
+        return [(part["start"], part["length"], part["data"]) for part in parts]
 
     assert seen(image) == seen(mirror.backing / image.name)
     assert sum(length for _, length, data in seen(image) if data) <= DATA + SLACK
@@ -125,7 +125,7 @@ def test_the_map_of_holes_is_the_true_one(mirror: Mirror, image: Path) -> None:
     ],
     ids=["cp", "tar -S", "qemu-img convert"],
 )
-def test_no_hole_is_read_on_the_way_out(
+def test_copy_out_of_the_mount_reads_no_hole(
     loop_fs: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, command: list[str]
 ) -> None:
     """The kernel's own readahead, which does not know holes, is kept out of the count."""
@@ -141,7 +141,7 @@ def test_no_hole_is_read_on_the_way_out(
     assert difference(before, mirror.counters())["read_bytes"] <= DATA + 4 * MIB
 
 
-def test_an_image_converted_onto_a_dense_one_becomes_sparse(mirror: Mirror, tmp_path: Path) -> None:
+def test_conversion_onto_a_dense_image_makes_it_sparse(mirror: Mirror, tmp_path: Path) -> None:
     source = make_image(tmp_path / "source.raw")
     target = mirror.path / "target.raw"
     with target.open("wb") as file:
@@ -205,7 +205,7 @@ def test_fstrim_of_an_image_in_the_mount_frees_its_blocks(mirror: Mirror, tmp_pa
     run("e2fsck", "-fn", image)
 
 
-def test_a_copy_inside_the_mount_shares_or_stays_sparse(mirror: Mirror, image: Path) -> None:
+def test_copy_inside_the_mount_shares_or_stays_sparse(mirror: Mirror, image: Path) -> None:
     os.truncate(image, 6 << 30)
     target = mirror.path / "copy.img"
     before = mirror.counters()
@@ -222,7 +222,7 @@ def test_a_copy_inside_the_mount_shares_or_stays_sparse(mirror: Mirror, image: P
     assert (done["write_requests"], done["read_bytes"]) == (0, 0)
 
 
-def test_copying_onto_an_equal_file_writes_nothing(mirror: Mirror, image: Path) -> None:
+def test_copy_range_onto_an_equal_file_writes_nothing(mirror: Mirror, image: Path) -> None:
     """Where blocks cannot be shared, a copy is compared like any other write."""
     if mirror.stats()["file_system"]["can_share_blocks"]:
         expected = {"shared_bytes": DATA, "written_bytes": 0, "unchanged_bytes": 0}

@@ -24,12 +24,12 @@ def ratio(value: float, better: str, spread: float = 0.0) -> Ratio:
     return Ratio(value, value - spread, value + spread, value, better)
 
 
-def test_a_ratio_is_taken_run_by_run() -> None:
+def test_ratio_is_taken_run_by_run() -> None:
     slow_moment = Figure((100.0, 10.0, 100.0))
     assert slow_moment.over(Figure((200.0, 20.0, 200.0))).values == (0.5, 0.5, 0.5)
 
 
-def test_a_figure_is_told_with_its_spread() -> None:
+def test_figure_is_spelled_with_its_spread() -> None:
     assert Figure((1000.0, 3000.0, 2000.0)).spelled() == "2,000 (1,000-3,000)"
 
 
@@ -44,14 +44,14 @@ def test_a_figure_is_told_with_its_spread() -> None:
         (0.4, 0.2, LESS, False),
     ],
 )
-def test_worse_by_more_than_a_tenth_is_seen(
+def test_change_for_the_worse_by_more_than_a_tenth_is_seen(
     before: float, now: float, better: str, is_worse: bool
 ) -> None:
     changes = against.compare(earlier(work=ratio(before, better)), {"work": ratio(now, better)})
     assert [change.is_worse for change in changes] == [is_worse]
 
 
-def test_a_busy_moment_is_not_taken_for_a_change() -> None:
+def test_busy_moment_is_not_taken_for_a_change() -> None:
     reference = Figure((100.0, 100.0, 100.0))
     quiet = Ratio.of(Figure((90.0, 91.0, 92.0)), reference, MORE)
     busy = Ratio.of(Figure((40.0, 50.0, 92.0)), reference, MORE)
@@ -78,7 +78,7 @@ def test_a_busy_machine_is_said() -> None:
     assert "this run" in against.remarks(earlier(a=ratio(1, MORE)), new, is_busy=True)[0]
 
 
-def test_nothing_in_common_is_no_success() -> None:
+def test_comparison_of_runs_with_nothing_in_common_fails() -> None:
     with pytest.raises(SystemExit, match="nothing was measured in both"):
         against.compare(earlier(a=ratio(1, MORE)), {"b": ratio(1, MORE)})
 
@@ -93,7 +93,7 @@ def test_the_report_lists_the_worst_first_and_says_what_may_be_chance() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 1}'])
-def test_what_cannot_be_compared_is_named(content: str, tmp_path: Path) -> None:
+def test_file_that_cannot_be_compared_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(content)
     with pytest.raises(SystemExit, match=r"old\.json"):
         against.load(tmp_path / "old.json", quick=False)

@@ -1,5 +1,5 @@
-"""A power cut while old blocks lie below, played by the mark that it leaves: what is kept is what
-was surely on the disk.
+"""A power cut while a file has a stale tail, played by the recovery attribute that it leaves: what
+is kept is what was surely on the disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from mirrorfs.backing import progress_table, recovery_attribute
 from mirrorfs.backing.statx import statx
 from tests.conftest import MKFS, image_mounted, loop_mounted, run
-from tests.crash.test_seed_crash import MARK, kill, make, remount_and_check
+from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, kill, make, remount_and_check
 from tests.model.test_seed_model import BLOCK, MIB
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def owner(mirror: Mirror) -> str:
     return progress_table.owner_of(os.fsencode(mirror.backing / ".mirrorfs"))
 
 
-def marked(path: Path) -> recovery_attribute.RecoveryAttribute:
+def attribute_of(path: Path) -> recovery_attribute.RecoveryAttribute:
     with path.open("rb") as file:
         found = recovery_attribute.read(file.fileno())
     assert found is not None
@@ -37,8 +37,8 @@ def marked(path: Path) -> recovery_attribute.RecoveryAttribute:
 
 
 def cut_power(path: Path, durable: int | None = None) -> recovery_attribute.RecoveryAttribute:
-    """Let the mark of a file say that the machine was restarted since, and perhaps that so many
-    bytes were on the disk by then.
+    """Let the recovery attribute of a file say that the machine was restarted since, and perhaps
+    that so many bytes were on the disk by then.
     """
     fd = os.open(path, os.O_RDWR)
     try:
@@ -54,7 +54,7 @@ def cut_power(path: Path, durable: int | None = None) -> recovery_attribute.Reco
 
 @pytest.mark.parametrize("durable", [None, 2 * BLOCK, 3 * BLOCK + 17])
 @pytest.mark.parametrize("grown", [False, True])
-def test_after_a_power_cut_only_what_is_durable_is_kept(
+def test_power_cut_keeps_only_what_is_durable(
     mirror: Mirror, durable: int | None, grown: bool
 ) -> None:
     made = make(mirror, "file")
@@ -69,7 +69,7 @@ def test_after_a_power_cut_only_what_is_durable_is_kept(
     remount_and_check(mirror, [made])
 
 
-def test_what_was_there_before_a_cut_is_durable(mirror: Mirror) -> None:
+def test_power_cut_keeps_what_a_truncation_has_left(mirror: Mirror) -> None:
     made = make(mirror, "file")
     made.truncate(100_001)
     made.write(100_001, 50_000, "new", 7)
@@ -80,7 +80,7 @@ def test_what_was_there_before_a_cut_is_durable(mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
-def test_what_was_synced_is_durable_whoever_has_synced_it(mirror: Mirror, flags: int) -> None:
+def test_power_cut_keeps_what_was_synced_by_any_descriptor(mirror: Mirror, flags: int) -> None:
     """sync(1) opens a file for reading only."""
     made = make(mirror, "file")
     made.reopen(empty=True)
@@ -93,26 +93,26 @@ def test_what_was_synced_is_durable_whoever_has_synced_it(mirror: Mirror, flags:
     remount_and_check(mirror, [made])
 
 
-def test_where_the_ledger_is_lost_only_what_is_durable_is_kept(mirror: Mirror) -> None:
+def test_lost_progress_table_keeps_only_what_is_durable(mirror: Mirror) -> None:
     made = make(mirror, "file")
     made.reopen(empty=True)
     made.write(0, 8 * BLOCK, "old", 1)
     kill(mirror, [made])
-    found = marked(made.backing)
+    found = attribute_of(made.backing)
     progress_table.remove_all(owner(mirror))
     del made.file.content[found.durable :]
     remount_and_check(mirror, [made])
 
 
 def old_instance(fd: int) -> bytes:
-    """What older versions write into a mark to name this boot, and this mount of the disk."""
+    """What older versions write into a recovery attribute to name this boot and this mount."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     status = statx(fd)
     text = f"{boot} {status.dev} {status.mount_id}"
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def test_a_mark_without_a_ledger_says_it_itself(mirror: Mirror) -> None:
+def test_recovery_attribute_of_an_older_version_needs_no_progress_table(mirror: Mirror) -> None:
     """As an older version leaves it, or a machine without a file system in memory."""
     made = make(mirror, "file")
     made.reopen(empty=True)
@@ -125,20 +125,20 @@ def test_a_mark_without_a_ledger_says_it_itself(mirror: Mirror) -> None:
     remount_and_check(mirror, [made])
 
 
-def test_a_temporary_file_after_a_power_cut_shows_nothing_of_the_old_one(mirror: Mirror) -> None:
+def test_power_cut_shows_no_stale_tail_in_a_temporary_file(mirror: Mirror) -> None:
     made = make(mirror, "file")
     made.make_temporary()
     made.next(0, 8 * BLOCK, "old", 1)
     made.next(0, 50_000, "new", 7)
     kill(mirror, [made])
-    if MARK in os.listxattr(made.backing):  # not where files cannot share blocks
+    if ATTRIBUTE in os.listxattr(made.backing):  # not where files cannot share blocks
         cut_power(made.backing)
         made.file.content.clear()
     remount_and_check(mirror, [made])
 
 
 @pytest.mark.parametrize("kind", MKFS)
-def test_a_power_cut_after_a_file_was_settled_and_another_begun(
+def test_power_cut_after_a_file_was_finalised_and_another_begun_shows_no_stale_tail(
     tmp_path: Path, mount_mirror: Callable[..., Mirror], kind: str
 ) -> None:
     """The list, synced for the second file, must not forget the first before it is cut."""
@@ -160,5 +160,5 @@ def test_a_power_cut_after_a_file_was_settled_and_another_begun(
     with image_mounted(image, tmp_path / "found") as found:
         mirror = mount_mirror(found / "backing")
         assert mirror.read("first") in {b"", bytes(first.file.content)}
-        assert MARK not in os.listxattr(mirror.backing / "first")
+        assert ATTRIBUTE not in os.listxattr(mirror.backing / "first")
         mirror.umount()

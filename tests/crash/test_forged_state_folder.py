@@ -1,5 +1,5 @@
-"""A state folder in which somebody else has put things: nothing hangs, nothing of others is
-written, and the log and config.json say why there are no seeds.
+"""A state folder in which another user has put things: nothing hangs, no file of others is written,
+and the log and config.json say why there are no seeds.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ WAYS = [
 
 
 def seeds(mirror: Mirror) -> dict[str, Any]:
-    told = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())
-    found: dict[str, Any] = told["extras"]["seeds"]
+    config = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())
+    found: dict[str, Any] = config["extras"]["seeds"]
     return found
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_what_was_put_into_the_state_folder_is_not_trusted(
+def test_forged_state_folder_is_not_used(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], way: Callable[[Path, Path], None]
 ) -> None:
     folder, other = ext4_folder / ".mirrorfs", ext4_folder / "precious"
@@ -89,12 +89,14 @@ def test_what_was_put_into_the_state_folder_is_not_trusted(
     assert seeds(mirror)["on"] is False
     assert "cannot be used" in seeds(mirror)["reason"]
     assert any("cannot be used" in line for line in mirror.troubles())
-    # A folder that was not usable says so once, not at each file.
+    # The daemon warns once of a folder, not at each file.
     assert len(mirror.troubles()) == 1
 
 
-def test_a_tree_that_was_copied_has_no_name_that_is_ours(mirror: Mirror, tmp_path: Path) -> None:
-    """Whatever it brings along is an ordinary file, whichever name it has."""
+def test_copied_tree_with_names_like_the_state_folders_is_ordinary(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    """What rsync brings along is ordinary by any name."""
     (tmp_path / ".mirrorfs.new").mkdir()
     (tmp_path / "precious").write_text("precious")
     os.link(tmp_path / "precious", tmp_path / ".mirrorfs.new/format.json.new")
@@ -109,7 +111,7 @@ def test_a_tree_that_was_copied_has_no_name_that_is_ours(mirror: Mirror, tmp_pat
     mirror.mount()
 
 
-def test_a_state_folder_that_the_user_names_is_looked_at_too(
+def test_state_folder_by_option_is_refused_when_others_may_write_there(
     ext4_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "state").mkdir()
@@ -121,7 +123,7 @@ def test_a_state_folder_that_the_user_names_is_looked_at_too(
     assert "state: others may write there (chmod go-w)" in done.stderr
 
 
-def test_a_forged_list_leads_nowhere(
+def test_forged_recovery_list_changes_no_file(
     ext4_folder: Path, tmp_path: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     folder = ext4_folder / ".mirrorfs"
@@ -149,7 +151,7 @@ def test_a_forged_list_leads_nowhere(
     assert outside.read_bytes() == b"x" * 5000
 
 
-def test_the_list_stays_short_while_files_come_and_go(tmp_path: Path) -> None:
+def test_recovery_list_stays_short_while_files_come_and_go(tmp_path: Path) -> None:
     listed = RecoveryList(os.fsencode(tmp_path / "state"))
     with (tmp_path / "image").open("wb") as file:
         kept = listed.add(file.fileno(), b"kept")
@@ -165,7 +167,7 @@ def test_the_list_stays_short_while_files_come_and_go(tmp_path: Path) -> None:
     assert not any(entry.is_copied for entry in read_list(folder_fd))
 
 
-def test_what_a_crash_has_left_stays_on_the_list_when_that_is_written_anew(tmp_path: Path) -> None:
+def test_recovery_list_written_anew_keeps_what_a_crash_has_left(tmp_path: Path) -> None:
     left = [
         recovery_list.Entry(5, 77, b"", b"left"),
         recovery_list.Entry(6, 78, b"", b"copied", True),

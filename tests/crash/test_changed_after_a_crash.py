@@ -1,5 +1,5 @@
-"""What becomes of a file that a crash has left unfinished, when somebody has a hand in it before it
-is mounted again: restored, moved, made immutable, or mounted without the list.
+"""What becomes of a stale tail when its file is changed before the next mount: restored, moved, or
+made immutable; and when that mount has no recovery list.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from mirrorfs.backing.progress_table import Noted
 from mirrorfs.backing.recovery_attribute import FRESH_SECONDS, RecoveryAttribute
 from mirrorfs.mirror.recovery import is_as_left
 from tests.conftest import mirrorfs, run
-from tests.crash.test_seed_crash import LIST, MARK, kill, make, remount_and_check
-from tests.crash.test_seed_power_cut import cut_power
+from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, LIST, kill, make, remount_and_check
+from tests.crash.test_stale_tail_after_a_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def leave_on_another_list(mirror: Mirror, folder: Path, *names: str) -> list[Fol
 
 @pytest.mark.parametrize("is_power_cut", [False, True], ids=["killed", "power cut"])
 @pytest.mark.parametrize("way", RESTORE)
-def test_a_file_that_was_restored_is_left_as_it_is(
+def test_file_restored_after_a_crash_is_left_as_it_is(
     ext4_mirror: Mirror, tmp_path: Path, way: str, is_power_cut: bool
 ) -> None:
     made, good = leave(ext4_mirror), os.urandom(MIB + 5000)
@@ -67,19 +67,19 @@ def test_a_file_that_was_restored_is_left_as_it_is(
     kill(ext4_mirror, [made])
     if is_power_cut:
         cut_power(made.backing)
-        age_mark(made.backing, FRESH_SECONDS + 10)
+        age_attribute(made.backing, FRESH_SECONDS + 10)
     run(*(word.format(good=tmp_path / "good", file=made.backing) for word in RESTORE[way]))
     done = mirrorfs("mount", ext4_mirror.backing, ext4_mirror.path, "-o", f"log={ext4_mirror.log}")
     assert "file: was changed after a crash" in done.stderr
     assert ext4_mirror.read("file") == made.backing.read_bytes() == good
-    assert MARK not in os.listxattr(made.backing)
+    assert ATTRIBUTE not in os.listxattr(made.backing)
     (line,) = ext4_mirror.troubles()
     assert "file: was changed after a crash" in line
     assert is_list_empty(ext4_mirror)
 
 
-def age_mark(path: Path, seconds: int) -> None:
-    """Let a mark, and the time of its file, be so much older."""
+def age_attribute(path: Path, seconds: int) -> None:
+    """Let a recovery attribute, and the time of its file, be so much older."""
     with path.open("r+b") as file:
         found = recovery_attribute.read(file.fileno())
         assert found is not None
@@ -89,9 +89,7 @@ def age_mark(path: Path, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["chmod", "rename", "link"])
-def test_who_does_not_touch_the_content_has_not_made_it_whole(
-    ext4_mirror: Mirror, what: str
-) -> None:
+def test_change_of_a_name_or_mode_does_not_end_recovery(ext4_mirror: Mirror, what: str) -> None:
     made = leave(ext4_mirror)
     kill(ext4_mirror, [made])
     if what == "chmod":
@@ -105,7 +103,7 @@ def test_who_does_not_touch_the_content_has_not_made_it_whole(
     assert not ext4_mirror.troubles()
 
 
-def test_a_file_that_cannot_be_finalised_stays_on_the_list_and_is_named(
+def test_file_that_cannot_be_finalised_stays_on_the_list_and_is_named(
     ext4_mirror: Mirror,
 ) -> None:
     fixed, other = leave(ext4_mirror, "fixed"), leave(ext4_mirror, "other")
@@ -129,7 +127,9 @@ def test_a_file_that_cannot_be_finalised_stays_on_the_list_and_is_named(
     remount_and_check(ext4_mirror, [fixed, other])
 
 
-def test_a_mount_without_the_list_shows_nothing_old(ext4_mirror: Mirror, tmp_path: Path) -> None:
+def test_mount_without_the_recovery_list_shows_no_stale_tail(
+    ext4_mirror: Mirror, tmp_path: Path
+) -> None:
     """The state folder was elsewhere, and is not named the next time."""
     read, written = leave_on_another_list(ext4_mirror, tmp_path, "read", "written")
     ext4_mirror.mount()
@@ -140,7 +140,7 @@ def test_a_mount_without_the_list_shows_nothing_old(ext4_mirror: Mirror, tmp_pat
     assert ext4_mirror.read("written") == written.file.content
     for made in (read, written):
         assert made.backing.read_bytes() == made.file.content
-        assert MARK not in os.listxattr(made.backing)
+        assert ATTRIBUTE not in os.listxattr(made.backing)
     # What the other list says of them is not true any more.
     ext4_mirror.umount()
     ext4_mirror.options = f"state={tmp_path}/state"
@@ -148,7 +148,7 @@ def test_a_mount_without_the_list_shows_nothing_old(ext4_mirror: Mirror, tmp_pat
     assert ext4_mirror.read("written") == written.file.content
 
 
-def test_a_read_only_mount_without_the_list_shows_nothing_old(
+def test_read_only_mount_without_the_recovery_list_shows_no_stale_tail(
     ext4_mirror: Mirror, tmp_path: Path
 ) -> None:
     (made,) = leave_on_another_list(ext4_mirror, tmp_path, "file")
@@ -156,13 +156,13 @@ def test_a_read_only_mount_without_the_list_shows_nothing_old(
     ext4_mirror.mount()
     with pytest.raises(OSError, match="Input/output"):
         ext4_mirror.read("file")
-    assert MARK in os.listxattr(made.backing)
+    assert ATTRIBUTE in os.listxattr(made.backing)
     ext4_mirror.umount()
     ext4_mirror.options = f"state={tmp_path}/state"
     remount_and_check(ext4_mirror, [made])
 
 
-def test_a_long_list_does_not_hold_up_the_mount(ext4_mirror: Mirror) -> None:
+def test_long_recovery_list_does_not_hold_up_the_mount(ext4_mirror: Mirror) -> None:
     """What is left when the mount answers has its true size and content at its first use."""
     count, old, new = 150, os.urandom(MIB), os.urandom(5000)
     fds = []
@@ -204,24 +204,24 @@ SEEN = RecoveryAttribute(b"inst", 0, 0, 0, mtime=NOW)
         (Noted(1, 1, NOW * SECOND, 100, NOW * SECOND), 200, (NOW - 1) * SECOND, False),
         # Of an older version.
         (Noted(1, 1), 100, 5, True),
-        # The table is lost: the mark has the time, in seconds, and is renewed before long.
+        # The table is lost: the attribute has the time, in seconds, and is renewed before long.
         (None, 100, NOW * SECOND + 7, True),
         (None, 100, (NOW + FRESH_SECONDS) * SECOND, True),
         (None, 100, (NOW + FRESH_SECONDS + 10) * SECOND, False),
         (None, 100, (NOW - 1) * SECOND, False),
     ],
 )
-def test_what_a_crash_has_left_is_told_from_what_was_changed_since(
+def test_change_after_a_crash_is_known_by_size_and_time(
     noted: Noted | None, size: int, mtime_ns: int, is_left: bool
 ) -> None:
     assert is_as_left(SEEN, noted, size, mtime_ns, booted=0.0) is is_left
 
 
-def test_what_was_changed_after_the_machine_was_started_again_is_nobodys_rest() -> None:
+def test_change_after_the_next_boot_is_not_what_a_crash_has_left() -> None:
     changed = (NOW + 4) * SECOND
     assert is_as_left(SEEN, None, 100, changed, booted=NOW - 100)
     assert not is_as_left(SEEN, None, 100, changed, booted=NOW + 3)
 
 
-def test_a_mark_of_an_older_version_says_nothing_of_the_time() -> None:
+def test_recovery_attribute_of_an_older_version_fits_any_time() -> None:
     assert is_as_left(replace(SEEN, mtime=None), None, 100, 5, booted=NOW)

@@ -1,4 +1,4 @@
-"""A daemon that is killed while old blocks lie below: what is mounted next holds what had been
+"""A daemon that is killed while a file has a stale tail: what is mounted next holds what had been
 acknowledged, to the byte, and no old block shows.
 """
 
@@ -10,7 +10,7 @@ import random
 import shutil
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SIZE = MIB + 5000
 LIST = ".mirrorfs/unsettled"
-MARK = recovery_attribute.NAME.decode()
+ATTRIBUTE = recovery_attribute.NAME.decode()
 
 
 def make(mirror: Mirror, name: str, size: int = SIZE) -> Folder:
@@ -64,11 +64,11 @@ def remount_and_check(mirror: Mirror, folders: list[Folder]) -> None:
         for name, file in files.items():
             assert mirror.read(name) == file.content, name
             assert (mirror.backing / name).read_bytes() == file.content, name
-            assert MARK not in os.listxattr(mirror.backing / name)
+            assert ATTRIBUTE not in os.listxattr(mirror.backing / name)
 
 
 NEW = (50_000, "new", 77)
-STEPS: dict[str, list[tuple[object, ...]]] = {
+STEPS: dict[str, list[tuple[Any, ...]]] = {
     "emptied, then written": [
         ("reopen", True),
         ("next", 0, 10 * BLOCK, "old", 1),
@@ -153,7 +153,9 @@ STEPS: dict[str, list[tuple[object, ...]]] = {
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-def test_killed_after_each_step(mirror: Mirror, steps: list[tuple[str, int]]) -> None:
+def test_kill_after_each_step_leaves_what_was_acknowledged(
+    mirror: Mirror, steps: list[tuple[Any, ...]]
+) -> None:
     """One file for each: as many have been taken when the daemon is killed."""
     folders = []
     for count in range(1, len(steps) + 1):
@@ -166,7 +168,7 @@ def test_killed_after_each_step(mirror: Mirror, steps: list[tuple[str, int]]) ->
     remount_and_check(mirror, folders)
 
 
-def random_step(chance: random.Random) -> tuple[object, ...]:
+def random_step(chance: random.Random) -> tuple[Any, ...]:
     size = chance.choice([BLOCK, 10 * BLOCK, 3000, chance.randrange(1, 200_000)])
     place = chance.choice([0, 64 * BLOCK, chance.randrange(2 * MIB)])
     data = (size, chance.choice(["zeros", "old", "old", "new", "mixed"]), chance.randrange(1, 256))
@@ -196,7 +198,7 @@ def random_step(chance: random.Random) -> tuple[object, ...]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_at_random(mirror: Mirror) -> None:
+def test_kill_at_random_leaves_what_was_acknowledged(mirror: Mirror) -> None:
     """72 files, four at each kill, of which some live on to the next."""
     chance = random.Random(11)
     folders = [make(mirror, f"file-{number}", SIZE) for number in range(4)]
@@ -234,7 +236,7 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_write(mirror: Mirror) -> None:
+def test_kill_in_the_middle_of_a_write_leaves_a_part_of_it_at_most(mirror: Mirror) -> None:
     """Of the write that was not acknowledged, a part may be there, and nothing behind it."""
     chance = random.Random(12)
     for number in range(5):
@@ -252,10 +254,10 @@ def test_killed_in_the_middle_of_a_write(mirror: Mirror) -> None:
         assert found[:done] == writer.done
         assert writer.on_the_way.startswith(found[done:])
         assert is_list_empty(mirror)
-        assert MARK not in os.listxattr(made.backing)
+        assert ATTRIBUTE not in os.listxattr(made.backing)
 
 
-def test_a_copy_of_the_folder_has_a_file_by_the_name_that_it_had_last(
+def test_copied_folder_finalises_a_file_by_its_last_name(
     mirror: Mirror, mount_mirror: Callable[..., Mirror]
 ) -> None:
     (mirror.path / "vms").mkdir()
@@ -266,10 +268,10 @@ def test_a_copy_of_the_folder_has_a_file_by_the_name_that_it_had_last(
     new = os.urandom(50_000)
     os.write(writing, new)
     copy = mirror.backing.with_name(mirror.backing.name + "-copy")
-    assert MARK in os.listxattr(mirror.backing / "hosts/image")
+    assert ATTRIBUTE in os.listxattr(mirror.backing / "hosts/image")
     shutil.copytree(mirror.backing, copy)
     os.close(writing)
-    assert MARK in os.listxattr(copy / "hosts/image")
+    assert ATTRIBUTE in os.listxattr(copy / "hosts/image")
     found = mount_mirror(copy)
-    assert MARK not in os.listxattr(copy / "hosts/image")
+    assert ATTRIBUTE not in os.listxattr(copy / "hosts/image")
     assert new.startswith(found.read("hosts/image"))

@@ -1,4 +1,4 @@
-"""A file system below that does not answer holds up those who use it, and nobody else."""
+"""A file system below that does not answer holds up the clients that use it, and no others."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def daemon_ended(pid: int, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("count", [60, 110])
-def test_writers_on_a_frozen_disk(
+def test_writers_on_a_frozen_disk_hold_up_no_other_client(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, count: int
 ) -> None:
     make_others(ext4_folder)
@@ -145,7 +145,7 @@ def test_writers_on_a_frozen_disk(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-def test_new_data_for_a_frozen_disk(
+def test_append_to_a_frozen_disk_holds_up_no_other_client(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, kind: str
 ) -> None:
     """A call that may not wait waits all the same where the file system is frozen (file_start_write
@@ -167,7 +167,7 @@ def test_new_data_for_a_frozen_disk(
         mirror.umount()
 
 
-def test_readers_on_a_dead_disk(
+def test_readers_on_a_disk_without_answer_hold_up_no_other_client(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     """More of them than the kernel reads ahead for by itself. The disk is a file on a mount whose
@@ -192,7 +192,7 @@ def test_readers_on_a_dead_disk(
 
 
 @pytest.mark.parametrize("action", ["os.pread(fd, 100, 0)", "os.getxattr(fd, 'user.long')"])
-def test_what_looks_like_memory_on_a_dead_disk(
+def test_read_from_the_cache_of_a_disk_without_answer_holds_up_no_other_client(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, action: str
 ) -> None:
     """A read of cached data moves the time of the last access, which waits for a journal that is
@@ -233,7 +233,7 @@ def nest_mirror(folder: Path, mount_mirror: Callable[..., Mirror], below: Path) 
     return inner.pid
 
 
-def test_a_server_that_does_not_answer(
+def test_server_without_answer_holds_up_no_other_client(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     """Another mirrorfs below, stopped: known to us or not, listed or used."""
@@ -247,7 +247,7 @@ def test_a_server_that_does_not_answer(
             started = []
             with stopped(inner_pid):
                 for _ in range(30):
-                    command = ["cat", mirror.path / "nested/file"]
+                    command: list[str | Path] = ["cat", mirror.path / "nested/file"]
                     started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
                     started.append(
                         subprocess.Popen(
@@ -263,7 +263,7 @@ def test_a_server_that_does_not_answer(
         run("umount", "--lazy", ext4_folder / "nested")
 
 
-def test_a_term_during_a_stall_says_what_was_cut_off(
+def test_term_during_a_stall_logs_what_was_cut_off(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     """A frozen disk keeps the threads of a process until it is thawed; all else is over before."""
@@ -301,7 +301,7 @@ def test_a_term_during_a_stall_says_what_was_cut_off(
         assert again.read("nested/file-0") in {b"x" * 5000, b"y" * 5000}
 
 
-def test_a_term_while_a_server_does_not_answer(
+def test_term_while_a_server_does_not_answer_ends_the_mount(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     inner_pid = nest_mirror(ext4_folder, mount_mirror, tmp_path / "below")

@@ -1,5 +1,5 @@
-"""What a crash has left is known by its mark, whatever became of the list, and however long ago the
-mark was made when the file was changed last.
+"""What a crash has left is known by its recovery attribute, with or without the recovery list, and
+when the attribute is much older than the last change of the file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pytest
 from mirrorfs.backing import progress_table, recovery_attribute, state_folder
 from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from tests.conftest import loop_mounted, run, wait_for
-from tests.crash.test_restored import leave, leave_on_another_list
-from tests.crash.test_seed_crash import LIST, MARK, kill, make, remount_and_check
-from tests.crash.test_seed_power_cut import cut_power
+from tests.crash.test_changed_after_a_crash import leave, leave_on_another_list
+from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, LIST, kill, make, remount_and_check
+from tests.crash.test_stale_tail_after_a_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
 from tests.mount.test_devices import mounted
 
@@ -51,7 +51,7 @@ def scribble(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [empty, os.unlink, flip, scribble], ids=lambda it: it.__name__)
-def test_a_list_that_is_damaged_lets_no_old_block_show(
+def test_damaged_recovery_list_lets_no_stale_tail_show(
     ext4_mirror: Mirror, damage: Callable[[Path], None]
 ) -> None:
     made = leave(ext4_mirror)
@@ -62,10 +62,10 @@ def test_a_list_that_is_damaged_lets_no_old_block_show(
     found = ext4_mirror.read("file")
     assert made.file.content.startswith(found)
     assert made.backing.read_bytes() == found
-    assert MARK not in os.listxattr(made.backing)
+    assert ATTRIBUTE not in os.listxattr(made.backing)
 
 
-def test_a_disk_that_is_not_there_at_the_next_mount(
+def test_stale_tail_on_a_disk_that_comes_late_is_finalised(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     """As at a boot at which a disk below the backing folder comes late."""
@@ -98,8 +98,8 @@ def test_new_times_are_given_to_a_file_that_was_finalised_first(
 
 
 def write_what_is_there(mirror: Mirror, path: Path) -> None:
-    """Empties a file and changes its first block; then, for longer than a mark is fresh, writes
-    what is there already.
+    """Empties a file and changes its first block; then, for longer than its
+    recovery attribute is fresh, writes what is there already.
     """
     fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
     os.write(fd, os.urandom(BLOCK))
@@ -111,8 +111,8 @@ def write_what_is_there(mirror: Mirror, path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_run_of_equal_data_is_not_taken_for_somebody_elses(ext4_mirror: Mirror) -> None:
-    """It moves nothing but the times."""
+def test_long_write_of_equal_data_is_not_taken_for_a_change_by_others(ext4_mirror: Mirror) -> None:
+    """The writer moves nothing but the times."""
     made = make(ext4_mirror, "file", 3 * MIB)
     made.close_all()
     write_what_is_there(ext4_mirror, made.path)
@@ -124,7 +124,7 @@ def test_a_long_run_of_equal_data_is_not_taken_for_somebody_elses(ext4_mirror: M
 
 
 @pytest.mark.parametrize("is_bound", [False, True], ids=["beside", "by a bind mount"])
-def test_a_file_that_another_mount_is_writing_is_left_alone(
+def test_file_that_another_mount_is_writing_is_left_alone(
     ext4_mirror: Mirror, mount_mirror: Callable[..., Mirror], tmp_path: Path, is_bound: bool
 ) -> None:
     """One file with names in two backing folders, as `cp -al` makes them."""
@@ -147,7 +147,7 @@ def test_a_file_that_another_mount_is_writing_is_left_alone(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_a_daemon_that_is_killed_while_its_disk_is_frozen(
+def test_daemon_killed_while_its_disk_is_frozen_loses_no_acknowledged_write(
     tmp_path: Path, mount_mirror: Callable[..., Mirror], kind: str
 ) -> None:
     """The write that waits moves the time of the file at the thaw, long after it has begun."""
@@ -183,14 +183,14 @@ def test_a_daemon_that_is_killed_while_its_disk_is_frozen(
 
 
 def make_immutable(path: Path) -> None:
-    """Not by chattr(1): at its start copies of our descriptors are closed, and files settled."""
+    """Not by chattr(1): at its start copies of our descriptors are closed, and files finalised."""
     fd = os.open(path, os.O_RDONLY)
     (flags,) = struct.unpack("l", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)))
     fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", flags | FS_IMMUTABLE_FL))
     os.close(fd)
 
 
-def test_a_mark_that_cannot_be_taken_away_says_nothing(ext4_mirror: Mirror) -> None:
+def test_recovery_attribute_of_a_finalised_file_cuts_nothing(ext4_mirror: Mirror) -> None:
     """The file was made immutable while all of it was written again."""
     made = make(ext4_mirror, "file")
     size = made.backing.stat().st_size
@@ -199,7 +199,7 @@ def test_a_mark_that_cannot_be_taken_away_says_nothing(ext4_mirror: Mirror) -> N
     make_immutable(made.backing)
     try:
         os.close(made.fds.pop())
-        assert MARK in os.listxattr(made.backing)
+        assert ATTRIBUTE in os.listxattr(made.backing)
         assert ext4_mirror.read("file") == made.file.content
         ext4_mirror.umount()
         ext4_mirror.mount()
@@ -211,8 +211,8 @@ def test_a_mark_that_cannot_be_taken_away_says_nothing(ext4_mirror: Mirror) -> N
     assert not ext4_mirror.troubles()
 
 
-def test_a_number_on_the_list_is_that_of_a_file_on_one_device(tmp_path: Path) -> None:
-    """A disk that comes late may bring a mark with the same number, and the same inode number."""
+def test_entry_of_the_recovery_list_is_for_a_file_on_one_device(tmp_path: Path) -> None:
+    """A disk that comes late may bring an attribute with an equal number, and inode number."""
     listed = RecoveryList(os.fsencode(tmp_path / "state"))
     with (tmp_path / "image").open("wb") as file:
         number, status = listed.add(file.fileno(), b"image"), os.fstat(file.fileno())

@@ -1,5 +1,5 @@
-"""Writes that fail while old blocks lie below: what was acknowledged otherwise stays, and nothing
-else shows.
+"""Writes that fail while a file has a stale tail: what was acknowledged stays, and no old block
+shows.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def close(fd: int) -> None:
 
 
 @pytest.mark.parametrize("grown", [0, 2 * MIB])
-def test_after_a_failed_write_what_follows_survives_a_crash(
-    faulty: FaultyMirror, grown: int
-) -> None:
+def test_write_after_a_failed_one_survives_a_crash(faulty: FaultyMirror, grown: int) -> None:
     fd = emptied(faulty)
     os.ftruncate(fd, grown)
     fail_to_write(faulty, fd, MIB)
@@ -58,7 +56,7 @@ def test_after_a_failed_write_what_follows_survives_a_crash(
 
 
 @pytest.mark.parametrize("grown", [0, 2 * MIB])
-def test_a_failed_write_shows_no_old_block(faulty: FaultyMirror, grown: int) -> None:
+def test_failed_write_shows_no_stale_tail(faulty: FaultyMirror, grown: int) -> None:
     fd = emptied(faulty)
     os.ftruncate(fd, grown)
     assert os.pwrite(fd, NEW * 5000, 0) == 5000
@@ -74,7 +72,7 @@ def test_a_failed_write_shows_no_old_block(faulty: FaultyMirror, grown: int) -> 
     assert counted["received_bytes"] == sum(counted[kind] for kind in CLASSES)
 
 
-def test_a_failed_sync_leaves_nothing_old(faulty: FaultyMirror) -> None:
+def test_failed_sync_leaves_no_stale_tail(faulty: FaultyMirror) -> None:
     fd = emptied(faulty)
     assert os.pwrite(fd, NEW * 5000, 0) == 5000
     faulty.order(f"fsync {errno.EIO}")
@@ -90,8 +88,10 @@ def test_a_failed_sync_leaves_nothing_old(faulty: FaultyMirror) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_file_that_cannot_be_cut_keeps_its_mark(faulty: FaultyMirror, code: int) -> None:
-    """Clients see it as it should be, its last writer is told, and the next mount tries again."""
+def test_file_that_cannot_be_cut_keeps_its_recovery_attribute(
+    faulty: FaultyMirror, code: int
+) -> None:
+    """Clients see it as it should be, its last writer gets an error; the next mount tries again."""
     fd = emptied(faulty)
     assert os.pwrite(fd, NEW * 5000, 0) == 5000
     faulty.order(f"cut {code}")
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_cut_keeps_its_mark(faulty: FaultyMirror, code: in
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_file_that_could_not_be_cut_is_cut_later(faulty: FaultyMirror, again: bool) -> None:
+def test_file_that_could_not_be_cut_is_cut_later(faulty: FaultyMirror, again: bool) -> None:
     """By itself, or when it is written again."""
     content = NEW * 5000
     fd = emptied(faulty)
@@ -134,10 +134,10 @@ def test_a_file_that_could_not_be_cut_is_cut_later(faulty: FaultyMirror, again: 
     assert "Traceback" not in faulty.log.read_text()
 
 
-def test_a_file_that_fails_after_its_close_is_logged_and_believed_no_longer(
+def test_file_that_fails_after_its_close_is_logged_and_believed_no_longer(
     faulty: FaultyMirror,
 ) -> None:
-    """Nobody has it open any more who could be told."""
+    """No client has it open any more to which the error could be reported."""
     content = NEW * 8 * MIB
     path = faulty.path / "file"
     path.write_bytes(content)
