@@ -10,9 +10,8 @@ from pathlib import Path
 
 from tools.benchmark import copies, figures, machine
 from tools.benchmark.contenders import MIRROR, PEER, Contender
-from tools.benchmark.copies import CopyError, Cost
+from tools.benchmark.copies import CHANGED, NIGHTS, CopyError, Cost, Images
 from tools.benchmark.figures import Figure
-from tools.benchmark.images import CHANGED, NIGHTS, Images, is_equal
 
 READ = "read back, cold"
 _COUNTERS = ("written_bytes", "unchanged_bytes", "shared_bytes")
@@ -63,7 +62,7 @@ def _nights(work: Path, kind: str, plan: Plan, contender: Contender, tool: str) 
                 path = mounted.path / copy.name
                 machine.make_cold(path, copy)
                 found[READ] = copies.cost(disk, mounted, lambda: machine.read_through(path))
-        if not is_equal(plan.made.second, copy):
+        if not copies.is_equal(plan.made.second, copy):
             raise CopyError("the copy is not equal once it is unmounted")
     return found
 
