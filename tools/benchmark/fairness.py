@@ -106,12 +106,14 @@ def _look(names: Path, seconds: float) -> dict[str, float]:
     taken: dict[str, list[float]] = {"stat": [], "fstat": []}
     fds = [os.open(names / str(number), os.O_RDONLY) for number in range(_OPEN)]
     time.sleep(1.0)
-    for tick in range(int(seconds / _TICK_SECONDS)):
+    end, tick = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
         path, fd = names / str(_OPEN + tick % (_NAMES - _OPEN)), fds[tick % _OPEN]
         for call, target in (("stat", path), ("fstat", fd)):
             begun = time.perf_counter()
             os.stat(target)
             taken[call].append((time.perf_counter() - begun) * 1000)
+        tick += 1
         time.sleep(_TICK_SECONDS)
     for fd in fds:
         os.close(fd)

@@ -59,6 +59,8 @@ def daemon(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A folder that is removed at the end, with every mount and loop device below it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     work = Path(tempfile.mkdtemp(prefix="mirrorfs-bench-", dir=parent))
     try:
         yield work
