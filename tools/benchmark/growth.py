@@ -148,13 +148,11 @@ def _make_files(backing: Path, count: int) -> list[str]:
     return names
 
 
-def _look_at(folder: Path, attribute: str = "") -> None:
-    """List a folder with the attributes of what is in it, and an extended one if given."""
+def _look_at(folder: Path) -> None:
+    """List a folder with the attributes of what is in it."""
     with os.scandir(folder) as entries:
         for entry in entries:
             entry.stat()
-            if attribute:
-                os.getxattr(entry.path, attribute)
 
 
 def measure_memory(setting: Setting) -> Report:
@@ -165,8 +163,10 @@ def measure_memory(setting: Setting) -> Report:
         for name in setting.mirrors:
             with setting.contenders[name].mounted(work / "backing", work / "mount") as mounted:
                 sizes = [mounted.memory_mib("VmRSS")]
-                for number in range(2):
-                    _look_at(mounted.path / f"folder-{number}", "user.mirrorfs.stats")
+                for folder in (mounted.path / f"folder-{number}" for number in range(2)):
+                    _look_at(folder)
+                    for path in folder.iterdir():
+                        os.getxattr(path, "user.mirrorfs.stats")
                     sizes.append(mounted.memory_mib("VmRSS"))
                 found[name] = {
                     "MiB after mount": sizes[0],
