@@ -52,8 +52,8 @@ class Mounted:
         account = self.path / ".mirrorfs/stats.json"
         if self.path == self.backing or not account.exists():
             return {}
-        counters: dict[str, int] = json.loads(account.read_text())["counters"]
-        return counters
+        counters = json.loads(account.read_text())["counters"]
+        return {name: value for name, value in counters.items() if isinstance(value, int)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Contender:
                     file.write_text(str(self.read_ahead_kib))
                 yield Mounted(point, backing, process.pid)
             finally:
-                machine.clean_up("umount", "--lazy", "--quiet", point)
+                run("umount", "--lazy", point, is_vital=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,11 @@ def _mirrorfs(checkout: Path, backing: Path, point: Path, options: str) -> Words
 def _checked(peer: Path) -> Path:
     """The checkout, if its environment runs the package that lies in it."""
     python = peer.resolve() / ".venv/bin/python"
-    if not python.exists():
+    shown = python.exists() and run(
+        python, "-I", "-c", "import mirrorfs; print(*mirrorfs.__path__)"
+    )
+    if shown != f"{peer.resolve()}/mirrorfs\n":
         raise SystemExit(f"--peer {peer}: not set up; run {peer}/tools/bootstrap")
-    package = run(python, "-I", "-c", "import mirrorfs; print(*mirrorfs.__path__)").strip()
-    if Path(package) != peer.resolve() / "mirrorfs":
-        raise SystemExit(f"--peer {peer}: its environment runs {package}; bootstrap it again")
     return peer.resolve()
 
 

@@ -1,4 +1,4 @@
-"""The tools that copy an image, as a user would call them, and what one copy costs."""
+"""An image, what a night leaves of it, the tools that copy it, and what one copy costs."""
 
 import getpass
 import os
@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.benchmark import images, machine
+from mirrorfs.cli import demo_image
+from tools.benchmark import machine
 from tools.benchmark.contenders import Mounted
-from tools.benchmark.machine import Disk
+from tools.benchmark.machine import Disk, run, say
 
-# Shell commands. {image} is the source, {name} its name, {source} its folder; {folder} and {target}
-# where the copy goes; {archive} a tar file beside the source; {ssh} the options for our own sshd.
+FIRST, CHANGED, UNCHANGED = "first copy", "second night", "unchanged"
+NIGHTS = (FIRST, CHANGED, UNCHANGED)
+BLOCK = 4096
+# Shell commands. {image} is the source; {folder} and {target} where the copy goes; {archive} a tar
+# file beside the source, made before and not measured; {ssh} the options for our own sshd.
 TOOLS = {
     "rsync -a": "rsync -a {image} {folder}/",
     "rsync -aS": "rsync -aS {image} {folder}/",
@@ -41,11 +45,74 @@ TOOLS_IN_PLACE = {
     "rsync -S --inplace --no-whole-file": "rsync -aS --inplace --no-whole-file {image} {folder}/",
     "dd conv=notrunc": "dd if={image} of={target} bs=1M conv=notrunc status=none",
 }
-# What is run before a copy, and not measured.
-_BEFORE = {
-    "tar -x of tar -S": "tar -S -c -f {archive} -C {source} {name}",
-    "tar -x": "tar -c -f {archive} -C {source} {name}",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The image of the first night and that of the second, which has the same name.
+
+    `changed_bytes` lie in blocks that differ and are not zero in the second: the least to write.
+    """
+
+    first: Path
+    second: Path
+    image_bytes: int
+    allocated_bytes: int
+    changed_bytes: int
+
+    def of(self, night: str) -> Path:
+        """The source of a night's copy, with a time that keeps rsync from skipping it."""
+        if night == UNCHANGED:
+            set_later(self.second)
+        return self.first if night == FIRST else self.second
+
+
+def make(
+    work: Path,
+    content_bytes: int = demo_image.CONTENT_BYTES,
+    apparent_bytes: int = demo_image.APPARENT_BYTES,
+    percent: float = 1.0,
+) -> Images:
+    """The demo image, and the same after a night that has changed `percent` of its data."""
+    first, second = (work / name / "vm.img" for name in ("first", "second"))
+    for image in (first, second):
+        image.parent.mkdir()
+    say("making the image and what a night leaves of it")
+    made = work / "vm.img"
+    names = demo_image.build(made, work, content_bytes, apparent_bytes)
+    # mkfs preallocates its journal, which would count as allocated in the source alone.
+    run("cp", "--sparse=always", made, first)
+    made.unlink()
+    run("cp", "--sparse=always", first, second)
+    demo_image.change(second, names, percent)
+    set_later(second)
+    os.sync()  # delayed allocation would not count
+    changed = _changed_blocks(first, second) * BLOCK
+    return Images(first, second, apparent_bytes, allocated_bytes(first), changed)
+
+
+def set_later(image: Path, before_ns: int | None = None) -> None:
+    """Set the time two seconds on from `before_ns`, its own time if not given: rsync compares whole
+    seconds, and two nights here may lie within one.
+    """
+    then = (image.stat().st_mtime_ns if before_ns is None else before_ns) + 2_000_000_000
+    os.utime(image, ns=(then, then))
+
+
+def allocated_bytes(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def is_equal(one: Path, two: Path) -> bool:
+    return not subprocess.run(["cmp", "-s", one, two], check=False).returncode
+
+
+def _changed_blocks(old: Path, new: Path) -> int:
+    count = 0
+    with old.open("rb") as one, new.open("rb") as two:
+        while after := two.read(BLOCK):
+            count += one.read(BLOCK) != after and any(after)
+    return count
 
 
 class CopyError(Exception):
@@ -71,7 +138,7 @@ def cost(disk: Disk, mounted: Mounted, act: Callable[[], object]) -> Cost:
     begun = time.perf_counter()
     act()
     seconds = time.perf_counter() - begun
-    machine.run("sync", "-f", disk.point)
+    run("sync", "-f", disk.point)
     synced_seconds = time.perf_counter() - begun
     disk.settle()
     counted = {name: now - counters[name] for name, now in mounted.counters().items()}
@@ -92,31 +159,24 @@ def measured(
         machine.make_cold(*targets)
         machine.require_cold(*targets)
     found = cost(disk, mounted, lambda: _perform(command))
-    if not all(images.is_equal(image, target) for target in targets):
+    if not all(is_equal(image, target) for target in targets):
         raise CopyError("the copy is not equal")
-    return replace(found, allocated_bytes=images.allocated_bytes(targets[-1]))
-
-
-def copy(disk: Disk, mounted: Mounted, tool: str, image: Path) -> None:
-    """A copy that is not measured, and is on the disk afterwards. Raises CopyError."""
-    _perform(_prepared(tool, image, mounted.path, ssh=""))
-    machine.run("sync", "-f", disk.point)
+    return replace(found, allocated_bytes=allocated_bytes(targets[-1]))
 
 
 def _prepared(tool: str, image: Path, folder: Path, ssh: str) -> str:
     """The command that makes the copy; what comes before it is done."""
     words = {
         "image": image,
-        "name": image.name,
-        "source": image.parent,
         "folder": folder,
         "target": folder / image.name,
         "archive": image.parent / "image.tar",
         "user": getpass.getuser(),
     }
     quoted = {name: shlex.quote(str(value)) for name, value in words.items()}
-    if tool in _BEFORE:
-        _perform(_BEFORE[tool].format(**quoted))
+    if tool.startswith("tar "):
+        sparse = ["-S"] if tool.endswith("-S") else []
+        run("tar", *sparse, "-c", "-f", image.parent / "image.tar", "-C", image.parent, image.name)
     return (TOOLS | TOOLS_IN_PLACE)[tool].format(**quoted, ssh=ssh)
 
 
@@ -132,7 +192,7 @@ def _perform(command: str) -> None:
 def sshd(work: Path) -> Iterator[str]:
     """A local sshd with keys of its own; gives the options by which scp reaches it."""
     for name in ("host", "key"):
-        machine.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", work / name)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", work / name)
     os.makedirs("/run/sshd", exist_ok=True)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -2,11 +2,10 @@
 
 import os
 
-from tools.benchmark import copies, figures, images, nights
+from tools.benchmark import copies, figures, nights
 from tools.benchmark.contenders import MIRROR, PLAIN, Contender, Mounted, Setting
-from tools.benchmark.copies import Cost
+from tools.benchmark.copies import Cost, Images
 from tools.benchmark.figures import LESS, Figure, Ratio, Report
-from tools.benchmark.images import Images
 from tools.benchmark.machine import KINDS, Disk, new_disk, run, say, scratch
 
 _INPLACE = "rsync --inplace"
@@ -21,7 +20,7 @@ def measure(setting: Setting) -> Report:
     found: dict[str, nights.Rounds] = {}
     others: list[tuple[str, str, str, Cost]] = []
     with scratch(setting.disk) as work:
-        made = images.make(work)
+        made = copies.make(work)
         for kind in setting.kinds or KINDS:
             found[kind] = nights.measure(work, kind, nights.Plan(pairs, setting.contenders, made))
             for name in setting.mirrors:
@@ -38,7 +37,7 @@ def measure(setting: Setting) -> Report:
     # Metadata is in it.
     ratios = {
         f"device: {kind}, night, {tool}": Ratio.of(
-            Figure((taken[0][images.CHANGED].device_bytes,)), Figure((made.changed_bytes,)), LESS
+            Figure((taken[0][copies.CHANGED].device_bytes,)), Figure((made.changed_bytes,)), LESS
         )
         for kind, rounds in found.items()
         for tool in copies.TOOLS_IN_PLACE
@@ -55,11 +54,11 @@ def _others(disk: Disk, contender: Contender, made: Images) -> dict[str, Cost]:
     touched.touch()
     with contender.mounted(disk.backing, disk.own / "mount") as mounted:
         inside = _copied_inside(disk, mounted)
-        copies.copy(disk, mounted, _INPLACE, big)
+        copies.measured(disk, mounted, _INPLACE, big)
         with big.open("r+b") as file:
             file.seek(100 << 20)
             file.write(os.urandom(10))
-        images.set_later(big)
+        copies.set_later(big)
         return {
             "512 MiB copied inside the mount": inside,
             "one file touched, for comparison": copies.cost(disk, mounted, touched.touch),
@@ -68,19 +67,12 @@ def _others(disk: Disk, contender: Contender, made: Images) -> dict[str, Cost]:
 
 
 def _copied_inside(disk: Disk, mounted: Mounted) -> Cost:
-    """One file of the mount to another, by copy_file_range."""
+    """One file of the mount to another by cp, which calls copy_file_range (coreutils 9)."""
     source, target = mounted.path / "source", mounted.path / "target"
     with source.open("wb") as file:
         for _ in range(_COPIED_BYTES >> 20):
             file.write(os.urandom(1 << 20))
-    with source.open("rb") as reading, target.open("wb") as writing:
-
-        def copy() -> None:
-            while (done := os.fstat(writing.fileno()).st_size) < _COPIED_BYTES:
-                os.copy_file_range(reading.fileno(), writing.fileno(), _COPIED_BYTES - done)
-
-        cost = copies.cost(disk, mounted, copy)
+    cost = copies.cost(disk, mounted, lambda: run("cp", source, target))
     run("cmp", source, target)
-    source.unlink()
-    target.unlink()
+    run("rm", source, target)
     return cost

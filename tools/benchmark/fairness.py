@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tools.benchmark import figures, machine
@@ -65,30 +63,24 @@ def _beside_writers(setting: Setting, work: Path, name: str) -> dict[str, float]
             machine.make_cold(disk.backing / str(number))
         mount = setting.contenders[name].mounted(disk.backing, disk.own / "mount")
         with mount as mounted, disk.held(_DISK_MB_S):
+            processes = [
+                _CONTEXT.Process(target=_write, args=(mounted, number, disk.own), daemon=True)
+                for number in range(len(_WRITERS))
+            ]
+            _OVER.clear()
             moved, begun = sum(disk.moved_bytes()), time.perf_counter()
-            with _running(mounted, disk.own):
+            try:
+                for process in processes:
+                    process.start()
                 found = _look(mounted.path / "names", 6.0 if setting.quick else 20.0)
                 megaseconds = (time.perf_counter() - begun) * 1e6
                 moved = sum(disk.moved_bytes()) - moved
+            finally:
+                _OVER.set()
+                for process in filter(lambda process: process.pid, processes):
+                    process.join(_END_SECONDS)
         written = sum(int(path.read_text()) for path in disk.own.glob("written-*"))
     return found | {"writers, MB/s": written / megaseconds, "disk, MB/s": moved / megaseconds}
-
-
-@contextmanager
-def _running(mounted: Mounted, counts: Path) -> Iterator[None]:
-    _OVER.clear()
-    processes = [
-        _CONTEXT.Process(target=_write, args=(mounted, number, counts), daemon=True)
-        for number in range(len(_WRITERS))
-    ]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        _OVER.set()
-        for process in processes:
-            process.join(_END_SECONDS)
 
 
 def _write(mounted: Mounted, number: int, counts: Path) -> None:
@@ -114,12 +106,14 @@ def _look(names: Path, seconds: float) -> dict[str, float]:
     taken: dict[str, list[float]] = {"stat": [], "fstat": []}
     fds = [os.open(names / str(number), os.O_RDONLY) for number in range(_OPEN)]
     time.sleep(1.0)
-    for tick in range(int(seconds / _TICK_SECONDS)):
+    end, tick = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
         path, fd = names / str(_OPEN + tick % (_NAMES - _OPEN)), fds[tick % _OPEN]
         for call, target in (("stat", path), ("fstat", fd)):
             begun = time.perf_counter()
             os.stat(target)
             taken[call].append((time.perf_counter() - begun) * 1000)
+        tick += 1
         time.sleep(_TICK_SECONDS)
     for fd in fds:
         os.close(fd)

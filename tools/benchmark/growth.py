@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.benchmark import figures, machine
-from tools.benchmark.contenders import MIRROR, PEER, Mounted, Setting
+from tools.benchmark.contenders import MIRROR, PEER, Setting
 from tools.benchmark.figures import Report
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _BLOCK, _PIECE = 4 * KIB, 256 * KIB
 _ROUNDS = 5
 _FOLDER_FILES = 10_000
-_SIZES = {"1 GiB": GIB, "1 TiB": KIB * GIB}
-_EXTENTS = (1000, 100_000)
-_KNOWN, _MOST = (100, 10_000, 200_000), (1_000_000,)
-_OPEN = (1, 64)
 
 Costs = dict[str, float]  # median µs by request, or MiB by what is known
 Call = Callable[[int, int], object]  # with descriptor and offset
@@ -61,15 +57,16 @@ def _cases(quick: bool) -> Iterator[Case]:
         holes = [start + 2 * MIB for start in pieces]
         return Case("xfs", what, pieces, holes, _PIECE, open_files, known_files)
 
-    yield from (islands(f"{label} apparent", size) for label, size in _SIZES.items())
+    yield islands("1 GiB apparent")
+    yield islands("1 TiB apparent", KIB * GIB)
     for kind in machine.KINDS:
-        for extents in _EXTENTS:  # blocks with a gap after each, behind a hole
+        for extents in (1000, 100_000):  # blocks with a gap after each, behind a hole
             pieces = range(512 * MIB, 512 * MIB + extents * 2 * _BLOCK, _PIECE)
             holes = range(0, 512 * MIB, 4 * MIB)
             yield Case(kind, f"{extents:,} extents", pieces, holes, 2 * _BLOCK)
-    for count in _KNOWN if quick else _KNOWN + _MOST:
+    for count in (100, 10_000, 200_000) if quick else (100, 10_000, 200_000, 1_000_000):
         yield islands(f"{count:,} known files", known_files=count)
-    yield from (islands(f"{count} open files", open_files=count) for count in _OPEN)
+    yield islands("64 open files", open_files=64)
 
 
 def measure(setting: Setting) -> Report:
@@ -99,12 +96,11 @@ def _measured(setting: Setting, work: Path, case: Case, name: str) -> Costs:
         with mount as mounted, ExitStack() as stack:
             for folder in mounted.path.glob("folder-*"):
                 _look_at(folder)
-            files = [
-                stack.enter_context((mounted.path / one).open("r+b", buffering=0)) for one in names
-            ]
+            opened = ((mounted.path / one).open("r+b", buffering=0) for one in names)
+            fds = [stack.enter_context(file).fileno() for file in opened]
             paths = [str(mounted.path / one) for one in known[:: len(known) // 100 or 1] or names]
             count = max(20 if setting.quick else 60, 2 * case.open_files // _ROUNDS)
-            costs = _timed([file.fileno() for file in files], _requests(case, data, paths), count)
+            costs = _timed(fds, _requests(case, data, paths), count)
             return costs | {"MiB": mounted.memory_mib("RssAnon")}
 
 
@@ -152,13 +148,11 @@ def _make_files(backing: Path, count: int) -> list[str]:
     return names
 
 
-def _look_at(folder: Path, attribute: str = "") -> None:
-    """List a folder with the attributes of what is in it, and an extended one if given."""
+def _look_at(folder: Path) -> None:
+    """List a folder with the attributes of what is in it."""
     with os.scandir(folder) as entries:
         for entry in entries:
             entry.stat()
-            if attribute:
-                os.getxattr(entry.path, attribute)
 
 
 def measure_memory(setting: Setting) -> Report:
@@ -168,23 +162,21 @@ def measure_memory(setting: Setting) -> Report:
         _make_files(work / "backing", 2 * _FOLDER_FILES)
         for name in setting.mirrors:
             with setting.contenders[name].mounted(work / "backing", work / "mount") as mounted:
-                found[name] = _memory(mounted)
+                sizes = [mounted.memory_mib("VmRSS")]
+                for folder in (mounted.path / f"folder-{number}" for number in range(2)):
+                    _look_at(folder)
+                    for path in folder.iterdir():
+                        os.getxattr(path, "user.mirrorfs.stats")
+                    sizes.append(mounted.memory_mib("VmRSS"))
+                found[name] = {
+                    "MiB after mount": sizes[0],
+                    "MiB after 10,000 files": sizes[1],
+                    "MiB after 20,000 files": sizes[2],
+                    "KiB a file beyond 10,000": (sizes[2] - sizes[1]) * KIB / _FOLDER_FILES,
+                    "descriptors": len(os.listdir(f"/proc/{mounted.pid}/fd")),
+                }
     cells = zip(found[MIRROR], _cells(found), strict=True)
     return Report(dict(found), figures.table([f"memory{_note(setting)}", ""], cells))
-
-
-def _memory(mounted: Mounted) -> Costs:
-    sizes = [mounted.memory_mib("VmRSS")]
-    for number in range(2):
-        _look_at(mounted.path / f"folder-{number}", "user.mirrorfs.stats")
-        sizes.append(mounted.memory_mib("VmRSS"))
-    return {
-        "MiB after mount": sizes[0],
-        "MiB after 10,000 files": sizes[1],
-        "MiB after 20,000 files": sizes[2],
-        "KiB a file beyond 10,000": (sizes[2] - sizes[1]) * KIB / _FOLDER_FILES,
-        "descriptors": len(os.listdir(f"/proc/{mounted.pid}/fd")),
-    }
 
 
 def _note(setting: Setting) -> str:

@@ -28,21 +28,15 @@ def say(text: str) -> None:
     print(f"tools/benchmark: {text}", file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, is_vital: bool = True) -> str:
     """Output of a program. SystemExit with one line if it fails or is not installed."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError as exc:
-        raise SystemExit(f"{exc.filename}: not installed; run tools/bootstrap --test") from None
-    except subprocess.CalledProcessError as exc:
-        raise SystemExit(f"{' '.join(map(str, command))} failed: {exc.stderr.strip()}") from None
-
-
-def clean_up(*command: str | Path) -> str:
-    """As `run`, but a failure is ignored, and a Ctrl-C at the terminal does not end the program."""
-    return subprocess.run(
+    # In a session of its own: a Ctrl-C at the terminal reaches us alone, and we end the program.
+    done = subprocess.run(
         command, capture_output=True, text=True, check=False, start_new_session=True
-    ).stdout
+    )
+    if done.returncode and is_vital:
+        raise SystemExit(f"{' '.join(map(str, command))} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 @contextmanager
@@ -65,6 +59,8 @@ def daemon(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A folder that is removed at the end, with every mount and loop device below it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     work = Path(tempfile.mkdtemp(prefix="mirrorfs-bench-", dir=parent))
     try:
         yield work
@@ -74,11 +70,11 @@ def scratch(parent: Path) -> Iterator[Path]:
         places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for place in reversed(places):
             if place.startswith(f"{work}/"):
-                clean_up("umount", "--lazy", place)
-        for line in clean_up("losetup", "--list", "-n", "-O", "NAME,BACK-FILE").splitlines():
+                run("umount", "--lazy", place, is_vital=False)
+        for line in run("losetup", "--list", "-n", "-O", "NAME,BACK-FILE").splitlines():
             device, _, file = line.partition(" ")
             if file.strip().startswith(f"{work}/"):
-                clean_up("losetup", "--detach", device)
+                run("losetup", "--detach", device, is_vital=False)
         shutil.rmtree(work, ignore_errors=True)
         signal.signal(signal.SIGINT, earlier)
 
@@ -149,9 +145,8 @@ def make_cold(*paths: Path) -> None:
 def require_cold(*paths: Path) -> None:
     """SystemExit if the page cache still holds some of these: no figure would be that of a disk."""
     for path in filter(Path.exists, paths):
-        cached = int(run("fincore", "--bytes", "--noheadings", "--output", "RES", path))
-        if cached > path.stat().st_size // 100:
-            raise SystemExit(f"{path}: {cached:,} bytes stay in the page cache")
+        if int(run("fincore", "-b", "-n", "-o", "RES", path)) > path.stat().st_size // 100:
+            raise SystemExit(f"{path}: does not leave the page cache")
 
 
 def read_through(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ _BUSY_SHARE = 0.25
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = figures.parser("tools/bench", __doc__)
     parser.set_defaults(json=Path("bench.json"))
     parser.epilog = (

@@ -4,7 +4,7 @@ Sync is part of the time. The sources lie on a tmpfs, so that they are always wa
 behind the loop device, so that its limit is the only one: 10 GiB of memory, or 4 if quick.
 """
 
-from tools.benchmark import images, machine, nights
+from tools.benchmark import copies, machine, nights
 from tools.benchmark.contenders import LL, MIRROR, PEER, PLAIN, Setting
 from tools.benchmark.figures import LESS, Ratio, Report
 
@@ -29,7 +29,7 @@ def measure(setting: Setting) -> Report:
     found: dict[str, nights.Rounds] = {}
     with machine.scratch(setting.memory) as work:
         sizes = (_CONTENT_BYTES // scale, _APPARENT_BYTES // scale)
-        made = images.make(work, *sizes, _CHANGED_PERCENT)
+        made = copies.make(work, *sizes, _CHANGED_PERCENT)
         for kind in setting.kinds or ["xfs"]:
             for mb_s in setting.disk_mb_s:
                 plan = nights.Plan(_PAIRS, setting.contenders, made, runs, mb_s)
@@ -43,7 +43,7 @@ def _ratios(found: dict[str, nights.Rounds]) -> dict[str, Ratio]:
     ratios: dict[str, Ratio] = {}
     for place, rounds in found.items():
         for name in (f"{at}, {tool}" for at, tool in _PAIRS if at == MIRROR):
-            for night in (*images.NIGHTS, nights.READ):
+            for night in (*copies.NIGHTS, nights.READ):
                 for reference in _REFERENCES:
                     own, base = (nights.seconds(rounds, at, night) for at in (name, reference))
                     if own and base:

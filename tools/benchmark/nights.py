@@ -10,9 +10,8 @@ from pathlib import Path
 
 from tools.benchmark import copies, figures, machine
 from tools.benchmark.contenders import MIRROR, PEER, Contender
-from tools.benchmark.copies import CopyError, Cost
+from tools.benchmark.copies import CHANGED, NIGHTS, CopyError, Cost, Images
 from tools.benchmark.figures import Figure
-from tools.benchmark.images import CHANGED, NIGHTS, Images, is_equal
 
 READ = "read back, cold"
 _COUNTERS = ("written_bytes", "unchanged_bytes", "shared_bytes")
@@ -62,8 +61,9 @@ def _nights(work: Path, kind: str, plan: Plan, contender: Contender, tool: str) 
             if is_cold:
                 path = mounted.path / copy.name
                 machine.make_cold(path, copy)
+                machine.require_cold(path, copy)
                 found[READ] = copies.cost(disk, mounted, lambda: machine.read_through(path))
-        if not is_equal(plan.made.second, copy):
+        if not copies.is_equal(plan.made.second, copy):
             raise CopyError("the copy is not equal once it is unmounted")
     return found
 
@@ -83,6 +83,8 @@ def lines(found: dict[str, Rounds], made: Images, references: Sequence[str] = ()
     """A table; `found` by disk. Medians (smallest-largest); ratios are of the same round."""
     titles = ["disk", "copy", "night", "allocated / image", "written", "unchanged", "shared"]
     titles += ["device, bytes", "device / least", "seconds", "with sync"]
+    has_peer = any(name.startswith(PEER) for rounds in found.values() for name in rounds)
+    references = [*references, PEER] if has_peer else references
     rows = (
         [place, f"`{name}`", *cells]
         for place, rounds in found.items()
@@ -93,7 +95,7 @@ def lines(found: dict[str, Rounds], made: Images, references: Sequence[str] = ()
         f"An image of {made.image_bytes:,} bytes, {made.allocated_bytes:,} of them allocated; least"
         f" is in the second night what has changed and is not zero, {made.changed_bytes:,}.",
         "",
-        *figures.table([*titles, *(f"/ {name}" for name in (*references, PEER))], rows),
+        *figures.table([*titles, *(f"/ {name}" for name in references)], rows),
     ]
 
 
@@ -108,8 +110,9 @@ def _rows(
         device = Figure(tuple(one.device_bytes for one in costs)).median
         least = made.changed_bytes if night == CHANGED else made.allocated_bytes
         synced = Figure(tuple(one.synced_seconds for one in costs))
-        peer = name.replace(f"{MIRROR}, ", f"{PEER}, ")
-        bases = [seconds(rounds, at, night) if at != name else None for at in (*references, peer)]
+        peer = name.replace(MIRROR, PEER)
+        others = [peer if reference == PEER else reference for reference in references]
+        bases = [seconds(rounds, other, night) if other != name else None for other in others]
         yield [
             night,
             f"{cost.allocated_bytes / made.allocated_bytes:.3f}",
