@@ -12,8 +12,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from mirrorfs.backing.readahead import set_readahead
 
+from mirrorfs.daemon.readahead import set_readahead
 from tests.conftest import run
 
 if TYPE_CHECKING:

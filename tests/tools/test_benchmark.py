@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def earlier(busy: bool = False, **ratios: Ratio) -> dict[str, Any]:
+def earlier(*, busy: bool = False, **ratios: Any) -> dict[str, Any]:
     written = {"schema": against.SCHEMA, "quick": False, "busy": busy, "ratios": ratios}
-    result: dict[str, Any] = json.loads(json.dumps(written, default=figures.asdict))
+    result: dict[str, Any] = json.loads(json.dumps(written, default=asdict))
     return result
 
 
