@@ -80,7 +80,7 @@ class ControlFiles:
         def name_of(key: FileKey) -> str:
             # Not by going through all inodes, of which there may be a million.
             path = self._written.path(key)
-            inode = None if path is None else self._inodes.by_key(key)
+            inode = None if path is None else self._inodes.index.by_key(key)
             return path_text(inode.path() if inode else path or b"inode %d" % key[1])
 
         return reports.files_json(self._account.files(name_of))

@@ -82,12 +82,12 @@ class Device:
 
     @property
     def is_local(self) -> bool:
-        """Whether what the kernel knows of its inodes is the truth: no server is asked."""
+        """Whether what the kernel knows of its inodes is the truth: there is no server."""
         return self.kind in LOCAL
 
     @property
     def remote_dev(self) -> int | None:
-        """The device whose server may be asked by its threads (`backing.lookup`)."""
+        """The device whose server its threads may wait for (`backing.lookup`)."""
         return None if self.kind in LOCAL else self.dev
 
     @property

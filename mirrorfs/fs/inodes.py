@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.devices import Devices
 
 # How long a descriptor in a mount below stays after its last use: long enough that work there does
-# not open everything again and again, short enough for somebody who wants to unmount.
+# not open everything again and again, short enough for an administrator who wants to unmount it.
 VISIT_SECONDS = 2.0
 _SWEPT_AT_ONCE = 1000  # about a millisecond
 
@@ -81,26 +81,18 @@ class InodeTable:
         return len(self._kept) + len(self._visiting)
 
     def get(self, node_id: int) -> Inode:
-        """The inode of a node id; ESTALE if the kernel names one that it was not told of."""
+        """The inode of a node id; ESTALE if the kernel does not know it, or no more."""
         inode = self.index.get(node_id)
         if inode is None:
             raise stale()
         return inode
-
-    def find(self, status: Status) -> Inode | None:
-        """The known inode with this identity."""
-        return self.index.find(status)
-
-    def by_key(self, key: tuple[int, int, int]) -> Inode | None:
-        """The known inode with this device, number and birth time."""
-        return self.index.by_key(key)
 
     def adopt(self, status: Status, parent: Inode, name: bytes, fd: int = -1) -> Inode:
         """Count one lookup of the inode with `status`, making it known if it is new.
 
         `fd`, if given, is its O_PATH descriptor and becomes the table's.
         """
-        inode = self.find(status)
+        inode = self.index.find(status)
         if inode is None:
             inode = self._begin(status, parent, name)
         elif inode is not self.root:
@@ -117,7 +109,7 @@ class InodeTable:
         """Count one lookup of an inode on the root's device that was found without a name; what is
         known of its name stays. `fd` as for `adopt`.
         """
-        known = self.find(status) or self.root
+        known = self.index.find(status) or self.root
         return self.adopt(status, known.parent or self.root, known.name, fd)
 
     def _begin(self, status: Status, parent: Inode, name: bytes) -> Inode:
@@ -183,10 +175,6 @@ class InodeTable:
             self._drop(inode)
         else:
             self._keep(inode)
-
-    def renamed(self, inode: Inode, parent: Inode, name: bytes) -> None:
-        """Note the new name of an inode; counters and descriptor stay with it."""
-        inode.parent, inode.name = parent, name
 
     def lose_name(self, inode: Inode) -> None:
         """Note that the last name of an inode is gone: only its descriptor leads to it from
@@ -262,7 +250,7 @@ class InodeTable:
         inode.fd = -1
 
     def _drop(self, inode: Inode) -> None:
-        # It may have been dropped before, and have been held as somebody's parent since.
+        # It may have been dropped before, and have been pinned as another's parent since.
         if self.index.get(inode.node_id) is inode:
             self.index.remove(inode)
             self._left(inode)

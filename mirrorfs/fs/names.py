@@ -195,7 +195,7 @@ class Names:
         it.
         """
         is_last = status.nlink <= 1 or stat.S_ISDIR(status.mode)
-        inode = self._inodes.find(status)
+        inode = self._inodes.index.find(status)
         if inode is None:
             self._devices.at(status.dev).close_fd(fd)
             if is_last:
@@ -233,15 +233,15 @@ class Names:
                 device, _rename, *places, flags, caller, device.remote_dev, brief=True
             )
             is_same = met is not None and met[1].key == moved.key
-            inode = self._inodes.find(moved)
+            inode = self._inodes.index.find(moved)
             if inode is not None and not is_same:
-                self._inodes.renamed(inode, new_parent, new_name)
+                inode.parent, inode.name = new_parent, new_name
             if met is None:
                 return
             if is_same or flags & tree.RENAME_EXCHANGE:
-                other = self._inodes.find(met[1])
+                other = self._inodes.index.find(met[1])
                 if other is not None and not is_same:
-                    self._inodes.renamed(other, old_parent, name)
+                    other.parent, other.name = old_parent, name
                 device.close_fd(met[0])
             else:
                 self._lost_name(*met)
@@ -263,7 +263,7 @@ class Names:
             status = await device.brief(lookup.status_of, parent.fd, name, device.remote_dev)
         except OSError:
             return  # and renaming it will say so
-        inode = self._inodes.find(status)
+        inode = self._inodes.index.find(status)
         if stat.S_ISDIR(status.mode):
             await self._open_files.finalise_all()
         elif inode is not None:

@@ -2,10 +2,10 @@
 list takes away, by the credentials of the client that makes it.
 
 The kernel does so for a plain folder. For a FUSE mount with FUSE_HANDLE_KILLPRIV_V2 it says with a
-write when they are to go (FUSE_WRITE_KILL_SUIDGID), asks for nothing at an open with O_TRUNC, at a
-truncation, at fallocate and copy_file_range, and sends an empty setattr before a write by mmap
-(file_remove_privs). Without it the kernel sends setattr itself, and nothing is left to be taken.
-A file's capability goes with its next write (`OpenFile.touch`).
+write when they are to go (FUSE_WRITE_KILL_SUIDGID), leaves it to the file system at an open with
+O_TRUNC, a truncation, fallocate and copy_file_range, and sends an empty setattr before a write by
+mmap (file_remove_privs). Without it the kernel sends setattr itself, and nothing is left to be
+taken. A file's capability goes with its next write (`OpenFile.touch`).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def stats_text(snapshot: Snapshot) -> bytes:
 def stats_json(
     snapshot: Snapshot, backing: bytes, mounted_at: float, file_system: dict[str, object]
 ) -> bytes:
-    """The same as one JSON object, with the mount's description."""
+    """The counters as one JSON object, with the mount's description."""
     return _json(
         {
             "schema": SCHEMA,
@@ -92,7 +92,7 @@ def metrics(
     """The counters of the mount in the Prometheus text format. Each series names the mount, so that
     those of several can be read together.
     """
-    # Imported here: 90 ms that a mount which nobody scrapes does not pay.
+    # Imported here: 90 ms that a mount without a scraper does not pay.
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def earlier(*, busy: bool = False, **ratios: Any) -> dict[str, Any]:
+def earlier(busy: Any = False, **ratios: Any) -> dict[str, Any]:
     written = {"schema": against.SCHEMA, "quick": False, "busy": busy, "ratios": ratios}
     result: dict[str, Any] = json.loads(json.dumps(written, default=asdict))
     return result
