@@ -1,7 +1,7 @@
 """The inodes that the kernel knows, by node id and by identity; which of them gets which node id.
 
-The node id is the inode number that clients see, and is derived (`inode_numbers`). Two inodes never have
-one at a time. With its generation it makes up the file handles that clients may keep
+The node id is the inode number that clients see, and is derived (`inode_numbers`). Two inodes never
+have one at a time. With its generation it makes up the file handles that clients may keep
 (name_to_handle_at(2), NFS), so an inode that gets the number of one that is no more has another
 generation, and the kernel refuses the old handle.
 """
@@ -101,7 +101,9 @@ class InodeIndex:
         return node_id
 
     def remove(self, inode: Inode) -> None:
-        """Forget an inode that the kernel has forgotten, but for its last place where it has no number."""
+        """Forget an inode that the kernel has forgotten; `forgotten` keeps its last place where its
+        number does not lead to it.
+        """
         del self._by_id[inode.node_id]
         if self._other.get(inode.key[:2]) == inode.node_id:
             del self._other[inode.key[:2]]
