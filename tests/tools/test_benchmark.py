@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tools.benchmark import against, contenders, figures
+from tools.benchmark import against, contenders, copies, figures, nights
 from tools.benchmark.figures import LESS, MORE, Figure, Ratio
 
 if TYPE_CHECKING:
@@ -119,6 +119,23 @@ def test_rounds_before_the_first_counted_one_are_left_out() -> None:
     turns = iter(range(6))
     taken = figures.in_turns(["a", "b"], 2, lambda _: next(turns), warm_ups=1)
     assert sorted(taken["a"] + taken["b"]) == [2, 3, 4, 5]
+
+
+def test_a_result_is_written_as_json_and_as_text(tmp_path: Path) -> None:
+    image = copies.Images(tmp_path / "first", tmp_path / "second", 3, 2, 1)
+    found = {"xfs": {"mirrorfs, cp": [{copies.CHANGED: copies.Cost(1.0, 2.0, 4096, {})}]}}
+    result = {**image.data, "copies": found, "ratios": {"a": ratio(1, MORE)}}
+    figures.publish(result, nights.lines(found, image), tmp_path / "json", tmp_path / "text")
+    written = json.loads((tmp_path / "json").read_text())
+    assert written["copies"]["xfs"]["mirrorfs, cp"][0][copies.CHANGED]["device_bytes"] == 4096
+    assert "| 4,096 | 4096.000 | 1.0 | 2.0 |" in (tmp_path / "text").read_text()
+
+
+def test_a_copy_that_failed_is_shown_and_is_no_success(tmp_path: Path) -> None:
+    image = copies.Images(tmp_path / "first", tmp_path / "second", 3, 2, 1)
+    found: dict[str, nights.Rounds] = {"xfs": {"mirrorfs, cp": [{}]}}
+    assert nights.lines(found, image)[-1] == "| xfs | `mirrorfs, cp` | **FAILED** |"
+    assert not nights.is_good(found)
 
 
 def test_the_peer_stands_beside_mirrorfs() -> None:

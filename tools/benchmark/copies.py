@@ -60,6 +60,12 @@ class Images:
     allocated_bytes: int
     changed_bytes: int
 
+    @property
+    def data(self) -> dict[str, int]:
+        """For JSON."""
+        sizes = ("image_bytes", "allocated_bytes", "changed_bytes")
+        return {name: getattr(self, name) for name in sizes}
+
     def of(self, night: str) -> Path:
         """The source of a night's copy, with a time that keeps rsync from skipping it."""
         if night == UNCHANGED:

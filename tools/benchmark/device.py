@@ -43,7 +43,7 @@ def measure(setting: Setting) -> Report:
         for tool in copies.TOOLS_IN_PLACE
         if all(taken := rounds[f"{MIRROR}, {tool}"])
     }
-    data = {"image": made, "copies": found, "others": others}
+    data = {**made.data, "copies": found, "others": others}
     return Report(data, lines, ratios, nights.is_good(found))
 
 

@@ -101,11 +101,11 @@ def publish(
     result: dict[str, Any], lines: Sequence[str], json_file: Path | None, text_file: Path | None
 ) -> None:
     """Print the lines; write them and the result to those files that are given."""
+    print("\n".join(lines), flush=True)
     if json_file:
         json_file.write_text(json.dumps(result, indent=1, default=asdict) + "\n")
     if text_file:
         text_file.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
 
 
 def in_turns(

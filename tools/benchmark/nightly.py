@@ -35,7 +35,7 @@ def measure(setting: Setting) -> Report:
                 plan = nights.Plan(_PAIRS, setting.contenders, made, runs, mb_s)
                 found[f"{kind}, {mb_s:g} MB/s"] = nights.measure(work, kind, plan)
     lines = nights.lines(found, made, _REFERENCES)
-    return Report({"image": made, "copies": found}, lines, _ratios(found), nights.is_good(found))
+    return Report({**made.data, "copies": found}, lines, _ratios(found), nights.is_good(found))
 
 
 def _ratios(found: dict[str, nights.Rounds]) -> dict[str, Ratio]:

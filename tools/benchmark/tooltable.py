@@ -50,7 +50,7 @@ def _copies(work: Path, words: argparse.Namespace) -> Report:
         plan = nights.Plan(pairs, contenders.known(words.peer), made, 1, words.disk_mb_s, ssh)
         found = {kind: nights.measure(work, kind, plan) for kind in words.fs or machine.KINDS}
     lines = nights.lines(found, made, [] if words.disk_mb_s is None else [f"{PLAIN}, {_REFERENCE}"])
-    data = {"image": made, "disk_mb_s": words.disk_mb_s, "copies": found}
+    data = {**made.data, "disk_mb_s": words.disk_mb_s, "copies": found}
     return Report(data, lines, is_good=nights.is_good(found))
 
 
