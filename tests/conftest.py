@@ -357,7 +357,7 @@ def no_extension(tmp_path: Path) -> str:
     folder.mkdir()
     block = """
 import sys
-for name in '_fuseext', '_baton', '_statx': sys.modules[f'mirrorfs.{name}'] = None
+for name in '_fuseext', '_baton': sys.modules[f'mirrorfs.{name}'] = None
 """
     (folder / "sitecustomize.py").write_text(block)
     return str(folder)

@@ -1,4 +1,4 @@
-"""How far the kernel reads ahead in files of a mount (sysfs, class bdi)."""
+"""How far the kernel reads ahead in a mount (Documentation/ABI/testing/sysfs-class-bdi)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mirrorfs.backing import mounts
 def set_readahead(mount_point: bytes, size_bytes: int) -> None:
     """Let the kernel read `size_bytes` ahead through the mount at `mount_point`.
 
-    The mount itself is not asked. OSError where that is not permitted, or nothing is mounted there.
+    Sends no request to the mount. Raises OSError where that is not permitted, as for an ordinary
+    user, or where nothing is mounted.
     """
     mount = mounts.mounted_at(mount_point)
     if mount is None:
