@@ -146,7 +146,7 @@ def test_read_only_with_unsettled_files_is_refused(ext4_mirror: Mirror) -> None:
     kill(ext4_mirror, [made])
     mirrorfs("umount", ext4_mirror.path)
     before = made.backing.read_bytes()
-    said = "unsettled ends of files (1, the first is file); mount it once without 'ro'"
+    said = "has left files unfinished (1, the first is file); mount it once without 'ro'"
     mount_fails(ext4_mirror, "ro", ExitCode.BACKING, said)
     assert made.backing.read_bytes() == before
     remount_and_check(ext4_mirror, [made])

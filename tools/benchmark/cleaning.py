@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from mirrorfs.cli.interruption import Interruption
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """A folder for the work. The first signal ends the work; later ones do not end the cleaning."""
+    """A folder for the work. A signal ends the work; later ones do not end the cleaning."""
     with scratches(parent) as (work,):
         yield work
 
@@ -27,21 +29,29 @@ def scratch(parent: Path) -> Iterator[Path]:
 @contextmanager
 def scratches(*parents: Path) -> Iterator[list[Path]]:
     """A folder in each of several places, cleaned up together."""
-    signals = Interruption()
+    for number in _ENDING:
+        signal.signal(number, _end)
     works: list[Path] = []
+    is_interrupted = False
     try:
         works += [Path(tempfile.mkdtemp(prefix="mirrorfs-bench-", dir=place)) for place in parents]
-        signals.held = False
-        signals.check()
         yield works
+    except SystemExit as exc:
+        is_interrupted = isinstance(exc.code, int) and exc.code > 128
+        raise
     finally:
-        signals.held = True
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
         for work in works:
             sweep(work)
-        if signals.number is not None:
+        if is_interrupted:
             time.sleep(1)  # what was being mounted when the signal came
         for work in works:
-            _remove(work, is_interrupted=signals.number is not None)
+            _remove(work, is_interrupted)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _remove(work: Path, is_interrupted: bool) -> None:
