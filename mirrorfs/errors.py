@@ -1,4 +1,4 @@
-"""What can go wrong, told to the user; and the exit codes, which are a contract with scripts.
+"""What can go wrong, in words for the user; and the exit codes, a contract with scripts.
 
     MirrorfsError                  one line for stderr, and an exit code
     ├── UsageError                 the command line or an option is wrong
@@ -7,13 +7,13 @@
     ├── FuseError                  FUSE itself is not available here
     ├── InUseError                 mounted already, or another daemon has the folder
     ├── NotAMountError             the path is not a mirrorfs mount
-    ├── PrivateError               the mount, or the file, is not for everybody to look at
+    ├── PrivateError               the user may not look into the mount, or at the file
     ├── DifferenceError            copies that should be equal are not
     ├── StateError                 what is remembered between mounts cannot be used
     ├── BusyError                  files are open, so it cannot be unmounted
     └── NoAnswerError              a daemon is dead, or did not answer in time
 
-Errors of single file operations are plain `OSError`: their errno goes to the caller.
+Errors of single file operations are plain `OSError`: their errno goes to the client.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class NoAnswerError(MirrorfsError):
     exit_code = ExitCode.NO_ANSWER
 
 
-def retold(message: str, exit_code: int) -> MirrorfsError:
-    """The error that another process has told by its message and its exit code."""
+def from_process(message: str, exit_code: int) -> MirrorfsError:
+    """The error that another process had, from its message and its exit code."""
     error = MirrorfsError(message)
     error.exit_code = ExitCode(exit_code)
     return error

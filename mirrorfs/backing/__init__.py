@@ -1,3 +1,3 @@
-"""The boundary to the operating system: trees and files by descriptor, holes, and what a file
-system can do.
+"""The boundary to the operating system: trees and files by descriptor, holes, what a file system
+can do, and what outlives a crash. Synchronous; no policy, no counters.
 """

@@ -1,4 +1,5 @@
-"""POSIX ACLs as extended attributes: what a new object inherits from its folder's default ACL.
+"""POSIX ACLs as extended attributes: what a new file or folder inherits from the default ACL of the
+folder that it is made in.
 
 The layout is that of linux/posix_acl_xattr.h: a version word, then entries of tag, permissions and
 id.
@@ -17,11 +18,11 @@ _USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
 
 def inherit(default_acl: bytes, mode: int) -> bytes:
-    """The access ACL of an object made with `mode` in a folder with `default_acl` (acl(5), "OBJECT
-    CREATION").
+    """The access ACL of what a client makes with `mode` in a folder with `default_acl`; both as
+    values of the extended attributes `ACCESS` and `DEFAULT` (acl(5), "OBJECT CREATION").
 
-    Permissions that `mode` does not have are taken from the owner's, the mask's (or, without a
-    mask, the group's) and the others' entry.
+    Permissions that `mode` does not have are taken from the entry of the owner, of the mask (or,
+    without a mask, of the group) and of the others.
     """
     entries = list(_ENTRY.iter_unpack(default_acl[_HEADER.size :]))
     group_class = _MASK if any(tag == _MASK for tag, _, _ in entries) else _GROUP_OBJ

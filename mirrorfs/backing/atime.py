@@ -1,7 +1,7 @@
 """Whether reading a file moves the time of its last access.
 
-Who moves it waits where the journal is being written, also if all that is read lies in memory and
-nothing may be waited for (RWF_NOWAIT): on ext4 until the disk has taken it.
+A thread that moves it waits while the journal is being written: on ext4 until the disk has taken
+it, also for a read that lies in memory and was to wait for nothing (RWF_NOWAIT).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ _EARLY_NS = 60 * 1_000_000_000
 
 
 def mount_flags(fd: int) -> int:
-    """What `is_due` wants to know of the mount in which `fd` was opened; may wait."""
+    """The flags of the mount in which `fd` was opened, ST_… (statvfs(3)); may wait for a server."""
     return os.fstatvfs(fd).f_flag
 
 
 def is_due(fd: int, flags: int) -> bool:
-    """Whether a read by `fd` now may move the time, as relatime says, or always (mount(8)). One
-    that was opened with O_NOATIME has that as a flag of its mount.
+    """Whether a read by `fd` now may move the time, by the rule of its mount: relatime, strictatime
+    or noatime (mount(8)). `flags` are those of `mount_flags`; pass ST_NOATIME for a descriptor that
+    was opened with O_NOATIME.
     """
     if flags & (os.ST_NOATIME | os.ST_RDONLY):
         return False

@@ -1,9 +1,9 @@
-"""Finds an inode again of which nothing is known but its number, on file systems that can.
+"""Finds an inode of which nothing is known but its number, on file systems that can.
 
-open_by_handle_at(2) wants a handle, in which the inode's generation is, too. ext4 and btrfs take 0
-for any (ext4_nfs_get_inode, btrfs_get_dentry); xfs tells the generation that belongs to a number
-(XFS_IOC_BULKSTAT). All of it is for root alone. Who uses what was found compares its generation
-with the one that was meant (`Status.generation`).
+open_by_handle_at(2) takes a handle, which also holds the inode's generation. ext4 and btrfs take 0
+for any (ext4_nfs_get_inode, btrfs_get_dentry); xfs says which generation belongs to a number
+(XFS_IOC_BULKSTAT). All of it needs root. The caller compares the generation of what was found with
+the one that it means (`Status.generation`).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def open_number(root_fd: int, kind: str, number: int) -> tuple[int, Status]:
     """An O_PATH descriptor of the inode `number`, and its status. `root_fd` is a real descriptor of
     the backing folder, on a file system of the type `kind`, one of `KINDS`.
 
-    Raises ENOENT if there is no such inode or it may not be opened so, if it has no name any more,
-    and if it is a folder that does not lie below the backing folder. Where a file lies cannot be
-    told.
+    Raises ENOENT if there is no such inode or it may not be opened by handle, if it has no name any
+    more, and if it is a folder that does not lie below the backing folder. For a file, where it
+    lies is not checked: a handle does not say.
     """
     template = syscalls.file_handle(root_fd)
     if template is None:
@@ -62,8 +62,9 @@ def open_number(root_fd: int, kind: str, number: int) -> tuple[int, Status]:
 
 
 def open_parent(root_fd: int, fd: int) -> tuple[int, Status]:
-    """An O_PATH descriptor of the folder in which the folder `fd` lies, and its status. Raises
-    ENOENT if that is not the backing folder `root_fd`, nor below it.
+    """An O_PATH descriptor of the folder in which the folder `fd` lies, and its status.
+
+    Raises ENOENT if that is neither the backing folder `root_fd`, nor below it.
     """
     parent_fd = open_path(fd, b"..")
     try:
@@ -76,7 +77,7 @@ def open_parent(root_fd: int, fd: int) -> tuple[int, Status]:
 
 
 def _check_below(fd: int, root_key: tuple[int, int, int]) -> None:
-    """ENOENT for a folder from which the way up does not lead to `root_key`."""
+    """Raise ENOENT if the way up from the folder `fd` does not lead to `root_key`."""
     here, before = os.dup(fd), None
     try:
         while (key := statx(here, ask=False).key) != root_key:

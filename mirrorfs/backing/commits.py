@@ -1,8 +1,8 @@
 """Committing a file system as a whole, where that costs less than fsync of one file: btrfs.
 
-fsync there writes the whole map of a clone, and the checksums of its data, to a log, and the commit
-that follows writes them again: 0.45 MB more for an image of 376 MB, and more for a larger one. A
-commit of its own costs some 0.2 MB.
+On btrfs, fsync writes the whole map of a clone, and the checksums of its data, to a log, and the
+commit that follows writes them again: 0.45 MB more for an image of 376 MB, and more for a larger
+one. A commit of its own costs some 0.2 MB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 
 from mirrorfs.backing import syscalls
 
-# The checksums of so much data are what a commit costs.
+# A commit costs as much as the checksums of so much data.
 WORTH_BYTES = 64 << 20
 
 # linux/btrfs.h
@@ -24,22 +24,24 @@ _TRANSACTION = struct.Struct("=Q")
 
 
 def can_commit(file_system: str) -> bool:
-    """Whether `commit` works on a file system of this type."""
+    """Whether `commit` works on the file system type `file_system`, with this kernel."""
     return file_system == "btrfs" and _is_linux_6_1()
 
 
 def commit(fd: int) -> None:
-    """Put the data of a file, and all that was done to its file system before, on the disk.
+    """Put the data of the file `fd`, and all that was done to its file system before, on the disk.
 
-    Raises OSError. Since Linux 6.1 FIEMAP_FLAG_SYNC waits until data is on the disk and the file
-    leads to it (Documentation/filesystems/fiemap.rst); the commit then makes that durable.
+    Since Linux 6.1 FIEMAP_FLAG_SYNC waits until data is on the disk and the file leads to it
+    (Documentation/filesystems/fiemap.rst); the commit then makes that durable (linux/btrfs.h,
+    BTRFS_IOC_START_SYNC, BTRFS_IOC_WAIT_SYNC). Where that fails the file is synced; raises the
+    OSError of fsync(2).
     """
     syscalls.count_extents(fd, 0, 1, syscalls.FIEMAP_FLAG_SYNC)
     try:
         transaction = fcntl.ioctl(fd, _START_SYNC, _TRANSACTION.pack(0))
         fcntl.ioctl(fd, _WAIT_SYNC, transaction)
     except OSError:
-        os.fsync(fd)  # which fails, too, if that was not about the ioctl
+        os.fsync(fd)  # which fails, too, where the disk was the reason
 
 
 @cache

@@ -1,7 +1,7 @@
 """Where a backing file has data and where it has holes.
 
-Uses pread, pwrite and lseek only in ways that do not depend on the descriptor's position, which
-lseek moves.
+lseek(2) moves the position of the descriptor, so the descriptors here are read and written by
+pread(2) and pwrite(2) alone. Offsets are in bytes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Run:
     """The last run of data that was found in a file, from `first` to `stop` (bytes).
 
     SEEK_HOLE passes every extent up to the next hole, however far that is: 14 ms for 60,000 of
-    them. Whoever goes through such a run in many small steps looks for its end only once. What
-    others do to the file beside us may make this wrong, so it can only be used for counting.
-    Whether there is data at all is never remembered.
+    them. A caller that goes through such a run in many small steps looks for its end only once.
+    What other processes do to the backing file may make this wrong, so it can only be used for
+    counting. Whether there is data at all is never remembered.
     """
 
     __slots__ = ("first", "stop")
@@ -36,7 +36,9 @@ class Run:
         self.first = self.stop = 0
 
     def end_of(self, fd: int, first: int) -> int | None:
-        """Where the run ends to which the data at `first` belongs; None if there is none now."""
+        """The end of the run to which the data at `first` in the file `fd` belongs; None if there
+        is no data now.
+        """
         if not self.first <= first < self.stop:
             stop = _end_of_data(fd, first)
             if stop is None:
@@ -45,8 +47,8 @@ class Run:
         return self.stop
 
     def cut(self, start: int, end: int) -> None:
-        """Note that `[start, end)` is data no more. What comes after it is more likely to be asked
-        for next than what came before.
+        """Note that `[start, end)` is data no more. Of what remains, the part after it is kept: a
+        caller goes forward, as a rule.
         """
         if end < self.stop:
             self.first = max(self.first, end)
@@ -56,7 +58,7 @@ class Run:
 
 def next_data(fd: int, start: int) -> int | None:
     """The first offset at or after `start` that holds data, or None if only holes or the end follow
-    (lseek(2)).
+    (lseek(2), SEEK_DATA). Raises OSError.
     """
     try:
         return os.lseek(fd, start, os.SEEK_DATA)
@@ -77,7 +79,7 @@ def _is_unsure(fd: int, start: int) -> bool:
 
 def data_ranges(fd: int, start: int, end: int, run: Run | None = None) -> Iterator[tuple[int, int]]:
     """The parts of `[start, end)` that hold data, in ascending order. Unwritten (preallocated)
-    extents are holes, as long as no page of them is in the page cache (lseek(2)).
+    extents are holes, as long as no page of them is in the page cache (lseek(2)). Raises OSError.
 
     With a `run` that is kept from call to call, all steps through one run of data together cost as
     much as one.
@@ -95,7 +97,9 @@ def data_ranges(fd: int, start: int, end: int, run: Run | None = None) -> Iterat
 
 
 def _end_of_data(fd: int, first: int) -> int | None:
-    """The end of the run of data in which `first` lies; None if it was truncated beside us."""
+    """The end of the run of data in which `first` lies; None if another process has truncated the
+    file meanwhile.
+    """
     try:
         return _next_hole(fd, first)
     except OSError as exc:
@@ -119,7 +123,8 @@ def _next_hole(fd: int, offset: int) -> int:
 
 
 def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
-    """lseek(2) with SEEK_DATA or SEEK_HOLE; raises its OSError, ENXIO above all.
+    """The offset that lseek(2) gives for SEEK_DATA or SEEK_HOLE; raises its OSError, as ENXIO
+    beyond the end.
 
     Where the file system's own answer is not `trusted`, all of the file is data: a hole that is
     none would make a copy lose what was written.
@@ -137,7 +142,7 @@ def seek(fd: int, offset: int, whence: int, trusted: bool) -> int:
 
 
 def _as_all_data(fd: int, offset: int, whence: int) -> int:
-    """What a file without any holes answers."""
+    """What lseek(2) gives for a file without any holes."""
     size = os.fstat(fd).st_size
     if not 0 <= offset < size:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))

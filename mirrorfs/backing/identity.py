@@ -1,7 +1,7 @@
 """What a file system is known by after it was mounted again, also as another device.
 
-The number of a device is no such thing: that of a btrfs subvolume is given anew with each mount, a
-loop device gets any number. Nothing here waits for a disk or a server.
+The number of a device does not serve: that of a btrfs subvolume is given anew with each mount, and
+a loop device gets any number. Nothing here waits for a disk or a server.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _GEOMETRY_BYTES, _UUID = 112, slice(64, 80)
 def file_system_id(path_fd: int, mount: Mount, is_local: bool) -> bytes:
     """The identity of the file system of the O_PATH descriptor `path_fd`, which lies in `mount`.
 
-    ext4 and btrfs tell one made of their UUID, btrfs another for each subvolume (f_fsid of
-    statfs(2)); tmpfs has one for its life. That of xfs is but the device, so its UUID is taken.
-    What is not local is known by what was mounted, such as `server:/folder`.
+    ext4 and btrfs have an f_fsid made of their UUID (statfs(2)), btrfs another for each subvolume;
+    tmpfs has one for its life. That of xfs is but the device, so its UUID is taken
+    (XFS_IOC_FSGEOMETRY). A file system that is not local is known by its source in the mount table,
+    such as `server:/folder`.
     """
     kind = os.fsencode(mount.fs_type)
     if not is_local:
@@ -38,7 +39,7 @@ def file_system_id(path_fd: int, mount: Mount, is_local: bool) -> bytes:
 
 
 def _xfs_uuid(path_fd: int) -> bytes:
-    """Raises OSError for what may not be opened, and for what is neither file nor folder."""
+    """Raises OSError if the inode may not be opened, or is neither a file nor a folder."""
     fd = os.open(fd_path(path_fd), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         geometry = bytearray(_GEOMETRY_BYTES)

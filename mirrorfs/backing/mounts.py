@@ -1,4 +1,4 @@
-"""The mount table, read from /proc/self/mountinfo (proc(5))."""
+"""The mount table of this process, read from /proc/self/mountinfo (proc(5))."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 MIRRORFS_TYPE = "fuse.mirrorfs"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
-# In the source of a mirrorfs: libfuse takes ASCII alone.
+# In the source of a mirrorfs: libfuse takes ASCII alone (`daemon.main_loop`).
 _ODD_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the mount table. `root` is what of its file system is mounted; `source` is the
-    backing folder, and `user_id` who mounted it, if it is a mirrorfs.
+    """One line of the mount table. `root` is the path in the file system that is mounted, `path` is
+    where; `device` is MAJOR:MINOR. Of a mirrorfs, `source` is the backing folder, and `user_id` the
+    user who has mounted it.
     """
 
     mount_id: int
@@ -24,25 +25,31 @@ class Mount:
     path: bytes
     fs_type: str
     source: bytes
-    read_only: bool
     device: str
     user_id: int = 0
     parent_id: int = -1
 
     @property
     def dev(self) -> int:
-        """The device as st_dev has it, except on btrfs, where each subvolume has another one."""
+        """The device as st_dev of stat(2), but for btrfs, where each subvolume has its own; -1 if
+        not known.
+        """
         major, _, minor = self.device.partition(":")
         return os.makedev(int(major), int(minor or 0)) if major else -1
 
 
 def mount_table() -> list[Mount]:
     """All mounts of this mount namespace, in the order in which they were mounted."""
-    return [_parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    return parse_table(Path("/proc/self/mountinfo").read_bytes())
+
+
+def parse_table(text: bytes) -> list[Mount]:
+    """The mounts in the text of a mount table, in its order."""
+    return [_parse(line) for line in text.splitlines()]
 
 
 def mirror_mounts() -> list[Mount]:
-    """The mirrorfs mounts among them."""
+    """The mirrorfs mounts of this mount namespace, in the order in which they were mounted."""
     return [mount for mount in mount_table() if mount.fs_type == MIRRORFS_TYPE]
 
 
@@ -58,7 +65,9 @@ def inside(mount: Mount) -> list[bytes]:
 
 
 def mount_of(fd: int) -> Mount:
-    """The mount that `fd` lies in, found by mount id, which also holds for btrfs subvolumes."""
+    """The mount that `fd` lies in, by mount id (fdinfo of proc(5)), which serves for btrfs
+    subvolumes, too. One that this namespace does not show has the type `unknown` and no device.
+    """
     match = re.search(
         r"^mnt_id:\s*(\d+)", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE
     )
@@ -66,13 +75,16 @@ def mount_of(fd: int) -> Mount:
     for mount in mount_table():
         if mount.mount_id == wanted:
             return mount
-    return Mount(wanted, b"", b"", "unknown", b"", False, "")
+    return Mount(wanted, b"", b"", "unknown", b"", "")
 
 
 def _parse(line: bytes) -> Mount:
+    """One line: id, parent, device, root, path, options, optional fields, `-`, type, source,
+    options of the file system.
+    """
     before, _, after = line.partition(b" - ")
     left, right = before.split(b" "), after.split(b" ")
-    options = left[5].split(b",") + (right[2].split(b",") if len(right) > 2 else [])
+    options = right[2].split(b",") if len(right) > 2 else []
     fs_type, source = os.fsdecode(right[0]), _unescape(right[1])
     if fs_type == MIRRORFS_TYPE:
         source = _ODD_BYTE.sub(lambda match: bytes([int(match[1], 16)]), source)
@@ -82,7 +94,6 @@ def _parse(line: bytes) -> Mount:
         _unescape(left[4]),
         fs_type,
         source,
-        b"ro" in options,
         os.fsdecode(left[2]),
         next((int(word[8:]) for word in options if word.startswith(b"user_id=")), 0),
         int(left[1]),

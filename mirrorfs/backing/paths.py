@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def show(path: bytes) -> str:
-    """For people, on one line: what is no UTF-8, or cannot be printed, as escapes."""
+    """The path for people, on one line: what is no UTF-8, or cannot be printed, as escapes."""
     return printable(path.decode("utf-8", "backslashreplace"))
 
 
@@ -16,9 +16,8 @@ def printable(text: str) -> str:
 
 
 def path_text(path: bytes) -> str:
-    """For programs: as it is where it is UTF-8; else with each odd byte, and `%`, percent-encoded.
-
-    So it can go into JSON, which knows Unicode alone.
+    """The path for programs: as it is where it is UTF-8; otherwise with `%` and each byte that is
+    none percent-encoded. JSON can hold it, which knows Unicode alone.
     """
     try:
         return path.decode()

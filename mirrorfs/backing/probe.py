@@ -1,8 +1,8 @@
-"""What the file system below can do, asked once for each device, with a real file where it can be
-written.
+"""What the file system below can do, found out once for each device, with a real file where it can
+be written.
 
 The probe's file has no name (O_TMPFILE) where possible; elsewhere a crash between making and
-removing it leaves an empty-looking `.mirrorfs-probe-*` file of 128 KiB, which may be deleted.
+removing it leaves an empty `.mirrorfs-probe-*` file, which may be deleted.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from mirrorfs.backing import holes, seek_answers, syscalls
 from mirrorfs.backing.mounts import mount_of
 
-# These answer from memory what statx(2) asks of an inode in use; elsewhere a server may be asked,
-# which may be stopped, or be ourselves.
+# These answer statx(2) of an inode in use from memory; others may send a request to a server, which
+# may be stopped, or be this very daemon.
 LOCAL = seek_answers.TRIED | {"ext2", "ext3"}
-# These can punch, where that cannot be tried.
-HAS_HOLES = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
+# These can punch; for where that cannot be tried.
+_HAS_HOLES = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 IN_MEMORY = frozenset({"tmpfs"})
-MIN_BLOCK_BYTES = 4096
-MAX_BLOCK_BYTES = 65536
+_MIN_BLOCK_BYTES = 4096
+_MAX_BLOCK_BYTES = 65536
 _PROBE_BYTES = 131072
 _NO_TMPFILE = frozenset(
     {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -32,8 +32,9 @@ _NO_TMPFILE = frozenset(
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """What one file system can do. `unit_bytes` is its allocation unit, held to 4 KiB … 64 KiB;
-    `clone` says that two files can share blocks, `seek_proven` that SEEK_DATA was seen to find what
-    is not on the disk yet.
+    `punch` says that it can make holes, and `reason` why not, or why that was not tried; `clone`
+    says that two files can share blocks, `seek_proven` that SEEK_DATA was seen to find what is not
+    on the disk yet.
     """
 
     file_system: str
@@ -63,19 +64,20 @@ class Abilities:
 
     @property
     def no_wait_flags(self) -> int:
-        """What preadv(2) is given so that it does only what memory can do.
-
-        tmpfs lies in memory as a whole, and does not know RWF_NOWAIT.
+        """The flags with which preadv2(2) does only what memory can do: RWF_NOWAIT, but none on
+        tmpfs, which lies in memory as a whole and does not know it.
         """
         return 0 if self.is_memory else os.RWF_NOWAIT
 
 
 def probe(folder_fd: int, writable: bool) -> Abilities:
-    """Ask the file system of the folder `folder_fd`; `writable` allows a short-lived file in it."""
-    frsize = os.fstatvfs(folder_fd).f_frsize or MIN_BLOCK_BYTES
-    unit = min(max(1 << (frsize - 1).bit_length(), MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
+    """Find out what the file system of the folder `folder_fd` can do; `writable` allows a
+    short-lived file in it. Raises OSError, but where there is no space for that file.
+    """
+    frsize = os.fstatvfs(folder_fd).f_frsize or _MIN_BLOCK_BYTES
+    unit = min(max(1 << (frsize - 1).bit_length(), _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES)
     kind = mount_of(folder_fd).fs_type
-    can_punch = kind in HAS_HOLES
+    can_punch = kind in _HAS_HOLES
     if not writable:
         return Abilities(kind, unit, can_punch, False, "not tried on a read-only mount")
     try:
@@ -95,16 +97,18 @@ def probe(folder_fd: int, writable: bool) -> Abilities:
 
 
 def probe_at(path_fd: int, writable: bool) -> Abilities:
-    """Probe the file system of what the O_PATH descriptor `path_fd` stands for.
+    """Find out what the file system of the O_PATH descriptor `path_fd` can do; `writable` allows a
+    short-lived file in it.
 
-    What is no folder, or may not be opened, cannot be tried out: then nothing is taken for granted.
+    A descriptor of no folder, or of one that may not be opened, gives no place for that file: then
+    SEEK_DATA is not trusted.
     """
     try:
         fd = os.open(
             f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NONBLOCK
         )
     except (NotADirectoryError, PermissionError):
-        return Abilities(mount_of(path_fd).fs_type, MIN_BLOCK_BYTES, punch=True, seek_proven=False)
+        return Abilities(mount_of(path_fd).fs_type, _MIN_BLOCK_BYTES, punch=True, seek_proven=False)
     try:
         return probe(fd, writable)
     except OSError:
@@ -114,8 +118,8 @@ def probe_at(path_fd: int, writable: bool) -> Abilities:
 
 
 def _fill(fd: int) -> int:
-    """Store something in an empty file; returns its size in bytes, which is 0 on a full disk: what
-    is asked of an empty file is known, or not, as well.
+    """Store something in an empty file; returns its size in bytes, which is 0 on a full disk: a
+    file system refuses what it does not know of an empty file, too.
     """
     try:
         if os.pwrite(fd, b"\x55" * _PROBE_BYTES, 0) == _PROBE_BYTES:

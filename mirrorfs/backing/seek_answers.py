@@ -1,14 +1,15 @@
 """Whether a hole that SEEK_DATA reports may be taken for one.
 
-What is not written to the disk yet is easily passed over by a file system, and then reads as zeros
-for whoever believes it (OpenZFS before 2.2.2; ext4 for files that map their blocks one by one). So
-three things are asked, and where one says no, the file is read instead:
+A file system easily passes over what is not written to the disk yet, and a reader that believes it
+sees zeros there (OpenZFS before 2.2.2; ext4 for files that map their blocks one by one). So three
+things must hold, and where one does not, the file is read instead:
 
-- the type: only local file systems that answer from what is in memory. One that passes by luck and
-  errs later is not tried: network file systems, OpenZFS, and overlay, where nobody tells which file
-  system holds the file;
-- the file system itself, at mount (`prove`): what is written behind a hole is asked for at once;
-- the file, when it is opened (`is_right_for`): on one file system they are not all alike.
+- the type is one of local file systems that answer from memory. One that could pass by luck and err
+  later is not tried: network file systems, OpenZFS, and overlay, which does not say which file
+  system holds a file;
+- the file system passes a test at mount (`prove`): it finds what was just written behind a hole;
+- the file, when it is opened, has the flags for it (`is_right_for`): on one file system the files
+  are not all alike.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _FLAGS = {
 
 
 def is_right_for(fd: int, file_system: str) -> bool:
-    """Whether the answers for the open file `fd` can be believed, on a file system of this type
-    that was proven. Does not wait for the disk.
+    """Whether the answers for the open file `fd` can be believed, on a file system of the type
+    `file_system` that was proven. Does not wait for the disk.
     """
     if file_system not in _FLAGS:
         return file_system in TRIED
@@ -45,7 +46,8 @@ def is_right_for(fd: int, file_system: str) -> bool:
 
 
 def is_right_with(flags: int, file_system: str) -> bool:
-    """The same for a file with these flags: on ext4 and btrfs those of ioctl_iflags(2), on xfs
+    """Whether the answers for a file with these flags can be believed, on a file system of the type
+    `file_system` that was proven: on ext4 and btrfs the flags are those of ioctl_iflags(2), on xfs
     those of ioctl_xfs_fsgetxattr(2).
 
     Without extents, ext4 skips from one allocated block to the next (ext4_ind_map_blocks), over

@@ -1,8 +1,9 @@
 """The state folder: made, opened and read without trusting what is found there.
 
-Whatever has its name may have come along with a copied tree, or be put there by somebody else. So a
-link is never followed, nothing is opened that could block, and only a folder of ours that nobody
-else may write to, with regular files of ours that have one name, is used.
+Whatever has its name may have come along with a copied tree, or be put there by another user. So no
+link is followed, nothing is opened that could block, and a folder is used only if it belongs to the
+daemon's user and no other may write to it, a file only if it is a regular one of that user with a
+single name.
 
 Guarantees: the folder comes into being with its marker file, or not at all. A crash while it is
 made leaves a folder with a random name behind, which may be removed.
@@ -31,8 +32,9 @@ _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def open_folder(parent_fd: int, name: bytes) -> int:
-    """A descriptor of the state folder `name`; raises OSError, whose text says what is wrong with
-    it, or FileNotFoundError.
+    """A descriptor of the state folder `name` in the folder `parent_fd`.
+
+    Raises FileNotFoundError if there is none, and an OSError whose text says why it cannot be used.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, dir_fd=parent_fd)
@@ -48,8 +50,9 @@ def open_folder(parent_fd: int, name: bytes) -> int:
 
 
 def open_file(folder_fd: int, name: bytes, flags: int) -> int:
-    """A descriptor of a file in the state folder, opened with `flags` (open(2)); raises OSError as
-    `open_folder` does.
+    """A descriptor of the file `name` in the state folder, opened with `flags` (open(2)).
+
+    Raises FileNotFoundError if there is none, and an OSError whose text says why it cannot be used.
     """
     safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(name, flags | safe, 0o600, dir_fd=folder_fd)
@@ -72,18 +75,21 @@ def _check_owner(status: os.stat_result) -> None:
 
 
 def open_or_make(parent_fd: int, name: bytes) -> tuple[int, bytes]:
-    """A descriptor of the state folder, made if there is none, and its id. Raises OSError."""
+    """A descriptor of the state folder `name`, made if there is none, and its id (`ID_BYTES`).
+
+    Raises an OSError whose text says why it cannot be used.
+    """
     try:
         folder_fd = open_folder(parent_fd, name)
     except FileNotFoundError:
         folder_fd = _make(parent_fd, name)
     try:
-        told = _read_marker(folder_fd)
-        if told is None or not _id_of(told):
+        marker = _read_marker(folder_fd)
+        if marker is None or not _id_of(marker):
             # An empty folder that the user has named, or one of an older version.
             _write_marker(folder_fd)
-            told = _read_marker(folder_fd)
-        return folder_fd, _id_of(told)
+            marker = _read_marker(folder_fd)
+        return folder_fd, _id_of(marker)
     except ValueError as exc:
         os.close(folder_fd)
         raise OSError(errno.EINVAL, f"{show(FORMAT_FILE)} cannot be read ({exc})") from None
@@ -93,8 +99,8 @@ def open_or_make(parent_fd: int, name: bytes) -> tuple[int, bytes]:
 
 
 def id_of(parent_fd: int, name: bytes) -> bytes:
-    """What names the state folder wherever it is copied to: `ID_BYTES` bytes, none if there is no
-    folder, or none that can be used.
+    """The id of the state folder `name`, which a copy of it keeps: `ID_BYTES` bytes, none if there
+    is no such folder, or none that can be used.
     """
     try:
         folder_fd = open_folder(parent_fd, name)
@@ -107,7 +113,7 @@ def id_of(parent_fd: int, name: bytes) -> bytes:
 
 
 def has_marker(folder_fd: int) -> bool:
-    """Whether there is anything by the name of the marker file."""
+    """Whether the folder `folder_fd` has anything by the name of the marker file."""
     try:
         os.stat(FORMAT_FILE, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -121,8 +127,8 @@ def check_format(folder_fd: int, folder: bytes) -> None:
     `folder` is its path, for the user. Raises StateError, or OSError as `open_file` does.
     """
     try:
-        told = _read_marker(folder_fd)
-        found = _FORMAT if told is None else told["format"]
+        marker = _read_marker(folder_fd)
+        found = _FORMAT if marker is None else marker["format"]
     except (ValueError, KeyError, TypeError) as exc:
         raise StateError(
             f"{show(os.path.join(folder, FORMAT_FILE))}: cannot be read ({exc}); the state folder "
@@ -137,7 +143,7 @@ def check_format(folder_fd: int, folder: bytes) -> None:
 
 
 def _make(parent_fd: int, name: bytes) -> int:
-    """Under a name that nobody can have taken, with its marker, and then renamed."""
+    """Make the state folder under a random name, with its marker, and then rename it."""
     temporary = name + b"." + secrets.token_hex(8).encode()
     os.mkdir(temporary, 0o700, dir_fd=parent_fd)
     folder_fd = -1
@@ -167,39 +173,39 @@ def _rename(parent_fd: int, temporary: bytes, name: bytes) -> None:
 
 
 def _read_marker(folder_fd: int) -> dict[str, Any] | None:
-    """What the marker file says; None where there is none. Raises OSError, or ValueError for one
-    that makes no sense.
+    """The content of the marker file; None where there is none. Raises OSError, or ValueError for
+    one that makes no sense.
     """
     try:
         fd = open_file(folder_fd, FORMAT_FILE, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        told: dict[str, Any] = json.loads(os.pread(fd, _MAX_MARKER_BYTES, 0))
+        marker: dict[str, Any] = json.loads(os.pread(fd, _MAX_MARKER_BYTES, 0))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     finally:
         os.close(fd)
-    return told
+    return marker
 
 
-def _id_of(told: dict[str, Any] | None) -> bytes:
-    """The id that a marker file tells; none of those of older versions."""
-    found = told.get("id") if isinstance(told, dict) else None
+def _id_of(marker: dict[str, Any] | None) -> bytes:
+    """The id in a marker file; empty if it has none, as those of older versions."""
+    text = marker.get("id") if isinstance(marker, dict) else None
     try:
-        told_id = bytes.fromhex(found) if isinstance(found, str) else b""
+        found = bytes.fromhex(text) if isinstance(text, str) else b""
     except ValueError:
         return b""
-    return told_id if len(told_id) == ID_BYTES else b""
+    return found if len(found) == ID_BYTES else b""
 
 
 def _write_marker(folder_fd: int) -> None:
-    """Atomically: by another name first."""
-    told = {"program": "mirrorfs", "format": _FORMAT, "id": secrets.token_hex(ID_BYTES)}
+    """Write the marker file atomically: by another name first."""
+    marker = {"program": "mirrorfs", "format": _FORMAT, "id": secrets.token_hex(ID_BYTES)}
     temporary = FORMAT_FILE + b"." + secrets.token_hex(8).encode()
     fd = open_file(folder_fd, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        os.write(fd, json.dumps(told).encode() + b"\n")
+        os.write(fd, json.dumps(marker).encode() + b"\n")
         os.fsync(fd)
         os.rename(temporary, FORMAT_FILE, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     except OSError:

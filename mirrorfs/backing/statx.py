@@ -18,15 +18,16 @@ _AT_STATX_DONT_SYNC = 0x4000
 
 
 class Status(NamedTuple):
-    """What statx(2) says of one inode. Times in ns; `btime_ns` is 0 where the file system has no
-    birth time.
+    """What statx(2) says of one inode; the order is that of statx.c. Sizes in bytes, times in ns
+    since the epoch; `btime_ns` is 0 where the file system has no birth time.
 
-    `blocks` counts units of 512 bytes, whatever the block size is. `mount_id` is 0 if not known.
+    `blocks` counts units of 512 bytes, whatever the block size is. `mount_id` is 0 if not known; it
+    is never used twice where the kernel knows such a one (STATX_MNT_ID_UNIQUE, Linux 6.8).
 
     `generation`, of 32 bits, tells the inode from others that have had its number, also if they
     were born in the same tick of the clock: made of its birth time and of the file handle, in which
-    the file system has its own (name_to_handle_at(2)). The same after a remount, and hard to guess.
-    0 if it was not asked for (`identify`), or there is none.
+    the file system has its own (name_to_handle_at(2)). It stays after a remount, and is hard to
+    guess. 0 in what `statx` returns, and where there is none.
     """
 
     mode: int
@@ -54,11 +55,11 @@ class Status(NamedTuple):
 
 def statx(fd: int, name: bytes = b"", ask: bool = True) -> Status:
     """Status of `name` in the folder `fd` (no link is followed, nothing is mounted), or of `fd`
-    itself, which may be O_PATH.
+    itself, which may be O_PATH. Raises OSError.
 
-    Without `ask`, what the kernel knows already (AT_STATX_DONT_SYNC): file systems whose data is
-    elsewhere are not asked, so this never waits for them. The device and the type are right even
-    then; local file systems answer in full.
+    Without `ask`, the kernel says what it knows already (AT_STATX_DONT_SYNC): a file system whose
+    data is elsewhere sends no request for it, so this never waits for a server. The device and the
+    type are right even then; local file systems answer in full.
     """
     flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT if name else _AT_EMPTY_PATH
     return _native.statx(Status, fd, name, flags if ask else flags | _AT_STATX_DONT_SYNC)

@@ -1,7 +1,7 @@
-"""System calls that Python's `os` does not offer, by ctypes. Each raises OSError as the `os`
-functions do.
+"""System calls that Python's `os` does not offer, by ctypes. Each raises OSError as the functions
+of `os` do. Sizes, offsets and ranges are in bytes.
 
-The calls release the interpreter lock, so a thread that waits in one stops nobody else.
+The calls release the interpreter lock, so a thread that waits in one holds up no other.
 """
 
 from __future__ import annotations
@@ -12,34 +12,32 @@ import fcntl
 import os
 import struct
 
-AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
-AT_EMPTY_PATH = 0x1000
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_EMPTY_PATH = 0x1000
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
-FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
-FS_IOC_FSSETXATTR = 0x401C5820
-FS_XFLAG_COWEXTSIZE = 0x10000
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
+_FS_IOC_FSSETXATTR = 0x401C5820
+_FS_XFLAG_COWEXTSIZE = 0x10000
 FS_XFLAG_REALTIME = 0x01
-FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h: _IOR('f', 1, long), which stores an int
+_FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h: _IOR('f', 1, long), which stores an int
 FS_EXTENT_FL = 0x00080000
 FS_VERITY_FL = 0x00100000
-FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h
+_FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h
 FIEMAP_FLAG_SYNC = 1
-FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
-UTIME_NOW = (1 << 30) - 1
-UTIME_OMIT = (1 << 30) - 2
-MNT_DETACH = 2
+_FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
+_UTIME_NOW = (1 << 30) - 1
+_UTIME_OMIT = (1 << 30) - 2
+_MNT_DETACH = 2
 RENAME_NOREPLACE = 1
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-RESOLVE_CACHED = 0x20
-MAX_HANDLE_BYTES = 128
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_RESOLVE_CACHED = 0x20
+_MAX_HANDLE_BYTES = 128
 HANDLE_HEADER = struct.Struct("Ii")  # of a file handle: how many bytes follow, and their type
-# Types of such handles (linux/exportfs.h, enum fid_type).
-FILEID_INO32_GEN, FILEID_INO64_GEN, FILEID_BTRFS = 0x01, 0x81, 0x4D
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 16 << 20
@@ -98,15 +96,17 @@ def _check(result: int) -> int:
 
 
 def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
-    """openat2(2) with RESOLVE_CACHED: the descriptor, or BlockingIOError if finding the name might
-    need the disk.
+    """A descriptor of `name` in the folder `parent_fd`, opened with `flags`, if the kernel has all
+    that it needs in memory (openat2(2), RESOLVE_CACHED). BlockingIOError if it might need the disk.
     """
-    return _openat2(parent_fd, name, flags, RESOLVE_CACHED)
+    return _openat2(parent_fd, name, flags, _RESOLVE_CACHED)
 
 
 def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
-    """openat2(2): the descriptor of `path` below the folder `root_fd`, through no symbolic link."""
-    return _openat2(root_fd, path, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    """A descriptor of `path` below the folder `root_fd`, opened with `flags` and through no
+    symbolic link (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS).
+    """
+    return _openat2(root_fd, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
 
 
 def _openat2(folder_fd: int, path: bytes, flags: int, resolve: int) -> int:
@@ -115,7 +115,9 @@ def _openat2(folder_fd: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def seek_hole(fd: int, offset: int) -> int:
-    """lseek(2) with SEEK_HOLE, which may be 2^63."""
+    """The first hole at or after `offset` (lseek(2), SEEK_HOLE), which may be 2^63: os.lseek would
+    take that for an error.
+    """
     found: int = _libc.lseek(fd, offset, os.SEEK_HOLE)
     return _check(found) if found == -1 else found & (1 << 64) - 1
 
@@ -129,13 +131,15 @@ def punch_hole(fd: int, start: int, end: int) -> None:
 
 def preallocate(fd: int, start: int, end: int, keep_size: bool) -> None:
     """Make sure that writing to `[start, end)` needs no further space; without `keep_size` the file
-    grows to `end` (fallocate(2), mode 0).
+    grows to `end` (fallocate(2), mode 0 or FALLOC_FL_KEEP_SIZE).
     """
     _check(_libc.fallocate(fd, FALLOC_FL_KEEP_SIZE if keep_size else 0, start, end - start))
 
 
 def zero_range(fd: int, start: int, end: int, keep_size: bool) -> None:
-    """Let `[start, end)` read as zeros, in blocks that stay allocated (fallocate(2))."""
+    """Let `[start, end)` read as zeros, in blocks that stay allocated; without `keep_size` the file
+    grows to `end` (fallocate(2), FALLOC_FL_ZERO_RANGE).
+    """
     mode = FALLOC_FL_ZERO_RANGE | (FALLOC_FL_KEEP_SIZE if keep_size else 0)
     _check(_libc.fallocate(fd, mode, start, end - start))
 
@@ -145,12 +149,12 @@ def clone_range(fd: int, offset: int, source_fd: int, start: int, end: int) -> N
     (ioctl_ficlonerange(2)). All three are multiples of the file system's block, except for `end` at
     the end of the source.
     """
-    fcntl.ioctl(fd, FICLONERANGE, _CLONE_RANGE.pack(source_fd, start, end - start, offset))
+    fcntl.ioctl(fd, _FICLONERANGE, _CLONE_RANGE.pack(source_fd, start, end - start, offset))
 
 
 def clone(fd: int, source_fd: int) -> None:
     """Let `fd` hold all that `source_fd` holds, in the same blocks (ioctl_ficlone(2))."""
-    fcntl.ioctl(fd, FICLONE, source_fd)
+    fcntl.ioctl(fd, _FICLONE, source_fd)
 
 
 def copy_single_blocks(fd: int) -> None:
@@ -160,13 +164,13 @@ def copy_single_blocks(fd: int) -> None:
     attributes = _extended_attributes(fd)
     flags, extent, extents, project, _ = _FSXATTR.unpack(attributes)
     block = os.fstatvfs(fd).f_frsize
-    _FSXATTR.pack_into(attributes, 0, flags | FS_XFLAG_COWEXTSIZE, extent, extents, project, block)
-    fcntl.ioctl(fd, FS_IOC_FSSETXATTR, attributes)
+    _FSXATTR.pack_into(attributes, 0, flags | _FS_XFLAG_COWEXTSIZE, extent, extents, project, block)
+    fcntl.ioctl(fd, _FS_IOC_FSSETXATTR, attributes)
 
 
 def _extended_attributes(fd: int) -> bytearray:
     attributes = bytearray(_FSXATTR.size)
-    fcntl.ioctl(fd, FS_IOC_FSGETXATTR, attributes)
+    fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, attributes)
     return attributes
 
 
@@ -180,18 +184,19 @@ def inode_flags(fd: int) -> int:
     """The flags of a file that lsattr(1) shows (ioctl_iflags(2)); raises ENOTTY where there are
     none.
     """
-    told = bytearray(_INODE_FLAGS.size)
-    fcntl.ioctl(fd, FS_IOC_GETFLAGS, told)
-    flags: int = _INODE_FLAGS.unpack(told)[0]
+    answer = bytearray(_INODE_FLAGS.size)
+    fcntl.ioctl(fd, _FS_IOC_GETFLAGS, answer)
+    flags: int = _INODE_FLAGS.unpack(answer)[0]
     return flags
 
 
 def count_extents(fd: int, start: int, end: int, flags: int = 0) -> int:
-    """How many extents of the file lie in the bytes `[start, end)`, beyond its end, too
-    (Documentation/filesystems/fiemap.rst). Raises EOPNOTSUPP where that cannot be told.
+    """How many extents of the file lie in the bytes `[start, end)`, beyond its end, too, with the
+    FIEMAP_FLAG_… in `flags` (Documentation/filesystems/fiemap.rst). Raises EOPNOTSUPP where the
+    file system has no FIEMAP.
     """
-    told = fcntl.ioctl(fd, FS_IOC_FIEMAP, _FIEMAP.pack(start, end - start, flags, 0, 0, 0))
-    count: int = _FIEMAP.unpack(told)[3]
+    answer = fcntl.ioctl(fd, _FS_IOC_FIEMAP, _FIEMAP.pack(start, end - start, flags, 0, 0, 0))
+    count: int = _FIEMAP.unpack(answer)[3]
     return count
 
 
@@ -201,23 +206,25 @@ def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
     """
     _check(
         _libc.utimensat(
-            fd, b"", _pack(atime_ns) + _pack(mtime_ns), AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW
+            fd, b"", _pack(atime_ns) + _pack(mtime_ns), _AT_EMPTY_PATH | _AT_SYMLINK_NOFOLLOW
         )
     )
 
 
 def set_times_now(fd: int) -> None:
-    """Both times to now, which needs only the right to write, not ownership (utimensat(2),
-    "Permissions").
+    """Set both times of `fd`, which may be O_PATH, to now. That needs only the right to write, not
+    ownership (utimensat(2), "Permissions").
     """
-    _check(_libc.utimensat(AT_FDCWD, b"/proc/self/fd/%d" % fd, None, 0))
+    _check(_libc.utimensat(_AT_FDCWD, b"/proc/self/fd/%d" % fd, None, 0))
 
 
-_TOUCH = _TIMESPECS.pack(0, UTIME_OMIT, 0, UTIME_NOW)
+_TOUCH = _TIMESPECS.pack(0, _UTIME_OMIT, 0, _UTIME_NOW)
 
 
 def move_mtime(fd: int) -> None:
-    """Move mtime and ctime to now; PermissionError for a file of another's or one that is fixed."""
+    """Move mtime and ctime to now (futimens(3)); PermissionError for a file of another user or one
+    that is immutable.
+    """
     _check(_libc.futimens(fd, _TOUCH))
 
 
@@ -226,13 +233,14 @@ def touch(fd: int) -> None:
     try:
         move_mtime(fd)
     except PermissionError:
-        # OMIT with NOW needs ownership; NULL is granted to a mere writer and moves atime, too.
+        # UTIME_OMIT with UTIME_NOW needs ownership; NULL needs only the right to write, and moves
+        # atime, too (utimensat(2), "Permissions").
         _check(_libc.futimens(fd, None))
 
 
 def _pack(time_ns: int | None) -> bytes:
     if time_ns is None:
-        return struct.pack("qq", 0, UTIME_OMIT)
+        return struct.pack("qq", 0, _UTIME_OMIT)
     return struct.pack("qq", *divmod(time_ns, _NS))
 
 
@@ -240,24 +248,25 @@ def chown(fd: int, uid: int, gid: int) -> None:
     """Give the inode of `fd`, which may be O_PATH and a symbolic link, to `uid` and `gid`; -1
     leaves one.
     """
-    _check(_libc.fchownat(fd, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, AT_EMPTY_PATH))
+    _check(_libc.fchownat(fd, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, _AT_EMPTY_PATH))
 
 
 def rename(src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int) -> None:
-    """renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in `flags`."""
+    """Rename `src` in the folder `src_fd` to `dst` in the folder `dst_fd` (renameat2(2)), with
+    RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in `flags`.
+    """
     _check(_libc.renameat2(src_fd, src, dst_fd, dst, flags))
 
 
-def file_handle(fd: int, name: bytes = b"") -> bytes | None:
-    """The handle by which open_by_handle_at(2) finds again the inode of `fd`, or of `name` in the
-    folder `fd`; None where there are no handles.
+def file_handle(fd: int) -> bytes | None:
+    """The handle by which open_by_handle_at(2) finds the inode of `fd` again, with its header; None
+    where there are no handles (name_to_handle_at(2)).
     """
     buffer = ctypes.create_string_buffer(
-        HANDLE_HEADER.pack(MAX_HANDLE_BYTES, 0), HANDLE_HEADER.size + MAX_HANDLE_BYTES
+        HANDLE_HEADER.pack(_MAX_HANDLE_BYTES, 0), HANDLE_HEADER.size + _MAX_HANDLE_BYTES
     )
     mount_id = ctypes.create_string_buffer(4)
-    flags = 0 if name else AT_EMPTY_PATH
-    if _libc.name_to_handle_at(fd, name, buffer, mount_id, flags) < 0:
+    if _libc.name_to_handle_at(fd, b"", buffer, mount_id, _AT_EMPTY_PATH) < 0:
         return None
     length, _ = HANDLE_HEADER.unpack_from(buffer)
     return buffer.raw[: HANDLE_HEADER.size + length]
@@ -270,8 +279,9 @@ def handle_type(handle: bytes) -> int:
 
 
 def open_by_handle(mount_fd: int, handle: bytes) -> int:
-    """An O_PATH descriptor of the inode; `mount_fd` is a real descriptor in the same file system.
-    ESTALE if gone.
+    """An O_PATH descriptor of the inode that `handle` means; `mount_fd` is a real descriptor in its
+    file system. Raises OSError: ESTALE if the inode is gone, EPERM without CAP_DAC_READ_SEARCH
+    (open_by_handle_at(2)).
     """
     return _check(
         _libc.open_by_handle_at(mount_fd, handle, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -281,7 +291,7 @@ def open_by_handle(mount_fd: int, handle: bytes) -> int:
 def keep_request_buffers() -> None:
     """Let freed buffers of a request's size stay with the process, for the next request.
 
-    Else glibc hands each back to the kernel, and the next one is paid for by page faults
+    Otherwise glibc hands each back to the kernel, and the next one is paid for by page faults
     (mallopt(3)). A C library without mallopt is left as it is.
 
     Up to `_KEPT_BYTES` stay at the end of each arena, and all that is free between what is in use.
@@ -295,20 +305,23 @@ def keep_request_buffers() -> None:
 
 
 def give_back_request_buffers() -> None:
-    """Hand what is free of them back to the kernel, also between what is in use (malloc_trim(3)).
+    """Hand free memory back to the kernel, also what lies between memory in use (malloc_trim(3)).
 
-    That takes about 0.1 ms a MiB, in which other threads wait. A C library without it keeps them.
+    That takes about 0.1 ms a MiB, in which other threads wait. A C library without malloc_trim
+    keeps it.
     """
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
 
 
 def unmount(path: bytes, lazy: bool) -> None:
-    """umount2(2); with `lazy` the mount leaves the tree at once and ends when nobody uses it."""
-    _check(_libc.umount2(path, MNT_DETACH if lazy else 0))
+    """Unmount `path` (umount2(2)); with `lazy` the mount leaves the tree at once and ends when no
+    process uses it any more.
+    """
+    _check(_libc.umount2(path, _MNT_DETACH if lazy else 0))
 
 
-# What a full disk answers, and one that is full for this user or group.
+# The errno of a full disk, and of one that is full for this user or group.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

@@ -1,7 +1,8 @@
 """Operations on names, all relative to a folder's descriptor; no symbolic link is ever followed.
 
-New objects are made without permission for anyone else, then given to their owner, then given their
-mode. A crash in between leaves an empty object that only root, or the mounting user, can open.
+What is made here is made without permission for others, then given to its owner, then given its
+mode. A crash in between leaves an empty file or folder that only root, or the mounting user, can
+open.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 RENAME_EXCHANGE = 2  # renameat2(2)
 RENAME_WHITEOUT = 4
 CAPABILITY_ATTRIBUTE = b"security.capability"  # capabilities(7)
-_NOW_NS = 1_000_000_000  # what a request may have been under way
+_NOW_NS = 1_000_000_000  # a request may have been under way for so long
 
 
 def fd_path(fd: int) -> bytes:
@@ -42,16 +43,17 @@ def create_file(
     parent_fd: int, name: bytes, mode: int, caller: Credentials, use: Callable[[int], None]
 ) -> tuple[int, int]:
     """Make a regular file; returns its O_PATH descriptor, and one for reading and writing that does
-    not move atime. FileExistsError if the name is taken.
+    not move atime, where the file is the daemon's. Raises OSError, FileExistsError if the name is
+    taken.
 
-    `use` is called with the first before the file gets its mode, so that whoever made it can open
-    it even if the mode will not let them.
+    `use` is called with the O_PATH descriptor before the file gets its mode, which may not let the
+    daemon's user open it.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=parent_fd)
     with _undone_on_error(parent_fd, name) as opened:
         opened.append(fd)
-        with contextlib.suppress(PermissionError):  # where what we make is not ours
+        with contextlib.suppress(PermissionError):  # some servers give what is made to another user
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
         path_fd = os.open(fd_path(fd), os.O_PATH | os.O_CLOEXEC)
         opened.append(path_fd)
@@ -60,13 +62,13 @@ def create_file(
 
 
 def make_folder(parent_fd: int, name: bytes, mode: int, caller: Credentials) -> int:
-    """mkdir; returns an O_PATH descriptor."""
+    """Make a folder (mkdir(2)); returns an O_PATH descriptor. Raises OSError."""
     return _make(parent_fd, name, mode, caller, lambda: os.mkdir(name, 0o700, dir_fd=parent_fd))
 
 
 def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, caller: Credentials) -> int:
-    """mknod of any kind that the file system below and our privileges allow; returns an O_PATH
-    descriptor.
+    """Make a node of the type in `mode` (mknod(2)); returns an O_PATH descriptor. Raises OSError,
+    as where the file system below, or the privileges of the daemon, do not allow it.
     """
     kind = stat.S_IFMT(mode)
     return _make(
@@ -75,7 +77,7 @@ def make_node(parent_fd: int, name: bytes, mode: int, rdev: int, caller: Credent
 
 
 def make_symlink(parent_fd: int, name: bytes, target: bytes, caller: Credentials) -> int:
-    """symlink; returns an O_PATH descriptor of the link itself."""
+    """Make a symbolic link (symlink(2)); returns an O_PATH descriptor of it. Raises OSError."""
     return _make(parent_fd, name, None, caller, lambda: os.symlink(target, name, dir_fd=parent_fd))
 
 
@@ -86,7 +88,7 @@ def _make(
     caller: Credentials,
     make: Callable[[], None],
 ) -> int:
-    """Make an object, and hand it over; on an error it is removed again."""
+    """Call `make`, and give what it has made to the caller; on an error it is removed again."""
     make()
     with _undone_on_error(parent_fd, name) as opened:
         fd = open_path(parent_fd, name)
@@ -97,7 +99,7 @@ def _make(
 
 @contextlib.contextmanager
 def _undone_on_error(parent_fd: int, name: bytes) -> Iterator[list[int]]:
-    """If the block fails, the object `name` is removed, and the descriptors in the list closed."""
+    """If the block fails, `name` is removed, and the descriptors in the yielded list are closed."""
     opened: list[int] = []
     try:
         yield opened
@@ -116,7 +118,7 @@ def _hand_over(
     caller: Credentials,
     use: Callable[[int], None] | None = None,
 ) -> None:
-    """Give a new object to its owner, then its mode."""
+    """Give the new inode `fd` its owner, then its mode; None leaves the mode."""
     made = statx(fd)
     _give(fd, made, parent_fd, caller)
     if use is not None:
@@ -126,7 +128,7 @@ def _hand_over(
 
 
 def _give(fd: int, made: Status, parent_fd: int, caller: Credentials) -> None:
-    """To the caller; the group stays the folder's where the folder is setgid."""
+    """Give the new inode `fd` to the caller; the group stays the folder's where that is setgid."""
     if (made.uid, made.gid) == (caller.uid, caller.gid):
         return
     inherits_group = statx(parent_fd).mode & stat.S_ISGID
@@ -153,12 +155,14 @@ def _set_mode(fd: int, made: Status, parent_fd: int, mode: int, umask: int) -> N
 
 
 def get_xattr(fd: int, name: str | bytes) -> bytes:
-    """An extended attribute of the inode of `fd`."""
+    """The extended attribute `name` of the inode of `fd` (getxattr(2)). Raises OSError."""
     return os.getxattr(fd_path(fd), name)
 
 
 def find_xattr(fd: int, name: str | bytes) -> bytes | None:
-    """The same; None if it has none, or none that can be read."""
+    """The extended attribute `name` of the inode of `fd`; None if it has none, or none that may be
+    read.
+    """
     try:
         return get_xattr(fd, name)
     except OSError:
@@ -166,7 +170,9 @@ def find_xattr(fd: int, name: str | bytes) -> bytes | None:
 
 
 def remove_capability(fd: int) -> None:
-    """Take security.capability from the file of `fd`, if it is there, as a write does."""
+    """Take security.capability from the file of `fd`, if it has that, as a write does
+    (capabilities(7)). Raises OSError.
+    """
     try:
         os.removexattr(fd, CAPABILITY_ATTRIBUTE)
     except OSError as exc:
@@ -180,7 +186,7 @@ def list_xattrs(fd: int) -> list[bytes]:
 
 
 def remove(parent_fd: int, name: bytes) -> None:
-    """unlink, or rmdir if it is a folder."""
+    """Remove `name`, also if it is a folder (unlink(2), rmdir(2)). Raises OSError."""
     try:
         os.unlink(name, dir_fd=parent_fd)
     except IsADirectoryError:
@@ -188,14 +194,16 @@ def remove(parent_fd: int, name: bytes) -> None:
 
 
 def link(fd: int, parent_fd: int, name: bytes) -> None:
-    """A further name for the inode of `fd`, which may be a symbolic link."""
+    """Give the inode of `fd`, which may be a symbolic link, a further name (link(2))."""
     os.link(fd_path(fd), name, dst_dir_fd=parent_fd, follow_symlinks=True)
 
 
 def rename(
     src_fd: int, src: bytes, dst_fd: int, dst: bytes, flags: int, caller: Credentials
 ) -> None:
-    """rename, with the flags of renameat2(2); a whiteout that it makes is the caller's."""
+    """Rename `src` to `dst`, with the flags of renameat2(2); a whiteout that it makes is given to
+    the caller. Raises OSError.
+    """
     if not flags:
         os.rename(src, dst, src_dir_fd=src_fd, dst_dir_fd=dst_fd)
         return
@@ -205,8 +213,8 @@ def rename(
 
 
 def _give_whiteout(folder_fd: int, name: bytes, caller: Credentials) -> None:
-    """Give what RENAME_WHITEOUT has left to the caller, if nobody has put something else there; the
-    rename is done, and no error of this undoes it.
+    """Give the whiteout that renameat2(2) has left to the caller, unless something else has that
+    name by now; the rename is done, and no error of this undoes it.
     """
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
         fd = open_path(folder_fd, name)
@@ -225,8 +233,10 @@ def read_link(fd: int) -> bytes:
 
 def open_for_reading(path_fd: int, flags: int, keeps_atime: bool) -> tuple[int, bool]:
     """A descriptor for reading the inode of the O_PATH descriptor `path_fd`, opened with `flags`,
-    and whether reading by it moves no time of access. It is asked for with `keeps_atime`, and
-    refused where the file is another's and we are not root (open(2), O_NOATIME).
+    and whether reading by it moves no time of access.
+
+    `keeps_atime` wishes for that; the kernel refuses it to a daemon of an ordinary user for a file
+    of another user (open(2), O_NOATIME). Raises OSError.
     """
     path, flags = fd_path(path_fd), flags | os.O_RDONLY | os.O_CLOEXEC
     if keeps_atime:
@@ -236,7 +246,10 @@ def open_for_reading(path_fd: int, flags: int, keeps_atime: bool) -> tuple[int, 
 
 
 def list_names(folder_fd: int, keeps_atime: bool) -> list[bytes]:
-    """The names in a folder, without `.` and `..`, in the order of the file system below."""
+    """The names in a folder, without `.` and `..`, in the order of the file system below.
+
+    `keeps_atime` as for `open_for_reading`. Raises OSError.
+    """
     fd, _ = open_for_reading(folder_fd, os.O_DIRECTORY, keeps_atime)
     try:
         return [os.fsencode(name) for name in os.listdir(fd)]
@@ -245,7 +258,7 @@ def list_names(folder_fd: int, keeps_atime: bool) -> list[bytes]:
 
 
 def sync_folder(folder_fd: int, data_only: bool) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable: fdatasync(2) with `data_only`, else fsync(2). OSError."""
     fd = os.open(fd_path(folder_fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if data_only:
@@ -257,8 +270,10 @@ def sync_folder(folder_fd: int, data_only: bool) -> None:
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Times to the nanosecond; None leaves one. Who may write to a file, but is not its owner, can
-    only set both to now, which has to be said in other words than two times (utimensat(2)).
+    """Set the times of the inode of `fd`, in ns since the epoch; None leaves one. Raises OSError.
+
+    A daemon that may write to a file, but does not own it, can only set both to now, by a call
+    without times (utimensat(2), "Permissions").
     """
     try:
         syscalls.set_times(fd, atime_ns, mtime_ns)
@@ -269,7 +284,7 @@ def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
 
 
 def _is_now(time_ns: int | None) -> bool:
-    """Whether that may be the time at which the kernel took a request to set it to now."""
+    """Whether the kernel may have made that time from a request to set it to now."""
     return time_ns is not None and abs(time.time_ns() - time_ns) < _NOW_NS
 
 

@@ -47,7 +47,7 @@ exit codes:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors as UsageError, so that there is one place that prints them."""
+    """A parser whose errors are UsageError, so that one place prints all errors."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see '{self.prog} --help'")
@@ -62,7 +62,8 @@ def is_mount8(words: list[str]) -> bool:
     """`mirrorfs BACKING MOUNTPOINT -o …`: two places instead of a command.
 
     An unknown word is a place only if nothing else can be meant: it is a path by its looks, there
-    is a `-o`, as there always is from mount(8) and systemd, or we were called as mount.SOMETHING.
+    is a `-o`, as there always is from mount(8) and systemd, or the program is called
+    mount.SOMETHING.
     """
     if len(words) < 2 or words[0] in _ALONE:
         return False
@@ -78,7 +79,9 @@ def is_mount8(words: list[str]) -> bool:
 
 
 def run(words: list[str]) -> int:
-    """Run the command that `words` say; returns its exit code. UsageError if they say none."""
+    """Run the command that `words` say; returns its exit code. Raises UsageError if they say none,
+    and what the command raises.
+    """
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     elif is_mount8(words):
@@ -132,11 +135,11 @@ def _nearest(word: str) -> str:
 
 
 def _is_mistyped(word: str) -> bool:
-    """Whether this is rather a command than a backing folder."""
+    """Whether `word` is rather a command, mistyped, than a backing folder."""
     if not _nearest(word):
         return False
     with contextlib.suppress(OSError):
-        # Names only: what has this one may be a mount that does not answer.
+        # The name alone decides: what has it may be a mount that does not answer.
         return word not in os.listdir()
     return True
 

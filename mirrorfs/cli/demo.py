@@ -1,4 +1,8 @@
-"""`mirrorfs demo`: the whole story on real files, side by side, with nothing left behind."""
+"""`mirrorfs demo`: the whole story on real files, side by side.
+
+Guarantees: mount and work folder are removed at the end, also after a signal; a second signal while
+that is done may leave them.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirrorfs.cli import demo_image, mounted
-from mirrorfs.cli.interruption import Interruption
+from mirrorfs.cli import demo_image
 from mirrorfs.cli.output import note
-from mirrorfs.errors import DifferenceError, ExitCode, MirrorfsError, retold
+from mirrorfs.daemon import mounted
+from mirrorfs.errors import DifferenceError, ExitCode, MirrorfsError, from_process
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +36,9 @@ _TABLE_WIDTH = 80
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One copy: what rsync sent, what was written below, what it occupies, how long it took."""
+    """One copy by rsync: bytes that it sent, bytes that the disk was given, bytes that the copy
+    occupies, and how long it took.
+    """
 
     night: str
     way: str
@@ -43,29 +49,22 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the words that follow `mirrorfs demo`."""
     parser.add_argument("--folder", metavar="DIR", help="where to work (default: the temp folder)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 8 if a copy is not equal; 128 + N after a signal, with everything cleaned up."""
+    """Exit code 8 if a copy is not equal, 1 if something could not be removed."""
     demo_image.require_tools("rsync", *demo_image.TOOLS)
-    signals = Interruption()
     work = _work_folder(arguments.folder)
     try:
         with _progress(arguments.json) as say:
-            signals.held = False
-            signals.check()
-            rows = _story(work, say, signals)
-            signals.held = True
+            rows = _story(work, say)
     finally:
-        signals.held = True
         left = _clean_up(work)
         if left:
             note(left)
-        elif signals.number is not None:
-            note("interrupted; everything was removed again")
-    signals.check()
     if arguments.json:
         print(json.dumps({"schema": 1, "copies": [asdict(row) for row in rows]}))
     else:
@@ -92,7 +91,7 @@ def _work_folder(wanted: str | None) -> Path:
 
 
 def _clean_up(work: Path) -> str:
-    """Remove mount and folder; says what is left and why, or nothing."""
+    """Remove mount and folder; returns what is left and why, empty if nothing is."""
     point = work / "mirror"
     try:
         if point.exists() and os.path.ismount(point):
@@ -123,7 +122,7 @@ def _remove(work: Path) -> None:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Gives a function that says what is being done now, on stderr."""
+    """Yields a function that says on stderr what is being done now; `quiet` says nothing."""
     if quiet or not sys.stderr.isatty():
         yield lambda text: print(f"mirrorfs: {text} …", file=sys.stderr) if not quiet else None
         return
@@ -133,7 +132,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{text} …")
 
 
-def _story(work: Path, say: Callable[[str], None], signals: Interruption) -> list[Row]:
+def _story(work: Path, say: Callable[[str], None]) -> list[Row]:
     image = work / "source" / "vm.img"
     image.parent.mkdir()
     say("making an image of 2 GiB with files of this machine in it")
@@ -141,8 +140,7 @@ def _story(work: Path, say: Callable[[str], None], signals: Interruption) -> lis
     folders = {name: work / name for name in ("inplace", "sparse", "backing", "mirror")}
     for folder in folders.values():
         folder.mkdir()
-    with signals.later():  # so that there is a mount to be removed, or none
-        _mirrorfs("mount", str(folders["backing"]), str(folders["mirror"]), "-o", f"log={work}/log")
+    _mirrorfs("mount", str(folders["backing"]), str(folders["mirror"]), "-o", f"log={work}/log")
     rows: list[Row] = []
     for night in ("first copy", "after a night"):
         if rows:
@@ -172,7 +170,9 @@ def _plain(night: str, way: str, image: Path, folder: Path, flag: str) -> Row:
 
 
 def _written_by_children() -> int:
-    """Bytes that ended children asked the file system to store (getrusage(2), ru_oublock)."""
+    """Bytes that child processes, which have ended, gave the disk to store (getrusage(2),
+    ru_oublock).
+    """
     import resource
 
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock * 512
@@ -200,15 +200,20 @@ def _rsync(image: Path, folder: Path, flag: str) -> float:
 
 
 def _mirrorfs(*words: str) -> None:
-    """The command itself, in a process of its own, out of reach of the terminal's Ctrl-C."""
+    """The command itself, in a process of its own, out of reach of the terminal's Ctrl-C.
+
+    A signal that ends the demonstration waits for it (Popen.__exit__), where subprocess.run would
+    kill it: then there is a mount to be removed, or none.
+    """
     # -P: what is called mirrorfs in the current folder is not meant.
     command = [sys.executable, "-P", "-m", "mirrorfs", *words]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, start_new_session=True
-    )
-    if done.returncode:
-        told = (done.stderr.strip().splitlines() or ["mirrorfs failed"])[-1]
-        raise retold(told.removeprefix("mirrorfs: "), done.returncode)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        _, errors = process.communicate()
+    if process.returncode:
+        reason = (errors.strip().splitlines() or ["mirrorfs failed"])[-1]
+        raise from_process(reason.removeprefix("mirrorfs: "), process.returncode)
 
 
 def _print_table(rows: list[Row]) -> None:

@@ -1,7 +1,7 @@
 """A realistic disk image: an ext4 file system with files of this machine in it, and a night's work.
 
-Nothing here needs root or a loop device. What is chosen depends only on the machine's files and on
-the seed.
+Nothing here needs root or a loop device. The content of an image depends only on the machine's
+files, and a night's work on its seed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from mirrorfs.errors import MirrorfsError
@@ -25,16 +24,8 @@ _MAX_FILE_BYTES = 24 << 20
 _DELETED_SHARE = 50  # one file in so many
 
 
-@dataclass(frozen=True, slots=True)
-class Night:
-    """What one night did to an image: blocks rewritten, and files deleted and discarded."""
-
-    changed_blocks: int
-    deleted_files: int
-
-
 def require_tools(*names: str) -> None:
-    """Raise MirrorfsError naming the first program that is missing, and its package."""
+    """Raise MirrorfsError that names the first program that is missing, and its package."""
     packages = {**TOOLS, "rsync": "rsync"}
     for name in names:
         if find_tool(name) is None:
@@ -52,9 +43,10 @@ def build(
     content_bytes: int = CONTENT_BYTES,
     apparent_bytes: int = APPARENT_BYTES,
 ) -> list[str]:
-    """Make the image with about `content_bytes` of files in it; `work` is a folder for a moment.
+    """Make an image of `apparent_bytes` with about `content_bytes` of files in it; a folder in
+    `work` is made and removed again.
 
-    Returns the paths of its files inside. Raises MirrorfsError if a program fails.
+    Returns the paths of the files in the image. Raises MirrorfsError if a program fails.
     """
     tree = work / "tree"
     names = _gather(tree, content_bytes)
@@ -66,8 +58,12 @@ def build(
     return names
 
 
-def change(image: Path, names: list[str], percent: float, seed: int = 1) -> Night:
-    """Rewrite about `percent` of the image's data in place, then delete files and discard them."""
+def change(image: Path, names: list[str], percent: float, seed: int = 1) -> None:
+    """Delete some of the files `names` in the image and discard their blocks, then rewrite about
+    `percent` of the image's data in place.
+
+    Raises MirrorfsError if a program fails.
+    """
     chance = random.Random(seed)
     data = _data_blocks(image)
     wanted = int(len(data) * percent / 100)
@@ -84,11 +80,12 @@ def change(image: Path, names: list[str], percent: float, seed: int = 1) -> Nigh
                 file.seek(block * BLOCK_BYTES)
                 file.write(chance.randbytes(BLOCK_BYTES))
                 changed.add(block)
-    return Night(len(changed), len(doomed))
 
 
 def _gather(tree: Path, content_bytes: int) -> list[str]:
-    """Copy files of this machine into `tree`, up to `content_bytes` in all."""
+    """Copy files of this machine into `tree`, up to `content_bytes` in all; returns their paths
+    below `tree`, each with a `/` in front.
+    """
     names: list[str] = []
     left = content_bytes
     for source in _SOURCES:
@@ -110,7 +107,9 @@ def _gather(tree: Path, content_bytes: int) -> list[str]:
 
 
 def _readable_size(path: Path) -> int:
-    """Size of a plain file that may be read, and whose name debugfs understands; else 0."""
+    """Size in bytes of a regular file that may be read, and whose name debugfs(8) understands; 0
+    for any other.
+    """
     try:
         plain = path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)
         return path.stat().st_size if plain and not set(str(path)) & set(' "\\\n') else 0
@@ -131,7 +130,7 @@ def _delete(image: Path, names: list[str]) -> None:
 
 
 def _data_blocks(image: Path) -> list[int]:
-    """Numbers of the image's blocks that are no hole."""
+    """Numbers of the blocks of `BLOCK_BYTES` of the image that are no hole."""
     blocks: list[int] = []
     with image.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
@@ -148,7 +147,6 @@ def _data_blocks(image: Path) -> list[int]:
 
 def _run(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> None:
     require_tools(name)
-    # A Ctrl-C reaches us alone; the child is ended by whoever cleans up.
     done = subprocess.run(
         [str(find_tool(name)), *words], capture_output=True, text=True, check=False
     )

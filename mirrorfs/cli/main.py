@@ -1,13 +1,12 @@
 """Run a command, and turn every expected failure into one line on stderr and an exit code.
 
-What is needed for that is imported here; all else inside, where Ctrl-C is already taken care of.
+Guarantees: SIGINT, SIGTERM and SIGHUP end a command without a traceback and with the exit code
+128 + N. They do so by SystemExit, so what the command has begun is undone by its own `finally`; a
+second signal may end that, too. A signal that was ignored from the start, as by nohup(1), stays so.
 """
 
 from __future__ import annotations
 
-from mirrorfs.cli import quiet
-
-# isort: split
 import contextlib
 import io
 import os
@@ -24,46 +23,29 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run the command that `argv` says, or the words of the process; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        quiet.listen()
-        signal.signal(signal.SIGTERM, _terminate)
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup(1)
-            signal.signal(signal.SIGHUP, _terminate)
-        sys.unraisablehook = _unraisable
+        for number in _ENDING_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _end)
         return _run(words)
-    except (KeyboardInterrupt, SystemExit) as exc:
+    except SystemExit as exc:
         with contextlib.suppress(OSError):
             _flush()
-        return int(exc.code or 0) if isinstance(exc, SystemExit) else 128 + signal.SIGINT
+        return int(exc.code or 0)
     finally:
-        # What happened is decided; the interpreter only has to end, and say so.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        # The exit code is decided; a signal while the interpreter ends would only make noise.
+        for number in _ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    # Not KeyboardInterrupt: the interpreter may then end by SIGINT, whatever main returns.
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-def _unraisable(lost: sys.UnraisableHookArgs) -> None:
-    """A signal whose exception was lost, since it came during a callback, comes again in a
-    moment.
-    """
-    if not issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit)):
-        sys.__unraisablehook__(lost)
-        return
-    again = lost.exc_value or lost.exc_type()
-
-    def raise_again(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise again
-
-    signal.signal(signal.SIGALRM, raise_again)
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
 def _run(words: list[str]) -> int:
@@ -94,8 +76,8 @@ def _run(words: list[str]) -> int:
 
 
 def _open_streams() -> None:
-    """Let each standard stream lead somewhere, so that no file of ours gets its number; and let
-    stdout take any name.
+    """Let each standard stream lead somewhere, so that no file that a command opens gets its
+    number; and let stdout take any name.
     """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
@@ -112,7 +94,7 @@ def _open_streams() -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output that says so when it cannot be written."""
+    """Standard output that is named in the error where it cannot be written."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from mirrorfs.backing.probe import Abilities
+    from mirrorfs.daemon.mount_spec import MountSpec
 
 _MIN_OPEN_FILES = 64
 _WIDTH = 80
@@ -23,6 +24,7 @@ _COLUMN = 27  # the longest option, and a gap
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the words that follow `mirrorfs mount`."""
     lines = "\n".join(_option_help(option) for option in OPTIONS)
     parser.epilog = (
         f"options for -o:\n{lines}\n"
@@ -63,18 +65,32 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "two places are needed: mirrorfs mount BACKING MOUNTPOINT; see 'mirrorfs mount --help'"
         )
-    from mirrorfs.backing.probe import probe
-    from mirrorfs.cli import state_folder
     from mirrorfs.daemon import launch, places, timed_calls
-    from mirrorfs.daemon.mount_spec import MountSpec
 
     _check_limits()
     places.check_fuse(bool(options.allow_other))
     backing = timed_calls.resolve(os.fsencode(arguments.backing))
     mount_point = timed_calls.resolve(os.fsencode(arguments.mount_point))
+    spec = _prepare(backing, mount_point, options)
+    _check_libraries()
+    if arguments.foreground:
+        launch.run_foreground(spec)
+        return ExitCode.DONE
+    hint = launch.run_background(spec)
+    if hint:
+        note(hint)
+    return ExitCode.DONE
+
+
+def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> MountSpec:
+    """Check both places, finalise what a crash has left, and say on stderr what was done."""
+    from mirrorfs.backing.probe import probe
+    from mirrorfs.daemon import places, state_folder
+    from mirrorfs.daemon.mount_spec import MountSpec
+
     notes: list[str] = []
     # First, since a dead mount may lie on the backing folder itself.
-    if places.make_room(mount_point):
+    if places.clear_mount_point(mount_point):
         notes.append("the daemon before this one was dead; removed what it left")
         note(f"{show(mount_point)}: {notes[-1]}")
     backing_fd = places.open_backing(backing, options.ro)
@@ -86,21 +102,15 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as exc:
         raise BackingError(f"{show(backing)}: cannot be written: {exc.strerror}") from None
     _check_abilities(show(backing), options, abilities)
-    kept = state_folder.prepare(backing, backing_fd, options)
-    notes += kept.told
-    job = MountSpec(backing, backing_fd, mount_point, options, abilities, kept, tuple(notes))
-    _check_libraries()
-    if arguments.foreground:
-        launch.run_foreground(job, lambda: None)
-        return ExitCode.DONE
-    hint = launch.run_background(job)
-    if hint:
-        note(hint)
-    return ExitCode.DONE
+    state = state_folder.prepare(backing, backing_fd, options)
+    for line in (*state.notes, *state.warnings):
+        note(line)
+    notes += state.notes
+    return MountSpec(backing, backing_fd, mount_point, options, abilities, state, tuple(notes))
 
 
 def _check_limits() -> None:
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < _MIN_OPEN_FILES:
         raise MirrorfsError(
             f"only {hard} files may be open at once here; allow {_MIN_OPEN_FILES} (ulimit -Hn)"

@@ -9,7 +9,7 @@ from mirrorfs.backing.paths import printable
 
 
 def note(text: str) -> None:
-    """One line on stderr. That it cannot be written never changes how a command ends."""
+    """Print one line on stderr. Where that cannot be written, the command goes on all the same."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"mirrorfs: {printable(text)}", file=sys.stderr, flush=True)

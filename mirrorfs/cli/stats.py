@@ -7,9 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from mirrorfs.backing.paths import path_text, show
-from mirrorfs.cli import mounted
 from mirrorfs.cli.output import note
-from mirrorfs.daemon import timed_calls
+from mirrorfs.daemon import mounted, timed_calls
 from mirrorfs.errors import ExitCode, MirrorfsError, NotAMountError, PrivateError
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the words that follow `mirrorfs stats`."""
     parser.add_argument(
         "path", metavar="MOUNTPOINT | FILE", nargs="?", help="default: every mirrorfs mount"
     )
@@ -41,16 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _all(as_json: bool) -> int:
-    """Every mount that answers; the others are named on stderr, and the highest of their exit codes
-    is returned. That one is somebody's own is no failure of those who ask for all.
+    """Print the counters of every mount that answers; the others are named on stderr, and the
+    highest of their exit codes is returned. A mount that another user keeps to itself is no failure
+    here.
     """
-    asked = [(mount.path, mounted.Statistics(mount)) for mount in mounted.every()]
-    if not asked:
+    found = [(mount.path, mounted.Statistics(mount)) for mount in mounted.every()]
+    if not found:
         raise NotAMountError(
             "no mirrorfs is mounted here; 'mirrorfs mount BACKING MOUNTPOINT' mounts one"
         )
     code = ExitCode.DONE
-    for path, statistics in asked:
+    for path, statistics in found:
         try:
             _print_mount(path, statistics.read(), as_json)
         except MirrorfsError as exc:

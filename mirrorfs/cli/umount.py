@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import mounts
 from mirrorfs.backing.paths import show
-from mirrorfs.cli import mounted
 from mirrorfs.cli.output import note
-from mirrorfs.daemon import processes, timed_calls
+from mirrorfs.daemon import mounted, processes, timed_calls
 from mirrorfs.errors import BusyError, ExitCode, MirrorfsError, NoAnswerError
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ _MAX_NAMED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the words that follow `mirrorfs umount`."""
     parser.add_argument("mount_point", metavar="MOUNTPOINT")
     parser.add_argument(
         "-l",
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does not
-    answer or does not end. `--lazy` asks the mount for nothing that it needs.
+    """Unmount; exit code 7 if it is no mirrorfs mount, 11 if files are open, 12 if the daemon does
+    not answer or does not end. `--lazy` depends on no answer of the mount.
     """
     from mirrorfs.daemon import places
 
     mount = mounted.at(arguments.mount_point)
-    os.chdir("/")  # `umount .` is not to be held by ourselves
+    os.chdir("/")  # else this process itself would hold the mount in `umount .`
     if not arguments.lazy and places.clear_dead(mount):
         note(f"{show(mount.path)}: the daemon was dead; removed what it left")
         return ExitCode.DONE
@@ -57,17 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     if elsewhere:
         note(f"{show(mount.path)}: unmounted; it is still mounted on {show(elsewhere[0])}")
     elif watch is not None:
-        try:
-            _wait(watch, mount, pid, arguments.lazy)
-        except (KeyboardInterrupt, SystemExit):
-            note(f"{show(mount.path)}: unmounted; process {pid} has not ended yet")
-            raise
+        _wait(watch, mount, pid, arguments.lazy)
     return ExitCode.DONE
 
 
 def _daemon(mount: Mount) -> int | None:
-    """The daemon's process number: from /proc, or else, where that may not be read, as the mount
-    tells.
+    """The process number of the daemon: from /proc, or, where that may not be read, from the
+    statistics of the mount; None if neither says.
     """
     pid = processes.daemon_of(mount)
     if pid is not None:
@@ -76,7 +72,7 @@ def _daemon(mount: Mount) -> int | None:
         pid = int(mounted.Statistics(mount).read(_PID_SECONDS)["pid"])
     except (MirrorfsError, LookupError, ValueError, TypeError):
         return None
-    # In a container the mount may tell a number that means another process here.
+    # The daemon of another pid namespace (a container) has a number that is another process here.
     return pid if processes.is_mirrorfs(pid) else None
 
 
@@ -90,15 +86,15 @@ def _open_pid(pid: int | None) -> int | None:
 
 
 def _detach(mount: Mount, lazy: bool) -> None:
-    """Take the mount out of the tree. One that is busy for a moment only, as when somebody looks
-    through all open files, gets that moment.
+    """Take the mount out of the tree. BusyError if it is in use for longer than a moment, as it
+    takes a process that looks through all open files.
     """
     from mirrorfs.daemon import places
 
     end = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            return timed_calls.ask(places.detach, mount.path, lazy, seconds=_END_SECONDS)
+            return timed_calls.call(places.detach, mount.path, lazy, seconds=_END_SECONDS)
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 raise MirrorfsError(
@@ -121,8 +117,9 @@ def _named(found: list[str]) -> str:
 
 
 def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
-    """Wait until the daemon has ended, not so long where somebody else holds it; with `lazy` only
-    so long that it can be told whether it will. NoAnswerError if it has not.
+    """Wait until the daemon has ended; NoAnswerError after `_HELD_SECONDS` if another process holds
+    the mount, after `_END_SECONDS` in any case. With `lazy`, only say after `_LAZY_SECONDS` what
+    the daemon waits for.
     """
     poll = select.poll()
     poll.register(watch, select.POLLIN)
@@ -140,8 +137,8 @@ def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
                 "when that is over"
             )
     raise NoAnswerError(
-        f"{show(mount.path)}: unmounted, but its daemon, process {pid}, has not ended, and nobody "
-        "is seen to hold it; a disk below may not answer"
+        f"{show(mount.path)}: unmounted, but its daemon, process {pid}, has not ended, and no "
+        "process is seen that holds it; a disk below may not answer"
     )
 
 
@@ -153,11 +150,11 @@ def _why_not_yet(mount: Mount, pid: int) -> str:
 
 
 def _held(mount: Mount) -> str:
-    """Who keeps alive what was unmounted here; empty if nobody is seen."""
+    """Which processes keep alive what was unmounted here; empty if none is seen."""
     found = processes.other_namespaces(mount.device)
     if found:
         return f"still mounted in another mount namespace, that of {_named(found)}"
     with contextlib.suppress(MirrorfsError, OSError):
         device = mount.device.encode()
-        found = timed_calls.ask(processes.detached_users, device, seconds=_LAZY_SECONDS)
+        found = timed_calls.call(processes.detached_users, device, seconds=_LAZY_SECONDS)
     return f"still used by {_named(found)}" if found else ""

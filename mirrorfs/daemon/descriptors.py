@@ -1,4 +1,4 @@
-"""What a child process keeps of the descriptors that it inherits."""
+"""What a child process keeps of the descriptors that it inherits from the command."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 def close_inherited(keep: Iterable[int]) -> None:
-    """Close every descriptor but those to `keep`; the standard streams lead to /dev/null.
+    """Close every descriptor but those to `keep`; the standard streams then lead to /dev/null.
 
-    Else whoever waits for the end of a pipe, or for a lock, waits for the child, too.
+    A process that waits for the end of a pipe, or for a lock, of the command would otherwise wait
+    for the child process, too.
     """
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

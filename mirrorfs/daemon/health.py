@@ -1,4 +1,4 @@
-"""Whether the daemon of a mount answers, hangs or is dead, and what the user can do then."""
+"""Whether the daemon of a mount answers, hangs or is dead, and what the user can do about it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from mirrorfs.errors import NoAnswerError
 if TYPE_CHECKING:
     from mirrorfs.backing.mounts import Mount
 
+# What the kernel answers for a mount whose daemon has died (fs/fuse/dev.c).
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 def is_dead(mount: Mount) -> bool:
-    """Whether a daemon left this mount behind when it died; NoAnswerError if it hangs instead."""
+    """Whether the daemon of `mount` has died; NoAnswerError if it hangs instead."""
     try:
         return timed_calls.touch(mount.path) in DEAD
     except NoAnswerError:

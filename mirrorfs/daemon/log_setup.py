@@ -1,5 +1,5 @@
-"""Where log lines go: stderr in the foreground, a file, or syslog (which the journal reads, where
-it runs). Each names its mount, since several may go to the same place.
+"""Log setup: lines go to stderr in the foreground, to a file, or to syslog (which systemd-journald
+reads). Each line names its mount, since several mounts may write to one place.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _SYSLOG_SOCKET = "/dev/log"
 
 
 class _Formatter(logging.Formatter):
-    """Times as ISO 8601, with the zone. A record of several lines has what stands before the
-    message, `head`, in front of each.
+    """Times as ISO 8601, with the zone. Of a record of several lines, each begins with `head`, a
+    template of logging, and the mount point.
     """
 
     def __init__(self, head: str, mount_point: bytes) -> None:
@@ -38,14 +38,16 @@ class _Formatter(logging.Formatter):
 
 def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bool) -> str | None:
     """Configure logging for the mount at `mount_point`; returns a note for the user if messages
-    will be lost. UsageError if the file is refused.
+    will be lost. `debug` includes each refused request.
+
+    Raises UsageError if the file cannot be opened.
     """
     note = None
     handler: logging.Handler
     head = "%(asctime)s %(levelname)s "
     if log_file is not None:
         try:
-            # It opens the file anew when that was moved away (logrotate(8)).
+            # This handler opens the file anew when it was moved away (logrotate(8)).
             handler = logging.handlers.WatchedFileHandler(
                 Path(log_file).absolute(), encoding="utf-8", errors="backslashreplace"
             )
@@ -72,13 +74,13 @@ def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bo
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     pyfuse3 = logging.getLogger("pyfuse3")
     pyfuse3.addFilter(_is_news)
-    pyfuse3.setLevel(logging.INFO)  # below, it tells about its own tasks
+    pyfuse3.setLevel(logging.INFO)  # its lines of DEBUG are about its own tasks
     logging.raiseExceptions = False
     return note
 
 
 def destination() -> str:
-    """What the log is written to, for config.json: a file, `stderr`, `syslog` or `nowhere`."""
+    """Where log lines go, for config.json: the path of a file, `stderr`, `syslog` or `nowhere`."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             return handler.baseFilename
@@ -90,7 +92,7 @@ def destination() -> str:
 
 
 def descriptors() -> set[int]:
-    """What the log is written to, which a daemon keeps open."""
+    """The descriptors by which log lines are written, which a daemon keeps open."""
     found = set()
     for handler in logging.getLogger().handlers:
         for name in ("stream", "socket"):
@@ -101,6 +103,8 @@ def descriptors() -> set[int]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for answers to requests that were given up meanwhile, by a signal or an unmount."""
+    """False for the lines about answers to requests that the kernel has given up meanwhile, after
+    a signal to the client or an unmount.
+    """
     message = record.getMessage()
     return not ("fuse_reply_* failed" in message and "No such file" in message)

@@ -179,12 +179,13 @@ class Mount:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored in the background, nohup(1)
             ending.append(signal.SIGHUP)
         # The receiver gives back what it has found when it ends, and no handler may then come
-        # between closing what is open. Blocked meanwhile, so that no signal is lost.
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+        # between closing what is open. Blocked meanwhile, so that no signal is lost; in the
+        # foreground they have been blocked from the start (`launch`).
+        signal.pthread_sigmask(signal.SIG_BLOCK, ending)
         for one in ending:
             signal.signal(one, signal.SIG_IGN)
         with trio.open_signal_receiver(*ending) as signals:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
             task_status.started()
             async for number in signals:
                 log.info("got %s, unmounting", signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""What a daemon is asked to serve."""
+"""The mount specification: what a daemon is to serve, checked by the command that starts it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
-    """Where the list of files with seeds is kept; None, and the reason, if there will be no seeds.
-    `lock_fd` keeps others out of a folder that the user has named, -1 otherwise. `left` is what a
-    crash has left on the list and was not finalised yet; the user was given what was `told`, and
-    `warnings`.
+    """Where the recovery list is kept; `path` is None, and `no_seeds` the reason, if files get no
+    seeds.
+
+    `lock_fd` is the descriptor that keeps other mounts out of a folder that the user has named, -1
+    for the default. `left` are the entries that a crash has left on the list and that are not
+    finalised yet. `notes` and `warnings` are lines for the user, which the log is to have, too.
     """
 
     path: bytes | None
     no_seeds: str = ""
     lock_fd: int = -1
     left: tuple[Entry, ...] = ()
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MountSpec:
-    """A checked and locked backing folder, and a checked mount point. Paths are absolute, without
-    symbolic links. `notes` is what was done on the way, for the log.
+    """A checked and locked backing folder, by path and real descriptor, and a checked mount point.
+
+    Paths are absolute, without symbolic links. `notes` are lines about what was done on the way,
+    for the log.
     """
 
     backing: bytes

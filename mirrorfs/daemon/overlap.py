@@ -1,9 +1,9 @@
-"""Whether two folders share files, told by the mount table alone, so that nothing can hang.
+"""Whether two folders share files, by the mount table alone, so that nothing can hang.
 
-A place is the device of a file system and a path inside it. Each folder has just one there, however
-it is mounted: bind mounts lead to the same place, and so does a folder under a mount that hides it.
-What the table does not tell, as a folder that was renamed since, or a mount in another namespace,
-stays unknown.
+A place is the device of a file system and a path inside it. Each folder has just one place, however
+it is mounted: bind mounts lead to the same one, and so does a folder under a mount that hides it.
+What the table does not say stays unknown: a folder that was renamed since, a mount in another
+namespace.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def overlap(one: bytes, other: bytes, table: Iterable[Mount]) -> bool:
     """
     mounts = list(table)
     here, there = _place(one, mounts), _place(other, mounts)
-    # What is mounted inside both of them, as /proc in two chroots, is no reason to refuse.
+    # A file system that is mounted inside both of them, as /proc in two chroots, does not count.
     return any(here.holds(place) or place.holds(here) for place in _reach(other, mounts)) or any(
         there.holds(place) or place.holds(there) for place in _reach(one, mounts)
     )

@@ -1,5 +1,5 @@
-"""Whether a backing folder and a mount point can be used together. Compared by (device, inode),
-never by text.
+"""Whether a backing folder and a mount point can be used together. They are compared by (device,
+inode), never by their names.
 
 Every refusal is an error of `mirrorfs.errors` that names the place and what to do.
 """
@@ -36,8 +36,9 @@ _ENDING_SECONDS = 3.0
 def open_backing(path: bytes, read_only: bool) -> int:
     """Open the backing folder, a path without symbolic links, and lock it against a second daemon.
 
-    Returns a real descriptor whose lock (flock(2)) lives as long as it or a copy in a child is
-    open.
+    Returns a real descriptor whose lock (flock(2)) lives as long as it or a copy in a child process
+    is open. Raises BackingError for what cannot be used, InUseError if another process has the
+    lock.
     """
     timed_calls.touch(path)
     try:
@@ -70,9 +71,9 @@ def open_backing(path: bytes, read_only: bool) -> int:
 
 
 def _lock(fd: int, path: bytes) -> None:
-    """Lock the folder; a daemon whose mount is gone already gets a moment to end.
+    """Lock the folder; a daemon whose mount is gone already gets `_ENDING_SECONDS` to end.
 
-    BlockingIOError if another keeps it.
+    BlockingIOError if another process keeps the lock.
     """
     end = time.monotonic() + (0 if _served_at(path) else _ENDING_SECONDS)
     while True:
@@ -87,7 +88,7 @@ def _lock(fd: int, path: bytes) -> None:
 
 
 def _served_at(backing: bytes) -> bytes | None:
-    """Where a mirrorfs shows this folder, as far as the mount table tells."""
+    """Where a mirrorfs shows the folder `backing`, as far as the mount table tells."""
     for mount in mounts.mirror_mounts():
         if mount.source == backing:
             return mount.path
@@ -116,12 +117,12 @@ def _in_use(path: bytes) -> InUseError:
 
 
 def check_overlap(path: bytes) -> None:
-    """Refuse a backing folder, locked already, of which a part or more is served by another
-    mirrorfs: two daemons would write the same files.
+    """Refuse the backing folder `path`, locked already, of which a part or more is served by
+    another mirrorfs: two daemons would write the same files. Raises InUseError.
     """
     below = [mount for mount in mounts.mount_table() if mount.fs_type != mounts.MIRRORFS_TYPE]
     for mount in mounts.mirror_mounts():
-        # Where the very same folder is served, its lock has told already.
+        # Had another daemon this very folder, the lock would have been refused.
         if mount.source == path or not overlap.overlap(path, mount.source, below):
             continue
         with contextlib.suppress(NoAnswerError):  # one that hangs may go on
@@ -154,8 +155,9 @@ def _check_backing(fd: int, path: bytes, read_only: bool) -> None:
 
 
 def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
-    """Refuse a backing folder that holds something of the user's under the name of the control
-    folder.
+    """Refuse a backing folder in which the name of the control folder belongs to something else.
+
+    A state folder may have that name. Raises BackingError.
     """
     try:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=backing_fd)
@@ -172,9 +174,10 @@ def check_control_name(backing_fd: int, path: bytes, name: bytes) -> None:
         os.close(fd)
 
 
-def make_room(path: bytes) -> bool:
-    """Refuse a mount point where a mirrorfs is at work; a dead one is removed from it. Returns
-    whether there was one.
+def clear_mount_point(path: bytes) -> bool:
+    """Unmount what a daemon that died has left at `path`; returns whether there was such a mount.
+
+    Raises InUseError for a mirrorfs that works, NoAnswerError for one that hangs.
     """
     mount = mounts.mounted_at(path)
     if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
@@ -188,7 +191,7 @@ def make_room(path: bytes) -> bool:
 
 def check_mount_point(path: bytes, backing_fd: int, nonempty: bool) -> None:
     """Refuse a mount point, a path without symbolic links, that cannot be used with the backing
-    folder.
+    folder. Raises MountPointError.
     """
     timed_calls.touch(path)
     try:
@@ -232,16 +235,18 @@ def _has_entries(path: bytes) -> bool:
 
 
 def clear_dead(mount: mounts.Mount) -> bool:
-    """Unmount what a daemon that died left; returns whether it did. NoAnswerError if it hangs."""
+    """Unmount `mount` if its daemon died; returns whether it did. NoAnswerError if it hangs."""
     if not health.is_dead(mount):
         return False
-    timed_calls.ask(detach, mount.path, True)
+    timed_calls.call(detach, mount.path, True)
     return True
 
 
 def detach(path: bytes, lazy: bool) -> None:
-    """Unmount `path`, as root by system call, else by fusermount3. OSError EBUSY if it is
-    in use.
+    """Unmount `path`, as root by umount2(2), else by fusermount3(1); with `lazy`, take it out of
+    the tree at once.
+
+    Raises OSError, EBUSY if it is in use, and MirrorfsError if only another user may unmount it.
     """
     if os.geteuid() == 0:
         syscalls.unmount(path, lazy)
@@ -275,7 +280,9 @@ def _user_name(uid: int) -> str:
 
 
 def check_fuse(allow_other: bool) -> None:
-    """Refuse, with the reason, where FUSE cannot work."""
+    """Refuse to go on where FUSE cannot work: FuseError with the reason, or UsageError where the
+    user may not give `allow_other` (fusermount3(1), fuse.conf).
+    """
     if not Path("/dev/fuse").exists():
         raise FuseError(
             "/dev/fuse is missing; load the module (modprobe fuse), "

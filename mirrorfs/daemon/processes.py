@@ -1,4 +1,6 @@
-"""Who serves a mount, and who holds it, read from /proc (proc(5)). Nothing here asks the mount."""
+"""Which processes serve a mount, and which hold it, read from /proc (proc(5)). Nothing here sends a
+request to the mount, so nothing hangs with it, but for `detached_users`.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,27 @@ _MOUNT_ID = re.compile(r"^mnt_id:\s*(\d+)", re.MULTILINE)
 
 
 def daemon_of(mount: Mount) -> int | None:
-    """The process that serves `mount`, or None if it cannot be seen from here.
+    """The number of the process that serves `mount`, or None if it cannot be seen from here.
 
-    Linux from 6.10 on tells the connection of a descriptor of /dev/fuse; before, a process that has
-    one and also the backing folder open is taken.
+    Since Linux 6.10 fdinfo says which connection a descriptor of /dev/fuse belongs to; before, a
+    process that has such a descriptor and also the backing folder open is taken.
     """
     connection = int(mount.device.partition(":")[2])
     for process in _processes():
         links = dict(_descriptors(process))
         devices = [fd for fd, link in links.items() if link == _FUSE_DEVICE]
-        told = [_number(_CONNECTION, process, fd) for fd in devices]
-        if connection in told:
+        connections = [_number(_CONNECTION, process, fd) for fd in devices]
+        if connection in connections:
             return int(process.name)
-        if devices and told == [None] * len(told) and mount.source in links.values():
+        if devices and set(connections) == {None} and mount.source in links.values():
             return int(process.name)
     return None
 
 
 def holders(mount: Mount) -> list[str]:
-    """Other processes with an open file, folder or mapping in `mount`, by name and number."""
+    """The processes, but for this one, with an open file, folder or mapping in `mount`, by name and
+    number (`named`).
+    """
     return [
         named(int(process.name))
         for process in _processes()
@@ -49,8 +53,8 @@ def holders(mount: Mount) -> list[str]:
 
 
 def other_namespaces(device: str) -> list[str]:
-    """Processes in whose mount namespace, which is not ours, `device` (MAJOR:MINOR) is mounted: one
-    for each such namespace.
+    """Processes, by name and number, in whose mount namespace `device` (MAJOR:MINOR) is mounted:
+    one for each namespace but this process's own.
     """
     found: dict[bytes, str] = {_link(Path("/proc/self/ns/mnt")): ""}
     for process in sorted(_processes(), key=lambda path: int(path.name)):
@@ -61,9 +65,10 @@ def other_namespaces(device: str) -> list[str]:
 
 
 def detached_users(device: bytes) -> list[str]:
-    """Processes that use `device` (MAJOR:MINOR) by way of a mount that is in no tree any more.
+    """Processes, by name and number, that use `device` (MAJOR:MINOR) by way of a mount that is in
+    no tree any more.
 
-    It is looked at by descriptors of theirs, which may hang on a mount of others (`asking`).
+    Opens what their descriptors lead to, which may hang on another mount: call it by `timed_calls`.
     """
     major, _, minor = device.partition(b":")
     dev = os.makedev(int(major), int(minor))
@@ -85,7 +90,7 @@ def _is_detached_on(process: Path, dev: int) -> bool:
 
 
 def _mounts(process: Path) -> list[list[str]]:
-    """The mount table of a process, in words (mount id, parent's, device, …)."""
+    """The lines of a process's mount table, split into words (mount id, parent's, device, …)."""
     try:
         table = (process / "mountinfo").read_text(errors="replace")
     except OSError:
@@ -94,7 +99,7 @@ def _mounts(process: Path) -> list[list[str]]:
 
 
 def _device(path: Path) -> int | None:
-    """The device that a link in /proc leads to; its file system is not asked."""
+    """The device that a link in /proc leads to, as the kernel knows it; None if there is none."""
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -108,7 +113,9 @@ def _device(path: Path) -> int | None:
 
 
 def lock_holder(folder: bytes) -> int | None:
-    """The process that has `folder` open and locked (flock(2)), or None if it cannot be seen."""
+    """The number of the process that has `folder` open and locked (flock(2)), or None if it cannot
+    be seen.
+    """
     for process in _processes():
         for fd, link in _descriptors(process):
             if link == folder and _number(_LOCK, process, fd) is not None:
@@ -117,7 +124,7 @@ def lock_holder(folder: bytes) -> int | None:
 
 
 def named(pid: int) -> str:
-    """A process for people: name and number."""
+    """A process for people: `name (number)`."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
@@ -135,7 +142,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def is_mirrorfs(pid: int) -> bool:
-    """Whether the process was started as mirrorfs, as far as its command line tells."""
+    """Whether the process was started as mirrorfs, by its command line."""
     try:
         return b"mirrorfs" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -147,8 +154,8 @@ def _processes() -> Iterator[Path]:
 
 
 def _holds(process: Path, mount: Mount) -> bool:
-    # The text of a link costs no request, as stat(2) would; the mount's id tells a file in the
-    # mount from one in the folder below it.
+    # Reading the text of a link sends no request to the mount, as stat(2) would; the mount's id
+    # tells a file in the mount from one in the folder below it.
     if any(
         _is_below(link, mount.path) and _number(_MOUNT_ID, process, fd) == mount.mount_id
         for fd, link in _descriptors(process)
@@ -161,7 +168,7 @@ def _holds(process: Path, mount: Mount) -> bool:
 
 
 def _descriptors(process: Path) -> Iterator[tuple[str, bytes]]:
-    """Number and path of what the process has open; nothing where that may not be seen."""
+    """Number and path of each descriptor of the process; none where they may not be seen."""
     try:
         for fd in (process / "fd").iterdir():
             yield fd.name, _link(fd)

@@ -1,9 +1,9 @@
-"""Touch a path that may lie on a mount whose server does not answer, without waiting for ever.
+"""Calls on a path that may lie on a mount whose server does not answer, with a limit of time.
 
-Whoever waits for a FUSE server cannot be woken by a handled signal, and once the server has taken
-the request not even by SIGKILL (fs/fuse/dev.c, request_wait_answer). So a child process asks, and
-is left behind if it does not come back. It holds no descriptor but its pipe, so that nobody who
-reads our output waits for it.
+A process that waits for a FUSE server cannot be woken by a handled signal, and once the server has
+taken the request not even by SIGKILL (fs/fuse/dev.c, request_wait_answer). So a child process makes
+the call, and is left behind if it does not come back. It holds no descriptor but its pipe: a reader
+of the command's output does not wait for it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from mirrorfs.backing.paths import show
 from mirrorfs.daemon.descriptors import close_inherited
-from mirrorfs.errors import MirrorfsError, NoAnswerError, UsageError, retold
+from mirrorfs.errors import MirrorfsError, NoAnswerError, UsageError, from_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ANSWER_SECONDS = 10.0
 _REAP_SECONDS = 0.5
+_CHILD_SECONDS = 60
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _MAX_LINKS = 40  # path_resolution(7)
 
@@ -33,53 +34,54 @@ _T = TypeVar("_T")
 
 
 class TimedCall(Generic[_T]):
-    """One call in a child process, begun at once. Its result is what marshal can carry: numbers,
-    bytes, tuples.
+    """One call of `function` with `arguments` in a child process, begun at once. Its result is what
+    marshal can carry: numbers, bytes, text, tuples, lists.
     """
 
-    def __init__(self, call: Callable[..., _T], *words: object) -> None:
+    def __init__(self, function: Callable[..., _T], *arguments: object) -> None:
         self._reading, writing = os.pipe()
-        # A signal between fork and the child's own handlers would run ours in both.
+        # A signal between the fork and the child's own handlers would run those of the command in
+        # both processes.
         old = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self._pid = os.fork()
             if self._pid == 0:
-                _answer(writing, call, words)
+                _answer(writing, function, arguments)
             self._watch = os.pidfd_open(self._pid)
         finally:
             os.close(writing)
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def answer(self, end: float) -> _T:
-        """The result, or the call's own OSError or MirrorfsError; TimeoutError if there is none at
-        `end` (time.monotonic).
+        """The result of the call, which may be read once. Raises the OSError or MirrorfsError of
+        the call, and TimeoutError if there is no result at `end` (seconds of time.monotonic).
         """
         try:
-            told = self._read(end)
+            outcome = self._read(end)
         finally:
             self._leave()
         content: list[Any]
-        kind, *content = marshal.loads(told)
+        kind, *content = marshal.loads(outcome)
         if kind == "result":
             result: _T = content[0]
             return result
-        raise retold(*content) if kind == "refused" else OSError(*content)
+        raise from_process(*content) if kind == "refused" else OSError(*content)
 
     def _read(self, end: float) -> bytes:
         poll = select.poll()
         poll.register(self._reading, select.POLLIN)
-        told = b""
+        outcome = b""
         while poll.poll(max(0.0, end - time.monotonic()) * 1000):
             piece = os.read(self._reading, 1 << 16)
-            if not piece and told:
-                return told
+            if not piece and outcome:
+                return outcome
             if not piece:
                 break
-            told += piece
+            outcome += piece
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     def _leave(self) -> None:
-        """End the child; one that cannot even be killed is left to end when it is answered."""
+        """End the child process; one that waits in the kernel is left to end when its call does."""
         os.close(self._reading)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._watch, signal.SIGKILL)
@@ -91,37 +93,39 @@ class TimedCall(Generic[_T]):
         os.close(self._watch)
 
 
-def _answer(pipe: int, call: Callable[..., object], words: tuple[object, ...]) -> NoReturn:
-    """What the child does. It ends by itself, should the parent be killed before it."""
+def _answer(pipe: int, function: Callable[..., object], arguments: tuple[object, ...]) -> NoReturn:
+    """What the child process does. It ends by itself, should its parent be killed before it."""
     try:
         for number in _SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS | {signal.SIGALRM})
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(60)
+        signal.alarm(_CHILD_SECONDS)
         close_inherited({pipe})
         with open(pipe, "wb", buffering=0) as writing:
-            writing.write(marshal.dumps(_outcome(call, words)))
+            writing.write(marshal.dumps(_outcome(function, arguments)))
     finally:
         os._exit(0)
 
 
-def _outcome(call: Callable[..., object], words: tuple[object, ...]) -> tuple[Any, ...]:
+def _outcome(function: Callable[..., object], arguments: tuple[object, ...]) -> tuple[Any, ...]:
     try:
-        return ("result", call(*words))
+        return ("result", function(*arguments))
     except OSError as exc:
         return ("error", exc.errno, exc.strerror, exc.filename)
     except MirrorfsError as exc:
         return ("refused", str(exc), int(exc.exit_code))
 
 
-def ask(
-    call: Callable[..., _T], path: bytes, *words: object, seconds: float = ANSWER_SECONDS
+def call(
+    function: Callable[..., _T], path: bytes, *arguments: object, seconds: float = ANSWER_SECONDS
 ) -> _T:
-    """`call(path, *words)`; NoAnswerError, naming the path, if that takes longer than `seconds`."""
+    """What `function(path, *arguments)` returns, or its OSError or MirrorfsError; NoAnswerError,
+    with the path, if that takes longer than `seconds`.
+    """
     try:
-        return TimedCall(call, path, *words).answer(time.monotonic() + seconds)
+        return TimedCall(function, path, *arguments).answer(time.monotonic() + seconds)
     except TimeoutError:
         raise NoAnswerError(
             f"{show(path)}: no answer within {seconds:.0f} seconds; "
@@ -130,11 +134,10 @@ def ask(
 
 
 def touch(path: bytes, seconds: float = ANSWER_SECONDS) -> int:
-    """Ask the file system at `path` something that no cache answers; returns the errno, or 0.
-
-    NoAnswerError if it does not come.
+    """Make a call on the file system at `path` that no cache answers, statvfs(2); returns its
+    errno, or 0. NoAnswerError after `seconds`.
     """
-    return ask(_touch, path, seconds=seconds)
+    return call(_touch, path, seconds=seconds)
 
 
 def _touch(path: bytes) -> int:
@@ -146,11 +149,13 @@ def _touch(path: bytes) -> int:
 
 
 def resolve(path: bytes) -> bytes:
-    """`path` absolute and without symbolic links, as os.path.realpath gives it; what is missing is
-    taken as it is.
+    """`path` absolute and without symbolic links, as os.path.realpath gives it; names of what does
+    not exist stay as they are.
 
-    A mount point is not asked for that, only the folders above it: so the result does not depend on
-    whether the mount answers. NoAnswerError if one of those does not.
+    The server of a mount point is not involved, only those of the folders above it: so the result
+    does not depend on whether the mount answers. Raises NoAnswerError if one of those does not
+    answer, UsageError for an empty path, OSError (ELOOP) for a circle of links, and MirrorfsError
+    where the current folder is needed and was removed.
     """
     if not path:
         raise UsageError("a path is empty; is a variable not set?")
@@ -162,7 +167,7 @@ def resolve(path: bytes) -> bytes:
                 "the current folder has been removed; change to another one first"
             ) from None
         folder = b"/"
-    return ask(_resolve, path, folder)
+    return call(_resolve, path, folder)
 
 
 def _resolve(path: bytes, folder: bytes) -> bytes:
@@ -178,8 +183,8 @@ def _resolve(path: bytes, folder: bytes) -> bytes:
             continue
         step = os.path.join(done, name)
         try:
-            # readlink(2) answers EINVAL for the root of a mount without asking its server, which
-            # lstat(2) would do.
+            # For the root of a mount the kernel answers readlink(2) with EINVAL by itself, where
+            # lstat(2) would need the server.
             target = os.readlink(step)
         except OSError:
             done = step

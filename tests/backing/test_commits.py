@@ -17,7 +17,7 @@ CONTENT = os.urandom(4096) * 5
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, committed: bool) -> None:
+def test_a_committed_file_is_there_after_a_power_cut(tmp_path: Path, committed: bool) -> None:
     disk = tmp_path / "after the cut"
     with loop_mounted("btrfs", tmp_path, 300) as folder:
         fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
@@ -31,6 +31,6 @@ def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, committed
     assert left == ([CONTENT] if committed else [])
 
 
-def test_another_file_system_cannot_do_it() -> None:
+def test_only_btrfs_can_commit() -> None:
     assert commits.can_commit("btrfs")
     assert not any(commits.can_commit(kind) for kind in ("ext4", "xfs", "tmpfs"))

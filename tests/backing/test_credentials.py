@@ -1,4 +1,4 @@
-"""What is known of the process that made a request."""
+"""What is known of the caller, the process that made a request."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def running(*command: str) -> Iterator[int]:
             process.kill()
 
 
-def test_root_has_a_capability_unless_it_was_given_up() -> None:
+def test_root_has_a_capability_that_it_has_not_given_up() -> None:
     assert is_capable(Credentials(0, 0, os.getpid()), CAP_FSETID)
     with running("setpriv", "--bounding-set", "-fsetid", "--inh-caps", "-fsetid") as pid:
         assert not is_capable(Credentials(0, 0, pid), CAP_FSETID)
 
 
-def test_a_user_has_none_unless_it_was_given_to_them() -> None:
+def test_a_user_has_a_capability_only_if_it_was_given() -> None:
     user = ("setpriv", "--reuid", str(NOBODY), "--clear-groups")
     with running(*user) as pid:
         assert not is_capable(Credentials(NOBODY, NOBODY, pid), CAP_FSETID)
@@ -43,17 +43,17 @@ def test_a_user_has_none_unless_it_was_given_to_them() -> None:
         assert is_capable(Credentials(NOBODY, NOBODY, pid), CAP_FSETID)
 
 
-def test_root_of_another_user_namespace_has_none_here() -> None:
+def test_root_of_another_user_namespace_has_no_capability_here() -> None:
     with running("unshare", "--user", "--map-root-user") as pid:
         assert not is_capable(Credentials(0, 0, pid), CAP_FSETID)
 
 
-def test_of_a_process_that_is_gone_only_root_has_any() -> None:
+def test_of_processes_that_are_gone_only_root_has_a_capability() -> None:
     assert is_capable(Credentials(0, 0, NO_PROCESS), CAP_FSETID)
     assert not is_capable(Credentials(NOBODY, NOBODY, NO_PROCESS), CAP_FSETID)
 
 
-def test_groups_beside_the_first_count() -> None:
+def test_supplementary_groups_count() -> None:
     with running("setpriv", "--reuid", str(NOBODY), "--regid", "7", "--groups", "8,9") as pid:
         assert in_group(Credentials(NOBODY, 7, pid), 7)
         assert in_group(Credentials(NOBODY, 7, pid), 9)

@@ -1,4 +1,4 @@
-"""The table that outlives a daemon."""
+"""The progress table, which outlives a daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder() -> Iterator[bytes]:
     run("rm", "-r", path)
 
 
-def test_what_was_noted_is_found_by_table_place_and_file(folder: bytes) -> None:
+def test_what_a_table_holds_is_found_by_table_place_and_file(folder: bytes) -> None:
     made = ProgressTable(OWNER, folder)
     places = [made.take(entry, 5, 6) for entry in (7, 8)]
     below = os.stat(SHM)
@@ -47,7 +47,7 @@ def test_what_was_noted_is_found_by_table_place_and_file(folder: bytes) -> None:
     assert progress_table.read(made.id, 1 << 20, 7, folder) is None
 
 
-def test_a_change_under_way_is_known_until_it_ends(folder: bytes) -> None:
+def test_a_change_under_way_is_noted_until_it_ends(folder: bytes) -> None:
     made = ProgressTable(OWNER, folder)
     place = made.take(7, 5, 6)
     made.set(place, 100, 200, os.stat(SHM))
@@ -63,7 +63,7 @@ def test_a_change_under_way_is_known_until_it_ends(folder: bytes) -> None:
     assert found.busy_ns == 0
 
 
-def test_a_change_that_is_held_up_before_it_has_moved_the_time_is_seen(folder: bytes) -> None:
+def test_a_change_that_is_held_up_before_it_moves_the_mtime_is_noted(folder: bytes) -> None:
     made, fd = ProgressTable(OWNER, folder), os.open(folder, os.O_RDONLY)
     place = made.take(7, 5, 6)
     made.set(place, 100, 200, os.fstat(fd))
@@ -87,7 +87,7 @@ def test_a_change_that_is_held_up_before_it_has_moved_the_time_is_seen(folder: b
     os.close(fd)
 
 
-def test_whether_the_owner_of_a_table_lives_is_known(folder: bytes) -> None:
+def test_a_table_is_in_use_as_long_as_its_daemon_lives(folder: bytes) -> None:
     code = f"""
 import time
 from mirrorfs.backing.progress_table import ProgressTable
@@ -115,7 +115,7 @@ def test_the_table_of_an_older_version_is_read(folder: bytes) -> None:
     assert progress_table.read(table, 0, 7, folder) is None
 
 
-def test_it_outlives_the_process_that_is_killed(folder: bytes) -> None:
+def test_a_table_outlives_its_process_that_is_killed(folder: bytes) -> None:
     code = f"""
 import os, signal
 from mirrorfs.backing.progress_table import ProgressTable
@@ -125,8 +125,8 @@ made.set(place, 12345, 23456, os.stat("/"))
 print(made.id.hex(), place, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    told = run(sys.executable, "-c", code, check=False)
-    table, place = told.stdout.split()
+    printed = run(sys.executable, "-c", code, check=False).stdout
+    table, place = printed.split()
     found = progress_table.read(bytes.fromhex(table), int(place), 3, folder)
     assert found is not None
     assert (found.valid_length, found.size) == (12345, 23456)
@@ -134,7 +134,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not os.listdir(folder)
 
 
-def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: Path) -> None:
+def test_removing_tables_leaves_those_of_another_state_folder(
+    folder: bytes, tmp_path: Path
+) -> None:
     owners = [progress_table.owner_of(os.fsencode(tmp_path / name)) for name in ("one", "two")]
     for owner in owners:
         ProgressTable(owner, folder).take(1, 5, 6)
@@ -143,7 +145,7 @@ def test_tables_of_another_state_folder_are_left_alone(folder: bytes, tmp_path: 
     assert owners[1].encode() in left
 
 
-def test_the_table_in_use_may_be_kept(folder: bytes) -> None:
+def test_removing_tables_may_keep_one(folder: bytes) -> None:
     old, new = ProgressTable(OWNER, folder), ProgressTable(OWNER, folder)
     old.take(1, 5, 6), new.take(1, 5, 6)
     progress_table.remove_all(OWNER, folder, keep=new.id)
@@ -151,7 +153,7 @@ def test_the_table_in_use_may_be_kept(folder: bytes) -> None:
     assert left.decode().endswith(new.id.hex())
 
 
-def test_what_cannot_be_removed_keeps_nothing_else(folder: bytes) -> None:
+def test_removing_tables_passes_over_what_cannot_be_removed(folder: bytes) -> None:
     for number in range(8):
         ProgressTable(OWNER, folder).take(number, 5, 6)
     there = os.listdir(folder)
@@ -162,7 +164,7 @@ def test_what_cannot_be_removed_keeps_nothing_else(folder: bytes) -> None:
     assert sorted(os.listdir(folder)) == sorted(there[::2])
 
 
-def test_it_is_removed_when_no_place_is_in_use(folder: bytes) -> None:
+def test_a_table_is_removed_at_close_when_no_place_is_in_use(folder: bytes) -> None:
     made = ProgressTable(OWNER, folder)
     assert not os.listdir(folder)
     place = made.take(1, 5, 6)
@@ -174,26 +176,26 @@ def test_it_is_removed_when_no_place_is_in_use(folder: bytes) -> None:
     assert not os.listdir(folder)
 
 
-def test_there_are_many_places_and_then_none(folder: bytes) -> None:
+def test_a_table_has_1024_places(folder: bytes) -> None:
     made = ProgressTable(OWNER, folder)
     places = [made.take(entry, 5, 6) for entry in range(1, 1025)]
     assert sorted(places) == list(range(1024))
-    assert made.take(9999, 5, 6) == -1
+    assert made.take(9999, 5, 6) == progress_table.NO_PLACE
     made.give_back(500)
     assert made.take(9999, 5, 6) == 500
 
 
 @pytest.mark.parametrize("where", ["a disk", "nowhere"])
-def test_where_memory_cannot_be_had_there_is_no_place(tmp_path: Path, where: str) -> None:
+def test_a_table_that_cannot_be_made_has_no_places(tmp_path: Path, where: str) -> None:
     made = ProgressTable(
         OWNER, os.fsencode(tmp_path if where == "a disk" else tmp_path / "missing")
     )
-    assert made.take(1, 5, 6) == -1
+    assert made.take(1, 5, 6) == progress_table.NO_PLACE
     assert made.id == progress_table.NONE
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_of_somebody_else_is_not_believed(folder: bytes) -> None:
+def test_a_table_of_another_user_is_not_read(folder: bytes) -> None:
     made = ProgressTable(OWNER, folder)
     place = made.take(5, 5, 6)
     os.chown(os.path.join(folder, os.listdir(folder)[0]), 1234, -1)

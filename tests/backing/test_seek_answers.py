@@ -268,7 +268,7 @@ def tried_at_random(folder: Path, abilities: Abilities) -> int:
 
 
 @pytest.mark.parametrize("name", BELIEVED)
-def test_what_is_not_on_the_disk_yet_is_found(name: str, memory: Path) -> None:
+def test_seek_data_finds_what_is_not_on_the_disk_yet(name: str, memory: Path) -> None:
     with folder_on(BELIEVED[name], memory) as folder:
         abilities = probed(folder)
         assert abilities.seek_proven
@@ -276,14 +276,14 @@ def test_what_is_not_on_the_disk_yet_is_found(name: str, memory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_files_without_extents_are_read(name: str, memory: Path) -> None:
+def test_seek_data_is_not_trusted_for_files_without_extents(name: str, memory: Path) -> None:
     with folder_on(READ[name], memory) as folder:
         abilities = probed(folder)
         assert not abilities.seek_proven
         assert tried_at_random(folder, abilities) == 0
 
 
-def test_the_proof_fails_where_data_is_passed_over(memory: Path) -> None:
+def test_proof_fails_on_a_file_system_that_passes_over_data(memory: Path) -> None:
     with folder_on(READ["ext4 without extents"], memory) as folder:
         fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
         assert not seek_answers.prove(fd)
@@ -291,10 +291,10 @@ def test_the_proof_fails_where_data_is_passed_over(memory: Path) -> None:
 
 
 @pytest.mark.parametrize("upper", ["ext4", "xfs"])
-def test_an_overlay_is_read(
+def test_seek_data_is_not_trusted_on_an_overlay(
     upper: str, file_systems: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Whatever holds its files: nobody tells which file system that is."""
+    """Whatever file system holds its files: an overlay does not say which."""
     below = file_systems(upper) / tmp_path.name
     for name in ("lower", "upper", "work"):
         (below / name).mkdir(parents=True)
@@ -310,7 +310,7 @@ def test_an_overlay_is_read(
         run("umount", "--lazy", point)
 
 
-def test_what_was_not_tried_is_not_believed(ext4_folder: Path) -> None:
+def test_seek_data_is_not_trusted_without_a_proof(ext4_folder: Path) -> None:
     fd = os.open(ext4_folder, os.O_RDONLY)
     assert not probe(fd, writable=False).seek_proven
     os.close(fd)
@@ -328,7 +328,7 @@ def test_what_was_not_tried_is_not_believed(ext4_folder: Path) -> None:
         ("xfs", syscalls.FS_XFLAG_REALTIME, False),
     ],
 )
-def test_flags_of_a_file_tell_whether_it_is_believed(
+def test_seek_data_is_trusted_by_the_flags_of_a_file(
     file_system: str, flags: int, is_right: bool
 ) -> None:
     assert seek_answers.is_right_with(flags, file_system) is is_right

@@ -34,8 +34,8 @@ def test_an_interrupted_set_up_says_one_line_and_leaves_nothing(
     assert "setting up" in process.stderr.readline()
     time.sleep(1)
     os.killpg(process.pid, number)
-    _, told = process.communicate(timeout=30)
+    _, printed = process.communicate(timeout=100)
     assert process.returncode == 128 + number
-    assert told.splitlines()[-1] == "bootstrap: interrupted; run it again to go on"
-    assert "Traceback" not in told
+    assert printed.splitlines()[-1] == "bootstrap: interrupted; run it again to go on"
+    assert "Traceback" not in printed
     assert os.listdir(temporary) == []

@@ -148,13 +148,13 @@ def test_words_of_mount8_fstab_and_systemd_change_nothing() -> None:
 
 def test_config_json_says_which_options_were_given_and_what_holds() -> None:
     options = parse("rw,strictatime,block=64k,noallow_other,control=\udcff")
-    told = describe(options, {"block": 65536, "allow_other": False, "log": "syslog"})
-    assert [*told] == [option.name for option in OPTIONS]
-    given = {name for name, entry in told.items() if entry["from"] == "given"}
+    found = describe(options, {"block": 65536, "allow_other": False, "log": "syslog"})
+    assert [*found] == [option.name for option in OPTIONS]
+    given = {name for name, entry in found.items() if entry["from"] == "given"}
     assert given == {"noatime", "block", "allow_other", "control"}
-    assert told["block"] == {"value": 65536, "from": "given"}
-    assert told["control"]["value"] == "\\xff"
-    assert told["log"] == {"value": "syslog", "from": "default"}
+    assert found["block"] == {"value": 65536, "from": "given"}
+    assert found["control"]["value"] == "\\xff"
+    assert found["log"] == {"value": "syslog", "from": "default"}
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
     from tests.conftest import Mirror
 
-# The limit of one question, and what the machine may be late.
-PATIENCE = timed_calls.ANSWER_SECONDS + 15
+# The limit of one answer, and what a busy machine may be late.
+PATIENCE = timed_calls.ANSWER_SECONDS + 80
 
 
 @contextlib.contextmanager
 def stopped(mirror: Mirror) -> Iterator[int]:
-    """The daemon does not answer meanwhile, and the kernel remembers nothing for it."""
+    """Let the daemon not answer meanwhile, nor the kernel for it: `attr_timeout` is over."""
     pid = mirror.pid
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1.2)
@@ -84,7 +84,7 @@ def test_no_command_waits_for_a_daemon_that_hangs(
     hung.write("file", 0, b"x")
     (tmp_path / "link").symlink_to(hung.path)
     with stopped(hung) as pid:
-        asked = [
+        commands = [
             start("stats", hung.path),
             start("stats", hung.path / "file"),
             start("stats", tmp_path / "link"),
@@ -93,7 +93,7 @@ def test_no_command_waits_for_a_daemon_that_hangs(
             start("mount", hung.path, tmp_path / "other"),
         ]
         every = start("stats")
-        for code, out, err in map(outcome, asked):
+        for code, out, err in map(outcome, commands):
             assert (code, out) == (ExitCode.NO_ANSWER, "")
             (line,) = err.splitlines()
             assert line.startswith(f"mirrorfs: {hung.path}")
@@ -106,32 +106,26 @@ def test_no_command_waits_for_a_daemon_that_hangs(
     assert mirrorfs("stats", hung.path).returncode == 0
 
 
-def test_a_hung_mount_is_taken_away_without_asking_it(mirror: Mirror) -> None:
+def test_umount_lazy_takes_a_hung_mount_away_without_its_answer(mirror: Mirror) -> None:
     with stopped(mirror) as pid:
-        before = time.monotonic()
         code, _, err = outcome(start("umount", "--lazy", mirror.path))
-        assert time.monotonic() - before < 8
         assert code == 0
         assert f"kill -CONT {pid}" in err
         assert not mirror.path.is_mount()
-    watch = processes.is_mirrorfs
-    for _ in range(100):
-        if not watch(pid):
-            break
-        time.sleep(0.05)
-    assert not watch(pid)
+    wait_for(lambda: not processes.is_mirrorfs(pid))
 
 
-def test_a_question_that_the_daemon_has_taken_cannot_be_killed_and_holds_nobody(
+def test_stats_does_not_wait_for_a_request_that_a_hung_daemon_has_taken(
     two: tuple[Mirror, Mirror],
 ) -> None:
-    """The outer daemon takes the request, and hangs with it in the inner mount."""
+    """The outer daemon takes the request, and hangs with it in the inner mount: the process that
+    sent it cannot be killed.
+    """
     outer, inner = two
     (outer.backing / "inner").mkdir()
     run("mount", "--bind", inner.path, outer.backing / "inner")
     try:
         with stopped(inner):
-            before = time.monotonic()
             path = outer.path / "inner/file"
             done = subprocess.run(
                 f"{' '.join(MIRRORFS)} stats {path} 2>&1 | cat",
@@ -142,12 +136,11 @@ def test_a_question_that_the_daemon_has_taken_cannot_be_killed_and_holds_nobody(
                 check=False,
             )
             assert "no answer" in done.stdout or "does not answer" in done.stdout
-            assert time.monotonic() - before < PATIENCE
     finally:
         run("umount", "--lazy", outer.backing / "inner")
 
 
-def test_a_dead_mount_is_called_dead_and_does_not_end_the_listing(
+def test_stats_calls_a_dead_mount_dead_and_goes_on_with_the_others(
     two: tuple[Mirror, Mirror],
 ) -> None:
     dead, well = two
@@ -166,7 +159,7 @@ def test_a_dead_mount_is_called_dead_and_does_not_end_the_listing(
 
 
 @pytest.mark.usefixtures("fuse_for_all")
-def test_an_ordinary_user_is_not_kept_waiting_either() -> None:
+def test_commands_of_an_ordinary_user_do_not_wait_for_a_hung_daemon() -> None:
     base = Path(tempfile.mkdtemp())
     base.chmod(0o755)
     point, backing = base / "point", base / "backing"
@@ -200,23 +193,23 @@ def test_an_ordinary_user_is_not_kept_waiting_either() -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--lazy"]])
-def test_a_dead_mount_is_removed(mirror: Mirror, words: list[str]) -> None:
+def test_umount_removes_a_dead_mount(mirror: Mirror, words: list[str]) -> None:
     mirror.kill()
     mirrorfs("umount", *words, mirror.path)
     assert not mirror.path.is_mount()
 
 
-def test_a_dead_mount_that_is_replaced_is_told(mirror: Mirror) -> None:
+def test_mount_replaces_a_dead_mount_and_says_so(mirror: Mirror) -> None:
     mirror.kill()
     done = mirrorfs("mount", mirror.backing, mirror.path, "-o", f"log={mirror.log}")
-    told = f"{mirror.path}: the daemon before this one was dead; removed what it left"
-    assert done.stderr == f"mirrorfs: {told}\n"
+    said = f"{mirror.path}: the daemon before this one was dead; removed what it left"
+    assert done.stderr == f"mirrorfs: {said}\n"
     lines = mirror.log.read_text().splitlines()
-    (place,) = (number for number, line in enumerate(lines) if line.endswith(f" INFO {told}"))
+    (place,) = (number for number, line in enumerate(lines) if line.endswith(f" INFO {said}"))
     assert f"{mirror.path}: mounted " in lines[place - 1]
 
 
-def test_the_daemon_is_found_without_asking(two: tuple[Mirror, Mirror]) -> None:
+def test_the_daemon_of_a_mount_is_found_in_proc(two: tuple[Mirror, Mirror]) -> None:
     for mirror in two:
         mount = mounts.mounted_at(os.fsencode(mirror.path))
         assert mount is not None
@@ -224,7 +217,9 @@ def test_the_daemon_is_found_without_asking(two: tuple[Mirror, Mirror]) -> None:
         assert processes.holders(mount) == []
 
 
-def test_the_daemon_holds_nothing_of_its_caller(two: tuple[Mirror, Mirror], tmp_path: Path) -> None:
+def test_the_daemon_keeps_no_lock_or_pipe_of_the_command(
+    two: tuple[Mirror, Mirror], tmp_path: Path
+) -> None:
     mirror, _ = two
     mirror.umount()
     mount = " ".join([*MIRRORFS, "mount", str(mirror.backing), str(mirror.path)])
@@ -233,42 +228,42 @@ def test_the_daemon_holds_nothing_of_its_caller(two: tuple[Mirror, Mirror], tmp_
         ( flock -n 9 && {mount} -o log={mirror.log} ) 9>{lock}
         flock -n {lock} true && echo free
     """
-    done = run("bash", "-c", script, timeout=30)
+    done = run("bash", "-c", script, timeout=100)
     assert done.stdout == "free\n"
     kept = {os.readlink(link) for link in os.scandir(f"/proc/{mirror.pid}/fd")}
     assert str(lock) not in kept
     assert {str(mirror.log), str(mirror.backing), "/dev/fuse", "/dev/null"} <= kept
     assert "mounted" in mirror.log.read_text()
     mirror.umount()
-    run("bash", "-c", f"{mount} -o log={mirror.log} 3>&1 | cat", timeout=30)
+    run("bash", "-c", f"{mount} -o log={mirror.log} 3>&1 | cat", timeout=100)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_trouble(two: tuple[Mirror, Mirror], closed: str) -> None:
+def test_commands_work_with_closed_streams(two: tuple[Mirror, Mirror], closed: str) -> None:
     mirror, _ = two
     mirror.umount()
     for words in (f"mount {mirror.backing} {mirror.path} -o log={mirror.log}", "stats", "umount"):
         command = words if "-o" in words else f"{words} {mirror.path}"
-        done = run("bash", "-c", f"{' '.join(MIRRORFS)} {command} {closed}", timeout=30)
+        done = run("bash", "-c", f"{' '.join(MIRRORFS)} {command} {closed}", timeout=100)
         assert done.stderr == ""
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_gone_is_no_trouble(mirror: Mirror, unbuffered: str) -> None:
+def test_commands_end_quietly_when_their_reader_has_gone(mirror: Mirror, unbuffered: str) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     for words in (f"stats {mirror.path}", "stats", "--help", "stats --json"):
         script = f"{' '.join(MIRRORFS)} {words} | true; exit ${{PIPESTATUS[0]}}"
-        done = run("bash", "-c", script, check=False, timeout=30, env=environment)
+        done = run("bash", "-c", script, check=False, timeout=100, env=environment)
         # Mounts of others, which 'stats' lists, too, may be in trouble.
         assert done.returncode in {0, 128 + signal.SIGPIPE, ExitCode.NO_ANSWER}
         assert not re.search(f"Traceback|[Pp]ipe|{mirror.path}", done.stderr)
     script = f"{' '.join(MIRRORFS)} stats {mirror.path} > /dev/full"
-    done = run("bash", "-c", script, check=False, timeout=30, env=environment)
+    done = run("bash", "-c", script, check=False, timeout=100, env=environment)
     assert done.returncode == ExitCode.FAILED
     assert done.stderr == "mirrorfs: standard output: No space left on device\n"
 
 
-def test_a_name_that_is_not_text_is_shown(ext4_folder: Path, tmp_path: Path) -> None:
+def test_stats_shows_a_name_that_is_no_utf8(ext4_folder: Path, tmp_path: Path) -> None:
     point = os.fsencode(tmp_path) + b"/point\xff"
     os.mkdir(point)
     mirrorfs("mount", ext4_folder, os.fsdecode(point), "-o", f"log={tmp_path}/log")
@@ -278,37 +273,65 @@ def test_a_name_that_is_not_text_is_shown(ext4_folder: Path, tmp_path: Path) -> 
         mirrorfs("umount", os.fsdecode(point))
 
 
-@pytest.mark.parametrize("command", ["mount", "stats", "umount"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_says_nothing_and_leaves_no_half(
-    two: tuple[Mirror, Mirror], command: str, number: signal.Signals
+def has_child(process: subprocess.Popen[str]) -> bool:
+    """Whether a command has a child process, or has ended."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return process.poll() is not None or bool(children.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["it begins", "it has a child", "it is mounted"])
+def test_an_interrupted_mount_is_whole_or_not_there(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], moment: str, number: signal.Signals
 ) -> None:
-    """At many moments, from when it is no longer the interpreter that is starting."""
-    mirror, _ = two
-    mirror.noisy = True
-    words: list[str | Path] = [command, mirror.path]
-    if command == "mount":
-        words = [command, mirror.backing, mirror.path, "-o", f"log={mirror.log}"]
-    for delay in range(0, 260, 20):
-        if mirror.path.is_mount() == (command == "mount"):
-            mirror.umount() if command == "mount" else mirror.mount()
-        process = start(*words)
-        wait_until_it_listens(process)
-        time.sleep(delay / 1000)
-        process.send_signal(number)
-        code, _, err = outcome(process)
-        assert "Traceback" not in err or "mirrorfs/cli" not in err
-        assert code in {0, 128 + number, -number}
-        if command == "mount":
-            assert mirror.path.is_mount() == (code == 0), (delay, code)
-            if code == 0:
-                os.statvfs(mirror.path)
+    mirror = mount_mirror(ext4_folder, noisy=True)
+    mirror.umount()
+    process = start("mount", mirror.backing, mirror.path, "-o", f"log={mirror.log}")
+    wait_until_it_listens(process)
+    if moment == "it has a child":
+        wait_for(lambda: has_child(process))
+    elif moment == "it is mounted":
+        wait_for(mirror.path.is_mount)
+    process.send_signal(number)
+    code, _, err = outcome(process)
+    assert code in {0, 128 + number}
+    assert "Traceback" not in err
+    assert mirror.path.is_mount() == (code == 0)
+    if code == 0:
+        os.statvfs(mirror.path)
+    else:
+        mirror.mount()  # no daemon has the folder
 
 
-def test_ctrl_c_ends_the_wait_for_a_mount_that_hangs(mirror: Mirror) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["it begins", "it is mounted"])
+def test_an_interrupted_mount_in_the_foreground_is_gone(
+    tmp_path: Path, moment: str, number: signal.Signals
+) -> None:
+    backing, point = tmp_path / "backing", tmp_path / "point"
+    backing.mkdir()
+    point.mkdir()
+    process = start("mount", backing, point, "-f")
+    wait_until_it_listens(process)
+    if moment == "it is mounted":  # but does not answer yet, perhaps
+        wait_for(point.is_mount)
+    process.send_signal(number)
+    code, _, err = outcome(process)
+    assert code == 0 if moment == "it is mounted" else code in {0, 128 + number}
+    assert "Traceback" not in err
+    assert not point.is_mount()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_that_waits_for_a_hung_mount(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], number: signal.Signals
+) -> None:
+    mirror = mount_mirror(ext4_folder)
     with stopped(mirror):
-        process = start("stats", mirror.path)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_for(children.read_text)  # one that asks the mount, and waits
-        process.send_signal(signal.SIGINT)
-        assert outcome(process) == (128 + signal.SIGINT, "", "")
+        for command in ("stats", "umount"):
+            process = start(command, mirror.path)
+            wait_until_it_listens(process)
+            wait_for(lambda process=process: has_child(process))
+            process.send_signal(number)
+            assert outcome(process) == (128 + number, "", "")
+    assert mirror.path.is_mount()

@@ -141,7 +141,7 @@ def test_read_only_mount_with_stale_tails_is_refused(ext4_mirror: Mirror) -> Non
     kill(ext4_mirror, [made])
     ext4_mirror.umount()
     before = made.backing.read_bytes()
-    said = "unsettled ends of files (1, the first is file); mount it once without 'ro'"
+    said = "has left files unfinished (1, the first is file); mount it once without 'ro'"
     mount_fails(ext4_mirror, "ro", ExitCode.BACKING, said)
     assert made.backing.read_bytes() == before
     remount_and_check(ext4_mirror, [made])

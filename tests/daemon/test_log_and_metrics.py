@@ -1,4 +1,4 @@
-"""What a mount tells by itself: its log, and its errors in the metrics."""
+"""What a mount says without a command: its log, and its errors in the metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.conftest import Mirror
 
 
-def test_errors_have_series_before_the_first_one(mirror: Mirror) -> None:
+def test_metrics_have_series_of_errors_before_the_first_one(mirror: Mirror) -> None:
     def values(name: str) -> dict[str, float]:
         """By errno, of which there may be none."""
         lines = (mirror.path / ".mirrorfs/metrics").read_text().splitlines()
@@ -44,7 +44,7 @@ def test_errors_have_series_before_the_first_one(mirror: Mirror) -> None:
     assert values("mirrorfs_failed_requests_total") == {"": 2.0}
 
 
-def test_the_log_tells_the_time_zone_and_nothing_of_pyfuse3(
+def test_log_lines_carry_the_time_zone_and_none_is_of_pyfuse3(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     mirror = mount_mirror(ext4_folder, "debug")
@@ -53,14 +53,15 @@ def test_the_log_tells_the_time_zone_and_nothing_of_pyfuse3(
         os.rmdir(mirror.path / "full")
     mirror.umount()
     lines = mirror.log.read_text().splitlines()
-    assert any(" DEBUG " in line for line in lines)
+    refused = [line for line in lines if " DEBUG " in line]
+    assert any("rmdir: " in line and "not empty" in line and "full" in line for line in refused)
     assert not any("pyfuse" in line for line in lines)
     for line in lines:
         when = datetime.fromisoformat(line.split()[0])
         assert when.utcoffset() is not None
 
 
-def test_each_line_of_a_log_says_of_which_mount_it_is(
+def test_log_lines_in_a_shared_file_carry_the_mount_point(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
@@ -84,7 +85,9 @@ def test_each_line_of_a_log_says_of_which_mount_it_is(
     assert not lines
 
 
-def test_so_it_does_in_syslog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_in_syslog_carry_the_mount_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(tmp_path / "syslog"))
         monkeypatch.setattr(log_setup, "_SYSLOG_SOCKET", str(tmp_path / "syslog"))
@@ -97,12 +100,12 @@ def test_so_it_does_in_syslog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         finally:
             root.handlers[:], level, logging.raiseExceptions = before
             root.setLevel(level)
-        told = syslog.recv(1000).decode().rstrip("\0").partition(">")[2]
+        lines = syslog.recv(1000).decode().rstrip("\0").partition(">")[2]
     head = r"WARNING /mnt/100%\xff: "
-    assert told == f"mirrorfs: {head}one 1\n{head}two"
+    assert lines == f"mirrorfs: {head}one 1\n{head}two"
 
 
-def test_what_asks_for_what_is_not_there_counts_no_error(mirror: Mirror) -> None:
+def test_requests_for_what_does_not_exist_count_no_error(mirror: Mirror) -> None:
     mirror.write("file", 0, b"x")
     path = mirror.path / "file"
     with contextlib.suppress(FileNotFoundError):

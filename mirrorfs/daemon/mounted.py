@@ -1,4 +1,4 @@
-"""Find mirrorfs mounts and ask them, without ever waiting for one that does not answer."""
+"""Find mirrorfs mounts and read their statistics, without ever waiting for one that hangs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 def at(path: str) -> mounts.Mount:
-    """The mirrorfs mount at `path`; NotAMountError if there is none."""
+    """The mirrorfs mount at `path`, as a user types it; NotAMountError if there is none."""
     point = timed_calls.resolve(os.fsencode(path))
     mount = mounts.mounted_at(point)
     if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
@@ -70,23 +70,25 @@ def every() -> list[mounts.Mount]:
 
 
 class Statistics:
-    """The account of a mount, or of the file `path` in it. Asked for at once, read later, so that
-    many mounts that hang cost no more time than one.
+    """The account of a mount, or of the file `path` in it. The request is sent at once, and the
+    answer read later, so that many mounts that hang cost no more time than one.
     """
 
     def __init__(self, mount: mounts.Mount, path: bytes | None = None) -> None:
         self._mount = mount
         self._path = path or mount.path
-        self._question = timed_calls.TimedCall(os.getxattr, self._path, STATS_ATTRIBUTE)
+        self._request = timed_calls.TimedCall(os.getxattr, self._path, STATS_ATTRIBUTE)
         self._end = time.monotonic() + ANSWER_SECONDS
 
     def read(self, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
-        """The content of stats.json, or the file's counters. MirrorfsError that says why there is
-        nothing.
+        """The content of stats.json, or the file's counters, in `seconds` at most.
+
+        Raises NoAnswerError for a daemon that is dead or hangs, PrivateError for what the caller
+        may not see, NotAMountError for what has no counters, and else MirrorfsError.
         """
         try:
-            told = self._question.answer(min(self._end, time.monotonic() + seconds))
-            stats: dict[str, Any] = json.loads(told)
+            answer = self._request.answer(min(self._end, time.monotonic() + seconds))
+            stats: dict[str, Any] = json.loads(answer)
         except TimeoutError:
             raise health.hanging(self._mount) from None
         except OSError as exc:

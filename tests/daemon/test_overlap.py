@@ -23,7 +23,7 @@ def table(*lines: str) -> list[Mount]:
     """Mounts from `DEVICE ROOT PATH`."""
     words = [line.split() for line in ("8:1 / /", *lines)]
     return [
-        Mount(number, root.encode(), path.encode(), "ext4", b"", False, device)
+        Mount(number, root.encode(), path.encode(), "ext4", b"", device)
         for number, (device, root, path) in enumerate(words)
     ]
 
@@ -53,12 +53,14 @@ def table(*lines: str) -> list[Mount]:
         (b"/vol2", b"/vol", ["0:40 /@vol /vol", "0:40 /@vol2 /vol2"], False),
     ],
 )
-def test_what_overlaps(one: bytes, other: bytes, lines: list[str], shared: bool) -> None:
+def test_overlap_by_the_mount_table(
+    one: bytes, other: bytes, lines: list[str], shared: bool
+) -> None:
     assert overlap(one, other, table(*lines)) is shared
     assert overlap(other, one, table(*lines)) is shared
 
 
-def test_overlapping_folders_are_refused_and_neighbours_are_not(
+def test_mount_refuses_overlapping_folders_and_takes_neighbours(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     served, sub = ext4_folder / "serv\xe9", ext4_folder / "serv\xe9/sub"
@@ -84,7 +86,7 @@ def test_overlapping_folders_are_refused_and_neighbours_are_not(
         run("umount", alias)
 
 
-def test_a_folder_mounted_over_itself_is_known(
+def test_mount_refuses_folders_around_and_in_one_mounted_over_itself(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     over, sub = ext4_folder / "over", ext4_folder / "over/sub"
