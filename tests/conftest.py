@@ -141,6 +141,12 @@ def wait_until_it_listens(process: subprocess.Popen[Any]) -> None:
     wait_for(listens)
 
 
+def is_in_a_call(pid: int, fd: int) -> bool:
+    """Whether a process waits in a system call for this descriptor (proc_pid_syscall(5))."""
+    words = Path(f"/proc/{pid}/syscall").read_text().split()
+    return len(words) > 1 and words[1] == f"{fd:#x}"
+
+
 @contextlib.contextmanager
 def loop_mounted(kind: str, folder: Path, size_mib: int) -> Iterator[Path]:
     """A new file system of this kind on a loop device, mounted."""
@@ -213,7 +219,7 @@ class Mirror:
         os.kill(pid, signal.SIGKILL)
         import select
 
-        select.select([watch], [], [], 10)
+        select.select([watch], [], [], 60)
         os.close(watch)
         self.is_killed = True
 
@@ -263,10 +269,7 @@ class Mirror:
 
     def end(self) -> None:
         run("umount", "--lazy", self.path, check=False)
-        for _ in range(100):
-            if not self.path.is_mount():
-                break
-            time.sleep(0.05)
+        wait_for(lambda: not self.path.is_mount())
         if self.is_killed and self.backing.exists():
             progress_table.remove_all(
                 progress_table.owner_of(self.state_folder)

@@ -6,26 +6,28 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
-_F = TypeVar("_F", bound=types.FunctionType)
+_F = TypeVar("_F", bound=Callable[..., object])
 
 # Words of commands, and names of functions, that an ordinary user cannot use, or not everywhere.
 _COMMANDS = frozenset(
-    "chattr fsfreeze fstrim losetup mount setfacl sysctl systemctl umount unshare nsenter".split()
+    "chattr demo fsfreeze fstrim losetup mount nsenter setfacl setpriv umount unshare".split()
 )
 _CALLS = frozenset(
     "chown fchown lchown makedev mknod seteuid setgid setgroups setresuid setuid unshare".split()
 )
 _FILES = ("/dev/fuse", "/proc/sys/vm/drop_caches")
+_MAKES_A_FILE_SYSTEM = "mkfs."
 _NEEDS_ROOT: set[types.CodeType] = set()
 
 
 def needs_root(function: _F) -> _F:
     """Decorator of a function whose callers need root, which is not seen from its code."""
+    assert isinstance(function, types.FunctionType)
     _NEEDS_ROOT.add(function.__code__)
     return function
 
@@ -34,16 +36,20 @@ def is_for_root(item: pytest.Item) -> bool:
     """Whether a test needs root or a mount. The marker `root` says so of what cannot be seen."""
     if item.get_closest_marker("root"):
         return True
-    functions = [getattr(item, "function", None)]
-    definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-    functions += [found.func for all_found in definitions.values() for found in all_found[-1:]]
-    functions += _values(getattr(item, "callspec", None))
-    return any(_reaches_root(function) for function in map(_inner, functions) if function)
+    assert isinstance(item, pytest.Function)
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    values: list[Any] = [item.function, *(found.func for each in definitions for found in each)]
+    if hasattr(item, "callspec"):
+        values += item.callspec.params.values()
+    return any(map(reaches_root, values))
 
 
-def _values(callspec: Any) -> list[Any]:
-    """The functions among a test's parameters."""
-    return [] if callspec is None else [*callspec.params.values()]
+def reaches_root(value: object) -> bool:
+    """Whether this is a function that does what is for root, or that can come to one of tests/ that
+    does.
+    """
+    function = _inner(value)
+    return function is not None and any(map(_is_privileged, _reached(function)))
 
 
 def _inner(value: Any) -> types.FunctionType | None:
@@ -51,10 +57,6 @@ def _inner(value: Any) -> types.FunctionType | None:
         value = value.__wrapped__
     value = getattr(value, "__func__", value)
     return value if isinstance(value, types.FunctionType) else None
-
-
-def _reaches_root(function: types.FunctionType) -> bool:
-    return any(map(_is_privileged, _reached(function)))
 
 
 @functools.cache
@@ -105,4 +107,8 @@ def _strings(const: Any) -> list[str]:
 
 
 def _is_word(word: str) -> bool:
-    return word in _COMMANDS or word.startswith("mkfs.") or any(name in word for name in _FILES)
+    return (
+        word in _COMMANDS
+        or word.startswith(_MAKES_A_FILE_SYSTEM)
+        or any(name in word for name in _FILES)
+    )

@@ -18,7 +18,7 @@ import pytest
 
 from mirrorfs.backing import progress_table, recovery_attribute, state_folder
 from mirrorfs.backing.recovery_list import RecoveryList, read_list
-from tests.conftest import loop_mounted, run, wait_for
+from tests.conftest import is_in_a_call, loop_mounted, run, wait_for
 from tests.crash.test_changed_after_a_crash import leave, leave_on_another_list
 from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, LIST, kill, make, remount_and_check
 from tests.crash.test_stale_tail_after_a_power_cut import cut_power
@@ -162,14 +162,15 @@ def test_daemon_killed_while_its_disk_is_frozen_loses_no_acknowledged_write(
         try:
             os.lseek(made.fd, 0, os.SEEK_END)
             writer = subprocess.Popen(words, pass_fds=[made.fd], stderr=subprocess.DEVNULL)
-            time.sleep(2)  # until the daemon has seen that it waits
+            wait_for(lambda: is_in_a_call(writer.pid, made.fd))
+            time.sleep(1)  # until the daemon has seen that it waits
             os.kill(mirror.pid, signal.SIGKILL)
         finally:
             time.sleep(1)
             fcntl.ioctl(point_fd, FITHAW, 0)
             os.close(point_fd)
         mirror.is_killed = True
-        writer.wait(30)
+        writer.wait(60)
         with contextlib.suppress(OSError):
             made.close_all()
         run("umount", "--lazy", mirror.path)

@@ -5,8 +5,8 @@
 ORDERS is a file. While it holds `handler NAME EXCEPTION`, the handler NAME raises that exception
 inside the guard; `decode NAME EXCEPTION` does so before it comes to a handler. While it holds
 `pwrite PERCENT ERRNO`, that share of the backing writes fails, or is cut short where ERRNO is 0;
-`fsync ERRNO` fails every fsync; `cut ERRNO` fails to cut off what is old; `stall SECONDS NAME`
-delays the writes to files whose descriptor leads to NAME.
+`fsync ERRNO` fails every fsync; `cut ERRNO` fails to cut off what is old; `stall NAME` delays the
+writes to files whose descriptor leads to NAME until there are other orders.
 """
 
 from __future__ import annotations
@@ -145,8 +145,10 @@ class FaultyOs:
 
     def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
         words = self._orders.words()
-        if words[:1] == ["stall"] and os.readlink(f"/proc/self/fd/{fd}").endswith(words[2]):
-            time.sleep(float(words[1]))
+        if words[:1] == ["stall"] and os.readlink(f"/proc/self/fd/{fd}").endswith(words[1]):
+            while self._orders.words() == words:
+                time.sleep(0.01)
+            words = []
         if words[:1] == ["pwrite"] and random.random() * 100 < int(words[1]):
             code = int(words[2])
             if code:

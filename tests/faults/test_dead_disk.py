@@ -30,7 +30,7 @@ def test_mount_on_a_dead_disk_stays_where_it_is(
         os.listdir(mirror.path)
         pid = mirror.pid
         run("xfs_io", "-x", "-c", "shutdown", disk)
-        swept = time.monotonic() + 3  # the daemon looks at what it knows once in a second
+        swept = time.monotonic() + 3  # the daemon looks at what it knows once a second
         while time.monotonic() < swept:
             assert os.path.ismount(mirror.path)
             time.sleep(0.2)

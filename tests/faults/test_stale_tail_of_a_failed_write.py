@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES, mirrorfs, run
+from tests.conftest import CLASSES, mirrorfs, run, wait_for
 
 if TYPE_CHECKING:
     from tests.faults.conftest import FaultyMirror
@@ -126,10 +126,7 @@ def test_file_that_could_not_be_cut_is_cut_later(faulty: FaultyMirror, again: bo
         os.close(fd)
         content += content
     else:
-        for _ in range(60):
-            if len((faulty.backing / "file").read_bytes()) == len(content):
-                break
-            time.sleep(0.1)
+        wait_for(lambda: (faulty.backing / "file").stat().st_size == len(content))
     assert faulty.read("file") == (faulty.backing / "file").read_bytes() == content
     assert "Traceback" not in faulty.log.read_text()
 
@@ -143,10 +140,7 @@ def test_file_that_fails_after_its_close_is_logged_and_believed_no_longer(
     path.write_bytes(content)
     path.write_bytes(OLD * 5000)
     faulty.order(f"fsync {errno.EIO}")
-    for _ in range(100):
-        if "could not be written" in faulty.log.read_text():
-            break
-        time.sleep(0.1)
+    wait_for(lambda: "could not be written" in faulty.log.read_text())
     faulty.order()
     said = f"WARNING {faulty.path}: file: could not be written: {os.strerror(errno.EIO)}"
     assert said in faulty.log.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import run
+from tests.conftest import is_in_a_call, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +58,9 @@ def clients(program: str, paths: list[Path], flags: int) -> Iterator[Callable[[]
         for fd in fds:
             words = [sys.executable, "-S", "-c", program, str(fd)]
             started.append(subprocess.Popen(words, pass_fds=[fd], stderr=subprocess.DEVNULL))
-        time.sleep(1 + len(fds) / 40)
+        for client, fd in zip(started, fds, strict=True):
+            wait_for(functools.partial(is_in_a_call, client.pid, fd))
+        time.sleep(0.5)  # a call that is answered after all would be over
         assert all(client.poll() is None for client in started)
         return [client.pid for client in started]
 
@@ -65,7 +68,7 @@ def clients(program: str, paths: list[Path], flags: int) -> Iterator[Callable[[]
         yield start
     finally:
         for client in started:
-            client.wait(30)
+            client.wait(60)
         for fd in fds:
             with contextlib.suppress(OSError):  # a test may have ended the mount
                 os.close(fd)
@@ -76,7 +79,7 @@ def stopped(pid: int) -> Iterator[None]:
     """A client that waits for a daemon cannot even be killed, nor can we, if we are to close what
     is open there; so another process lets it go on after a while.
     """
-    going_on = subprocess.Popen(["sh", "-c", f"sleep 30; kill -CONT {pid}"], start_new_session=True)
+    going_on = subprocess.Popen(["sh", "-c", f"sleep 90; kill -CONT {pid}"], start_new_session=True)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -87,8 +90,13 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def check_others(mirror: Mirror, number: int) -> None:
-    """What does not concern the stalled file system is done at once."""
+    """What does not concern the stalled file system is done at once, as far as a busy machine does
+    anything at once.
+    """
     begun = time.monotonic()
+    for _ in range(8):
+        run("timeout", "20", "true")
+    usual, begun = time.monotonic() - begun, time.monotonic()
     for command in (
         ["cat", mirror.path / ".mirrorfs/stats"],
         ["ls", mirror.path],
@@ -99,9 +107,9 @@ def check_others(mirror: Mirror, number: int) -> None:
         ["df", mirror.path],
         ["getfattr", "-d", mirror.path / "other-0"],
     ):
-        done = run("timeout", "-s", "KILL", "10", *command, check=False)
+        done = run("timeout", "-s", "KILL", "20", *command, check=False)
         assert done.returncode == 0, command
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < max(3, 10 * usual)
 
 
 def make_others(backing: Path) -> None:
@@ -109,16 +117,12 @@ def make_others(backing: Path) -> None:
         (backing / f"other-{number}").write_bytes(os.urandom(MIB))
 
 
-def daemon_ended(pid: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True
-        except OSError:
-            return True
-        time.sleep(0.1)
-    return False
+def has_ended(pid: int) -> bool:
+    """Whether a process is no more, or all but for its parent."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
 
 
 @pytest.mark.parametrize("count", [60, 110])
@@ -219,7 +223,7 @@ def test_read_from_the_cache_of_a_disk_without_answer_holds_up_no_other_client(
                 time.sleep(1)
                 start()
                 check_others(mirror, 0)
-        assert committing.wait(20) == 0
+        assert committing.wait(60) == 0
         mirror.umount()
 
 
@@ -257,7 +261,7 @@ def test_server_without_answer_holds_up_no_other_client(
                 time.sleep(2)
                 assert all(client.poll() is None for client in started)
                 check_others(mirror, int(met_before))
-            assert [client.wait(20) for client in started] == [0] * len(started)
+            assert [client.wait(60) for client in started] == [0] * len(started)
             mirror.umount()
     finally:
         run("umount", "--lazy", ext4_folder / "nested")
@@ -278,13 +282,9 @@ def test_term_during_a_stall_logs_what_was_cut_off(
             try:
                 pids = start()
                 os.kill(pid, signal.SIGTERM)
-                assert daemon_ended(pid, 15)
+                wait_for(lambda: has_ended(pid))
                 assert not mirror.path.is_mount()
-                time.sleep(0.5)
-                ended = [
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids
-                ]
-                assert all(ended)
+                wait_for(lambda: all(map(has_ended, pids)))
             finally:
                 run("fsfreeze", "-u", nested)
         log = mirror.log.read_text()
@@ -295,7 +295,7 @@ def test_term_during_a_stall_logs_what_was_cut_off(
         assert ": could not be written: Input/output error" in log
         assert "Success" not in log
         assert "Traceback" not in log
-        assert daemon_ended(pid, 5)
+        wait_for(lambda: has_ended(pid))
         # Nothing is left behind: the folder can be served again.
         again = mount_mirror(ext4_folder)
         assert again.read("nested/file-0") in {b"x" * 5000, b"y" * 5000}
@@ -312,8 +312,8 @@ def test_term_while_a_server_does_not_answer_ends_the_mount(
             client = subprocess.Popen(["cat", mirror.path / "nested/file"])
             time.sleep(1)
             os.kill(pid, signal.SIGTERM)
-            assert daemon_ended(pid, 15)
-            assert client.wait(5)
+            wait_for(lambda: has_ended(pid))
+            assert client.wait(60)
             assert not mirror.path.is_mount()
         assert "unmounted" in mirror.log.read_text()
     finally:

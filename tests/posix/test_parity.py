@@ -90,8 +90,10 @@ def twins_on(
         if not lacking & {*check.needs}
     ],
 )
-def test_check(name: str, where: str, twins_on: Callable[[str], Twins]) -> None:
-    """Sees the same in the mount as in the plain folder, and the mount finds nothing to warn of."""
+def test_mount_is_like_the_folder_below(
+    name: str, where: str, twins_on: Callable[[str], Twins]
+) -> None:
+    """A check sees the same in both, and the mount finds nothing to warn of."""
     twins = twins_on(where)
     folders = twins.plain / name, twins.mirror.path / name
     for folder in folders:

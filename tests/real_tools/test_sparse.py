@@ -51,6 +51,20 @@ def difference(before: SimpleNamespace, after: SimpleNamespace) -> dict[str, int
     }
 
 
+def pieces(path: Path) -> dict[int, bytes]:
+    """All data of a file by its offset; holes are left out."""
+    found: dict[int, bytes] = {}
+    with path.open("rb") as file:
+        end = 0
+        while True:
+            try:
+                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                return found
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found[start] = os.pread(file.fileno(), end - start, start)
+
+
 ALONE = r"""
 for point in $(awk '$3 ~ /^fuse/ {print $2}' /proc/mounts); do
     [ "$point" = "$1" ] || umount -l "$point"
@@ -185,12 +199,12 @@ def test_fstrim_of_an_image_in_the_mount_frees_its_blocks(mirror: Mirror, tmp_pa
     """What a virtual machine does to its disk: make files, delete them, discard."""
     image, point = mirror.path / "disk.img", tmp_path / "inside"
     image.touch()
-    os.truncate(image, 256 * MIB)
+    os.truncate(image, 128 * MIB)
     run("mkfs.ext4", "-q", "-F", image)
     point.mkdir()
     run("mount", "-o", "loop", image, point)
     try:
-        (point / "big").write_bytes(random.Random(1).randbytes(96 * MIB))
+        (point / "big").write_bytes(random.Random(1).randbytes(48 * MIB))
         (point / "kept").write_bytes(b"kept" * 100_000)
         os.sync()
         full = occupied(mirror.backing / "disk.img")
@@ -198,7 +212,7 @@ def test_fstrim_of_an_image_in_the_mount_frees_its_blocks(mirror: Mirror, tmp_pa
         os.sync()
         run("fstrim", point)
         os.sync()
-        assert full - occupied(mirror.backing / "disk.img") >= 0.95 * 96 * MIB
+        assert full - occupied(mirror.backing / "disk.img") >= 0.95 * 48 * MIB
         assert (point / "kept").read_bytes() == b"kept" * 100_000
     finally:
         run("umount", point)
@@ -212,7 +226,8 @@ def test_copy_inside_the_mount_shares_or_stays_sparse(mirror: Mirror, image: Pat
     xfs_io(mirror, "-f", "-c", f"copy_range {image}", target)
     done = difference(before, mirror.counters())
     assert target.stat().st_size == 6 << 30
-    run("cmp", image, target)
+    assert pieces(mirror.backing / "copy.img") == pieces(mirror.backing / image.name)
+    assert pieces(target) == pieces(image)
     assert occupied(mirror.backing / "copy.img") <= DATA + SLACK
     assert done["received_bytes"] == 6 << 30
     assert done["hole_bytes"] == (6 << 30) - DATA
