@@ -1,9 +1,10 @@
 """The end of a stale tail: what is old is cut off, and the file below is what clients see.
 
-Guarantees: no power cut shows old blocks in a file without a recovery attribute. So data is on the
-disk before old blocks are cut off, they are before the attribute is taken away, and that is before
-the recovery list forgets the file (`recovery`). A crash in the middle leaves a file with its
-attribute, which the next mount finalises.
+Guarantees: no power cut shows old blocks in a file without a recovery attribute. So what clients
+have written is made durable first; then the old blocks are cut off, the attribute is taken away,
+and the recovery list forgets the file (`recovery`), in an order that the file system below keeps,
+or that a sync enforces. A crash in the middle leaves a file that is done, or has its attribute: the
+next mount finalises it.
 
 Called under the lock of the open file; takes the lock of the recovery list inside.
 """

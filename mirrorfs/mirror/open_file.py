@@ -250,7 +250,7 @@ def open_writable(
             _check(fd, check)
             if writeback is None:
                 writeback = Writeback()
-            # What was written through an earlier opening counts no longer, see there.
+            # What was written through an earlier opening counts no longer (`rewritten`).
             writeback.rewritten = []
             return OpenFile(
                 fd,
