@@ -142,7 +142,7 @@ def test_a_message_that_cannot_be_decoded_leaves_the_mount_alive(
     check_failure(shared_faulty, "decode", name, kind)
 
 
-def test_every_handler_is_tried() -> None:
+def test_calls_try_every_handler() -> None:
     rows = table(MagicMock())
     assert {row.name for row in rows.values()} | {name for name, *_ in OTHERS} == set(CALLS)
 

@@ -86,7 +86,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_loading_it_imports_nothing_heavy() -> None:
     told = python(
         """
-        import sys, mirrorfs.daemon.mount_spec
+        import sys, mirrorfs.fuse
         print("mirrorfs._native" in sys.modules, {"pyfuse3", "trio"} & set(sys.modules))
         """
     )
