@@ -20,10 +20,18 @@ def test_there_are_sources() -> None:
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_source_compiles_without_a_warning(source: Path, tmp_path: Path) -> None:
     """-O2, since some warnings come with what the optimizer finds out."""
-    asked = ["pkg-config", "--cflags", "fuse3"]
-    flags = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    query = ["pkg-config", "--cflags", "fuse3"]
+    flags = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
     python = f"-I{sysconfig.get_path('include')}"
-    words = ["gcc", "-c", "-D_FILE_OFFSET_BITS=64", *STRICT, python, *flags, source]
+    words: list[str | Path] = [
+        "gcc",
+        "-c",
+        "-D_FILE_OFFSET_BITS=64",
+        *STRICT,
+        python,
+        *flags,
+        source,
+    ]
     done = subprocess.run(
         [*words, "-o", tmp_path / "object"], capture_output=True, text=True, check=False
     )
