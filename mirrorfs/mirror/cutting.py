@@ -53,5 +53,8 @@ def _cut_in_shared_block(file: OpenFile, old_size: int, valid_length: int) -> OS
         file.store(start, rest)
         file.make_durable(os.fdatasync)
     except OSError as exc:
+        # The page cache may go on showing what never reached the disk; a cut drops it for good.
+        with contextlib.suppress(OSError):
+            resize(file, os.fstat(file.fd).st_size, start)
         return exc
     return None
