@@ -303,7 +303,7 @@ def test_calls_beside_one_that_hangs_are_waited_for_in_the_main_loop_again(
             monkeypatch.setattr(thread_pool, "_BRIEF_SECONDS", LONG)
             monkeypatch.setattr(trio.lowlevel, "wait_task_rescheduled", count)
             for number in range(CALLS):
-                assert await threads.run(lambda n=number: n + 1) == number + 1  # type: ignore[misc]
+                assert await threads.run(lambda n=number: n + 1) == number + 1
             over.set()
         assert not threads.busy
         threads.close()
