@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.fs import direct_writes
 from tests.posix.checks import CAPABILITY
 
 if TYPE_CHECKING:
@@ -24,25 +23,6 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 MIB = 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("release", "coherent"),
-    [
-        ("6.18.44-fc", True),
-        ("6.18.2", False),
-        ("6.18", False),
-        ("6.12.63+deb13-amd64", False),
-        ("6.12.64+deb13-amd64", True),
-        ("6.17.13", False),
-        ("6.19-rc1", True),
-        ("7.0.1", True),
-        ("6.1.0-30-amd64", False),
-        ("weird", False),
-    ],
-)
-def test_the_kernels_that_keep_their_cache_right(release: str, coherent: bool) -> None:
-    assert direct_writes.is_coherent(release) is coherent
 
 
 @pytest.mark.parametrize("option", ["auto", "off"])

@@ -83,7 +83,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, "-c", textwrap.dedent(code), check=False, cwd=TOP)
 
 
-def test_loading_it_imports_nothing_heavy() -> None:
+def test_loading_the_native_module_imports_neither_pyfuse3_nor_trio() -> None:
     told = python(
         """
         import sys, mirrorfs.fuse

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.fs import inode_numbers
 from tests.conftest import MKFS, image_mounted, loop_mounted, run
 from tests.mount.forgetting import drop_caches, forget_all
 
@@ -166,18 +165,3 @@ def test_the_number_of_a_file_that_was_deleted_beside_the_mount_is_used_again(
     assert mirror.read("new") == b"new"
     forget_all(mirror)
     assert (mirror.path / "new").stat().st_ino == number
-
-
-def test_numbers_are_derived() -> None:
-    shift = inode_numbers.shift_of(b"ext4 1234")
-    assert shift == inode_numbers.shift_of(b"ext4 1234")
-    assert shift != inode_numbers.shift_of(b"ext4 1234", attempt=1)
-    for number in (1, 12, 1 << 56, (1 << 64) - 1):
-        seen = inode_numbers.shifted(shift, number)
-        assert inode_numbers.FIRST_OTHER_ID <= seen < inode_numbers.FIRST_CONTROL_ID
-        assert inode_numbers.shifted(shift, number + 1) != seen
-        assert inode_numbers.next_to_try(seen) != seen
-        assert inode_numbers.next_to_try(seen) >= inode_numbers.FIRST_OTHER_ID
-    assert not inode_numbers.is_own(inode_numbers.ROOT_ID)
-    assert inode_numbers.is_own(1 << 56)
-    assert inode_numbers.of_place(5, b"name") != inode_numbers.of_place(6, b"name")

@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-import trio
-import trio.lowlevel
-
-from mirrorfs.fuse.operations import Operation
-from mirrorfs.fuse.requests import Begun
 from tests.conftest import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Mirror
 
 TIMES = (1_000_000_001_000_000_002, -3_000_000_004)  # ns; one lies before 1970
-
-
-def begin(coroutine: Coroutine[object, object, object]) -> Begun:
-    row: Any = Operation("name", tuple, print, bytes)  # type: ignore[arg-type]
-    return Begun(row, coroutine, coroutine.send(None))
-
-
-def test_one_that_waits_goes_on_in_the_task_in_which_it_was_begun() -> None:
-    tasks = []
-
-    async def handler() -> str:
-        for _ in range(3):
-            tasks.append(trio.lowlevel.current_task())
-            await trio.sleep(0.001)
-        with trio.move_on_after(0.001) as scope:
-            await trio.sleep_forever()
-        assert scope.cancelled_caught
-        return "answer"
-
-    async def use() -> None:
-        assert await begin(handler()) == "answer"
-        assert set(tasks) == {trio.lowlevel.current_task()}
-
-    trio.run(use)
-
-
-def test_what_it_raises_is_raised_there() -> None:
-    async def handler() -> None:
-        await trio.lowlevel.checkpoint()
-        raise OSError(errno.EDOM, "")
-
-    async def use() -> None:
-        with pytest.raises(OSError) as caught:
-            await begin(handler())
-        assert caught.value.errno == errno.EDOM
-
-    trio.run(use)
 
 
 # Each in a folder of its own, which the kernel locks meanwhile.
