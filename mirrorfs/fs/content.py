@@ -200,9 +200,12 @@ class Content:
 
     async def _append(self, handle: FileHandle, file: OpenFile, offset: int, data: bytes) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        where, result = await self._space.retry_after_reclaim(
-            handle.inode.device, writer.append, file, data
-        )
+        device = handle.inode.device
+        try:
+            where, result = await self._space.retry_after_reclaim(device, writer.append, file, data)
+        except OSError as exc:
+            handle.pending.note(exc, file.size if device.is_local else offset)
+            raise
         handle.pending.note_taken(where, result)
         if where != offset:
             # The kernel has put the data into its cache at the wrong place. It waits for this

@@ -17,7 +17,7 @@ import errno
 import itertools
 import os
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import trio
 
@@ -43,6 +43,7 @@ _CLOSE_SECONDS = 10.0
 _FEW_BLOCKS = 2048  # of 512 bytes: freeing them takes 0.1 ms
 
 _T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 
 
 class Device:
@@ -102,7 +103,7 @@ class Device:
         """For the log."""
         return f"{self.kind or 'a file system'} ({os.major(self.dev)}:{os.minor(self.dev)})"
 
-    async def brief(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on
+    async def brief(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
         """`threads.run` for a call that has to do with a few names or attributes only: it needs no
         thread where these lie in memory, and no thread is at work there. Not for a call that opens
         a file, which another process may have to permit first (fanotify(7)).

@@ -5,7 +5,7 @@ Runs in the main loop's thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import trio
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
 
 _T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 _FORGET_SECONDS = 0.05
 
 
@@ -50,8 +51,8 @@ class Space:
     async def retry_after_reclaim(
         self,
         device: Device,
-        function: Callable[..., _T],
-        *args: Any,  # noqa: ANN401 - passed on
+        function: Callable[[*_Args], _T],
+        *args: *_Args,
         brief: bool = False,
     ) -> _T:
         """Call `function(*args)` in a thread of a device (`Device.brief` if it is), and once more

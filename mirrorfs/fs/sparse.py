@@ -104,22 +104,27 @@ class Sparse:
                 self._open_files.is_writeback_failed(inode),
                 written.lock if written is not None else None,
             )
-            copied = await self._space.retry_after_reclaim(
-                inode.device,
-                copy_range.copy,
-                source,
-                request.source_offset,
-                file,
-                request.target_offset,
-                request.length,
-                partial(self._kernel.is_interrupted, request.number),
-            )
+            try:
+                copied = await self._space.retry_after_reclaim(
+                    inode.device,
+                    copy_range.copy,
+                    source,
+                    request.source_offset,
+                    file,
+                    request.target_offset,
+                    request.length,
+                    partial(self._kernel.is_interrupted, request.number),
+                )
+            except OSError as exc:
+                if exc.errno != errno.EINTR:  # nothing was tried then
+                    handle.pending.note(exc, request.target_offset)
+                raise
         handle.pending.note_taken(request.target_offset, copied)
         return copied.size
 
     async def lseek(self, number: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
-        handle = self._file_handle(number)
+        handle = self._handles.get(number, FileHandle)
         handle.has_sought = True
         async with handle.inode.device.long_calls:
             return await handle.inode.device.threads.run(self._seek(handle, offset, whence))
@@ -129,7 +134,7 @@ class Sparse:
         system that is not local or has stalled, a file of very many extents, or one whose map has
         yet to be read from the disk.
         """
-        handle = self._file_handle(number)
+        handle = self._handles.get(number, FileHandle)
         if not handle.has_sought or not handle.inode.device.is_prompt or handle.seeks_slowly:
             return None
         file = self._open_files.get(handle.inode)
@@ -149,15 +154,11 @@ class Sparse:
             raise refuse(errno.EINVAL)
         return partial(self._open_files.view(handle).seek, offset, whence)
 
-    def _file_handle(self, number: int) -> FileHandle:
-        """EOPNOTSUPP for a control file, EBADF for what is not open."""
+    def _for_writing(self, number: int) -> tuple[FileHandle, OpenFile]:
+        """EOPNOTSUPP for a control file, EBADF for a handle that is not open for writing."""
         if isinstance(self._handles.any(number), ControlHandle):
             raise refuse(errno.EOPNOTSUPP)
-        return self._handles.get(number, FileHandle)
-
-    def _for_writing(self, number: int) -> tuple[FileHandle, OpenFile]:
-        """EBADF for a handle that is not open for writing."""
-        handle = self._file_handle(number)
+        handle = self._handles.get(number, FileHandle)
         if handle.open_file is None:
             raise refuse(errno.EBADF)
         return handle, handle.open_file

@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 
 import outcome
 import trio
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 _BRIEF_SECONDS = 0.001
 # From then on a call does not count as slow, but as hung: should all be like it, waiting for the
 # next one costs little of that time.
@@ -97,14 +98,14 @@ class Threads:
         latest = next(reversed(self._waited_for))
         return time.monotonic() < latest.begun + _HUNG_SECONDS
 
-    async def run(self, function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401 - passed on
+    async def run(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
         """Call `function(*args)` in a thread; returns what it returns, raises what it raises.
 
         Raises EIO if the waiting is cut off; the call may then still take effect.
         """
         return await self.finish(self.begin(function, *args))
 
-    def begin(self, function: Callable[..., _T], *args: Any) -> Call[_T]:  # noqa: ANN401 - passed on
+    def begin(self, function: Callable[[*_Args], _T], *args: *_Args) -> Call[_T]:
         """Begin a call in a thread, and wait for a moment; `finish`, which must follow, waits for
         the rest. Raises EIO if the threads are cut off already.
         """
@@ -134,7 +135,7 @@ class Threads:
             raise _cut_off()
         return call.result.unwrap()
 
-    def start(self, function: Callable[..., object], *args: object) -> None:
+    def start(self, function: Callable[[*_Args], object], *args: *_Args) -> None:
         """Call `function(*args)` in a thread some time soon; its result is dropped."""
         if not self.is_cut_off:
             wake = self._submit(Call(function, args))

@@ -34,7 +34,7 @@ class WrittenFiles:
         if len(self._paths) > MAX_FILES:
             del self._paths[next(iter(self._paths))]
         known = self.writeback(inode.key) or Writeback()
-        known.rewritten = []  # what the kernel has failed to write back meanwhile was not noticed
+        known.note_opened()
         return known
 
     def note_closed(self, key: FileKey, writeback: Writeback) -> None:

@@ -4,12 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 class Interrupts:
     """By the number of the request. `is_interrupted` may be called in any thread."""
@@ -17,14 +11,13 @@ class Interrupts:
     def __init__(self) -> None:
         self._by_number: dict[int, bool] = {}
 
-    @contextlib.contextmanager
-    def watched(self, number: int) -> Iterator[None]:
-        """While the block runs, signals for this request are noted."""
+    def watch(self, number: int) -> None:
+        """Note signals for this request from now on: they may come before its task runs."""
         self._by_number[number] = False
-        try:
-            yield
-        finally:
-            del self._by_number[number]
+
+    def forget(self, number: int) -> None:
+        """The end of a `watch`."""
+        self._by_number.pop(number, None)
 
     def note(self, number: int) -> bool:
         """Note a signal; False if no such request is watched."""

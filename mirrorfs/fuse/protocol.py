@@ -67,7 +67,7 @@ WRITE_IN = struct.Struct("=24xIII4xQQII8xI4x")
 FSYNC_IN = struct.Struct("=40xQI4x")
 INTERRUPT_IN = struct.Struct("=40xQ")
 FALLOCATE_IN = struct.Struct("=40xQQQI4x")
-LSEEK_IN = struct.Struct("=40xQQI4x")
+LSEEK_IN = struct.Struct("=40xQqI4x")  # a client may seek to a negative offset
 COPY_FILE_RANGE_IN = struct.Struct("=40xQQQQQQQ")
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = (1 << n for n in range(6))

@@ -93,9 +93,10 @@ class Requests:
         def receive(message: memoryview) -> Result:
             try:
                 coroutine: Any = handler(*decode(message))
-                trap = coroutine.send(None)
-            except StopIteration as end:
-                return encode(end.value)
+                try:
+                    trap = coroutine.send(None)
+                except StopIteration as end:
+                    return encode(end.value)
             except Exception as exc:
                 return errno_of(name, exc)
             self._begun = Begun(operation, coroutine, trap)
@@ -118,6 +119,7 @@ class Requests:
                     return errno.EIO
                 (number,) = protocol.UNIQUE.unpack_from(message)
                 self._nursery.start_soon(self._run, operation, number, arguments)
+                self._interrupts.watch(number)
             except Exception as exc:
                 return errno_of(name, exc)
             return ...
@@ -127,11 +129,11 @@ class Requests:
     async def _run(self, operation: Operation, number: int, arguments: tuple[Any, ...]) -> None:
         answer: int | bytes | bytearray = errno.EIO
         try:
-            with self._interrupts.watched(number):
-                answer = operation.encode(await operation.handler(*arguments))
+            answer = operation.encode(await operation.handler(*arguments))
         except Exception as exc:
             answer = self._guard.errno_of(operation.name, exc)
         finally:
+            self._interrupts.forget(number)
             _native.answer(number, answer)
 
     def _interrupt(self, message: memoryview) -> Result:

@@ -222,14 +222,12 @@ def open_writable(
     abilities: Abilities,
     rules: Rules,
     account: Account,
-    writeback: Writeback | None = None,
     check: Callable[[int], None] = lambda _fd: None,
 ) -> OpenFile:
     """Open the inode of the O_PATH descriptor `path_fd` for writing by clients.
 
     For reading and writing where permitted, since comparing needs reading; without moving atime
-    where permitted. `writeback` is what is known of the inode from earlier openings, shared from
-    now on; None if nothing is. Raises OSError (open(2)) if it cannot be opened for writing at all,
+    where permitted. Raises OSError (open(2)) if it cannot be opened for writing at all,
     and what `check` raises, which is called with the new descriptor.
     """
     path = tree.fd_path(path_fd)
@@ -248,10 +246,6 @@ def open_writable(
             refused = exc
         else:
             _check(fd, check)
-            if writeback is None:
-                writeback = Writeback()
-            # What was written through an earlier opening counts no longer (`rewritten`).
-            writeback.rewritten = []
             return OpenFile(
                 fd,
                 key,
@@ -261,7 +255,6 @@ def open_writable(
                 readable,
                 seek_proven=abilities.tells_holes(fd),
                 append_only=bool(mode & os.O_APPEND),
-                writeback=writeback,
             )
     raise refused or OSError(errno.EACCES, os.strerror(errno.EACCES))
 

@@ -37,6 +37,12 @@ class Writeback:
         """Whether this says nothing that a new object would not say."""
         return not (self.failed or self.unreported_errno or self.reserved)
 
+    def note_opened(self) -> None:
+        """Note that the file is opened anew: what was written through an earlier opening counts no
+        longer (`rewritten`).
+        """
+        self.rewritten = []
+
     def note_failure(self, unreported_errno: int = 0) -> None:
         """Note that a sync failed: from now on all has to be written anew. `unreported_errno` is
         the error, if clients have yet to learn of it.

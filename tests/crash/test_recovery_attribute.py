@@ -97,6 +97,37 @@ def test_new_times_are_given_to_a_file_that_was_finalised_first(
     progress_table.remove_all(progress_table.owner_of(os.fsencode(tmp_path / "state")))
 
 
+def open_to_write(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY))
+
+
+def open_to_append(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+
+
+def grow(path: Path) -> None:
+    """truncate(2) by name, one byte longer than the file may seem."""
+    os.truncate(path, 16 * MIB + 1)
+    os.truncate(path, 16 * MIB)
+
+
+@pytest.mark.parametrize("use", [open_to_write, open_to_append, grow], ids=lambda it: it.__name__)
+def test_first_use_for_writing_finalises_a_file_that_no_list_names(
+    ext4_mirror: Mirror, tmp_path: Path, use: Callable[[Path], None]
+) -> None:
+    """By a mount that has another list, and so does not look for the file."""
+    (made,) = leave_on_another_list(ext4_mirror, tmp_path, "file")
+    ext4_mirror.mount()
+    use(ext4_mirror.path / "file")
+    content = made.file.content
+    if use is grow:
+        content = content.ljust(16 * MIB, b"\0")
+    assert ext4_mirror.read("file") == content
+    assert made.backing.read_bytes() == content
+    assert ATTRIBUTE not in os.listxattr(made.backing)
+    progress_table.remove_all(progress_table.owner_of(os.fsencode(tmp_path / "state")))
+
+
 def write_what_is_there(mirror: Mirror, path: Path) -> None:
     """Empties a file and changes its first block; then, for longer than its
     recovery attribute is fresh, writes what is there already.

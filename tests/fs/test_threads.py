@@ -91,7 +91,7 @@ async def test_the_thread_that_was_idle_for_the_shortest_time_gets_the_next_call
     threads = Threads(3)
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(threads.run, gate.wait)
+            nursery.start_soon(threads.run, gate.wait)  # type: ignore[arg-type]
         await trio.testing.wait_all_tasks_blocked()
         gate.open()
     wait_for(lambda: len(threads._idle) == 3)
@@ -267,7 +267,7 @@ async def test_threads_are_slow_while_the_latest_call_is_neither_done_nor_hung(
     async with trio.open_nursery() as nursery:
         seen = []
         for _ in range(2):
-            nursery.start_soon(threads.run, gate.wait)
+            nursery.start_soon(threads.run, gate.wait)  # type: ignore[arg-type]
             await trio.testing.wait_all_tasks_blocked()
             seen.append(threads.is_slow)
             clock.now += thread_pool._HUNG_SECONDS
@@ -298,12 +298,12 @@ def test_calls_beside_one_that_hangs_are_waited_for_in_the_main_loop_again(
     async def use() -> None:
         threads, over = Threads(4), threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(threads.run, over.wait)
+            nursery.start_soon(threads.run, over.wait)  # type: ignore[arg-type]
             await trio.testing.wait_all_tasks_blocked()
             monkeypatch.setattr(thread_pool, "_BRIEF_SECONDS", LONG)
             monkeypatch.setattr(trio.lowlevel, "wait_task_rescheduled", count)
             for number in range(CALLS):
-                assert await threads.run(lambda n=number: n + 1) == number + 1
+                assert await threads.run(lambda n=number: n + 1) == number + 1  # type: ignore[misc]
             over.set()
         assert not threads.busy
         threads.close()

@@ -97,8 +97,9 @@ def test_ranges_written_anew_count_within_one_opening_only(
     folder_fd = os.open(ext4_folder, os.O_RDONLY)
     path_fd = os.open(ext4_folder / "image", os.O_PATH)
     abilities = probe(folder_fd, writable=True)
-    again = open_writable(path_fd, KEY, abilities, Rules(), Account(), target.writeback)
-    assert again.writeback is target.writeback
+    again = open_writable(path_fd, KEY, abilities, Rules(), Account())
+    again.writeback = target.writeback
+    again.writeback.note_opened()
     assert again.writeback.failed
     writer.write(again, 2 * BLOCK, OTHER)
     assert not sync.sync(again, data_only=False)

@@ -114,12 +114,14 @@ static uint64_t expected_by(const struct fuse_in_header *header)
     return is_expected ? header->unique : 0;
 }
 
-/* Show a request to its callable; returns whether it goes no further. */
-static bool take(int fd, void *message, size_t size)
+enum outcome { PASSED_ON, ANSWERED, LATER };
+
+/* Show a request to its callable. */
+static enum outcome take(int fd, void *message, size_t size)
 {
     struct fuse_in_header *header = message;
     if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode])
-        return false;
+        return PASSED_ON;
     uint64_t unique = expected_by(header);
     PyObject *callable = Py_NewRef(callables[header->opcode]);
     PyObject *view = PyMemoryView_FromMemory(message, (Py_ssize_t)size, PyBUF_READ);
@@ -130,11 +132,13 @@ static bool take(int fd, void *message, size_t size)
     } else if (result != Py_None && result != Py_Ellipsis) {
         send_result(fd, unique, result);
     }
-    bool is_taken = result != Py_None;
+    enum outcome outcome = result == Py_None       ? PASSED_ON
+                           : result == Py_Ellipsis ? LATER
+                                                   : ANSWERED;
     Py_XDECREF(result);
     Py_XDECREF(view);
     Py_DECREF(callable);
-    return is_taken;
+    return outcome;
 }
 
 static bool is_another_client_waiting(void)
@@ -192,9 +196,11 @@ int receive_next(struct fuse_session *from, struct fuse_buf *buffer)
         if (size <= 0 || (buffer->flags & FUSE_BUF_IS_FD))
             return size;
         killpriv_received(buffer->mem, (size_t)size);
-        if (!take(fd, buffer->mem, (size_t)size))
+        enum outcome outcome = take(fd, buffer->mem, (size_t)size);
+        if (outcome == PASSED_ON)
             return size;
-        if (!another_follows(fd, begun))
+        /* What answers later is a task that the event loop has to run first. */
+        if (outcome == LATER || !another_follows(fd, begun))
             return -EINTR;
     }
 }
