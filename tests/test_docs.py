@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +20,10 @@ _BARE = re.compile(r"`(\w+\.(?:py|c))`")
 _LINK = re.compile(r"\]\(([^):]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _OPTION = re.compile(r"(?<![\w-])-o ([\w.=/,-]+)")
+# Messages on the page on troubleshooting: in bold, or in the first column of a table.
+_MESSAGE = re.compile(r"(?:\*\*|^\| |, )`([^`]+)`", re.MULTILINE)
+# What stands for something, or is an example of it.
+_PLACEHOLDER = re.compile(r"…|\b[A-Z]+\b|ext4|\([\d:]+\)|\b\d+\b|: ")
 _NO_OPTIONS = {"OPT", "remount"}  # the former stands for any, the latter is refused
 
 
@@ -78,3 +85,27 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
             if there.suffix == ".md":
                 left.append(there)
     assert set(PAGES) <= reached
+
+
+def texts() -> str:
+    """All strings of the package, and of errno, with blanks for what is put into them."""
+    found = [os.strerror(code) for code in errno.errorcode]
+    for path in (TOP / "mirrorfs").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (one.value if isinstance(one, ast.Constant) else " " for one in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value.replace("%s", " "))
+    return "\n".join(" ".join(text.split()) for text in found)
+
+
+def test_troubleshooting_quotes_messages_as_they_are() -> None:
+    page = (TOP / "docs/troubleshooting.md").read_text()
+    known = texts()
+    for message in _MESSAGE.findall(page):
+        if message.startswith(("kill ", "mirrorfs ")):  # a command
+            continue
+        for words in _PLACEHOLDER.split(" ".join(message.split())):
+            piece = words.strip(" :;,().'")
+            assert len(piece) < 4 or piece in known, message
