@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     elsewhere = [other.path for other in mounts.mount_table() if other.device == mount.device]
     if elsewhere:
         note(f"{show(mount.path)}: unmounted; it is still mounted on {show(elsewhere[0])}")
-    elif watch is not None:
+    elif pid is not None and watch is not None:
         _wait(watch, mount, pid, arguments.lazy)
     return ExitCode.DONE
 
@@ -86,8 +86,8 @@ def _open_pid(pid: int | None) -> int | None:
 
 
 def _detach(mount: Mount, lazy: bool) -> None:
-    """Take the mount out of the tree. BusyError if it is in use for longer than a moment, as it
-    takes a process that looks through all open files.
+    """Take the mount out of the tree. BusyError if it stays in use for `_BUSY_SECONDS`: a process
+    that only looks through all open files, as fuser(1), is over by then.
     """
     from mirrorfs.daemon import places
 
@@ -116,7 +116,7 @@ def _named(found: list[str]) -> str:
     return ", ".join(found[:_MAX_NAMED]) + more
 
 
-def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
+def _wait(watch: int, mount: Mount, pid: int, lazy: bool) -> None:
     """Wait until the daemon has ended; NoAnswerError after `_HELD_SECONDS` if another process holds
     the mount, after `_END_SECONDS` in any case. With `lazy`, only say after `_LAZY_SECONDS` what
     the daemon waits for.
@@ -124,11 +124,11 @@ def _wait(watch: int, mount: Mount, pid: int | None, lazy: bool) -> None:
     poll = select.poll()
     poll.register(watch, select.POLLIN)
     if lazy:
-        if not poll.poll(_LAZY_SECONDS * 1000) and pid is not None:
+        if not poll.poll(_LAZY_SECONDS * 1000):
             note(_why_not_yet(mount, pid))
         return
     for seconds in (_HELD_SECONDS, _END_SECONDS - _HELD_SECONDS):
-        if poll.poll(seconds * 1000) or pid is None:
+        if poll.poll(seconds * 1000):
             return
         held = _held(mount)
         if held:
