@@ -212,7 +212,7 @@ class MountOptions:
     )
     debug: bool = _flag(
         "debug",
-        "also log each refused request: what was tried, on which name, and the error",
+        "also log each request that was answered with an error: which operation, and why",
     )
     attr_timeout: float = _option(
         "attr_timeout",

@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
+import stat
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirrorfs.backing.paths import show
 from mirrorfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 _SYSLOG_SOCKET = "/dev/log"
 
@@ -36,6 +42,23 @@ class _Formatter(logging.Formatter):
         return when.isoformat(timespec="milliseconds")
 
 
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log file that is made anew when it was moved away (logrotate(8)), with the permissions that
+    it had: a daemon has no umask by then.
+    """
+
+    _permissions = 0o666  # of the first one, less the umask of the command
+
+    def _open(self) -> TextIOWrapper:
+        def opener(path: str, flags: int) -> int:
+            fd = os.open(path, flags, self._permissions)
+            self._permissions = stat.S_IMODE(os.fstat(fd).st_mode)
+            return fd
+
+        path, errors = self.baseFilename, self.errors
+        return open(path, "a", encoding=self.encoding, errors=errors, opener=opener)
+
+
 def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bool) -> str | None:
     """Configure logging for the mount at `mount_point`; returns a note for the user if messages
     will be lost. `debug` includes each refused request.
@@ -47,8 +70,7 @@ def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bo
     head = "%(asctime)s %(levelname)s "
     if log_file is not None:
         try:
-            # This handler opens the file anew when it was moved away (logrotate(8)).
-            handler = logging.handlers.WatchedFileHandler(
+            handler = _LogFile(
                 Path(log_file).absolute(), encoding="utf-8", errors="backslashreplace"
             )
         except OSError as exc:

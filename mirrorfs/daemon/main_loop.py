@@ -26,7 +26,7 @@ from mirrorfs.daemon import log_setup, log_signals, places
 from mirrorfs.daemon.background import Background
 from mirrorfs.daemon.readahead import Readahead
 from mirrorfs.fs.setup import Setup
-from mirrorfs.fuse.session import Session
+from mirrorfs.fuse.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,24 +67,24 @@ def _descriptor_limit() -> int:
 
 async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
     readahead = Readahead(spec.mount_point)
-    session = Session(_setup(spec), lambda: {"readahead": readahead.describe()})
-    mount = Mount(session, spec.mount_point)
-    log_signals.start(session.fs.status_line)
-    session.mount(spec.mount_point, _fuse_options(spec))
+    connection = Connection(_setup(spec), lambda: {"readahead": readahead.describe()})
+    mount = Mount(connection, spec.mount_point)
+    log_signals.start(connection.fs.status_line)
+    connection.mount(spec.mount_point, _fuse_options(spec))
     mount.note_device()
     _log_mounted(spec)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(mount.watch_signals)
-            nursery.start_soon(_announce, session, spec.mount_point, readahead, ready)
-            nursery.start_soon(Background(session.fs).run)
-            await session.serve()
+            nursery.start_soon(_announce, connection, spec.mount_point, readahead, ready)
+            nursery.start_soon(Background(connection.fs).run)
+            await connection.serve()
             nursery.cancel_scope.cancel()
     finally:
-        session.close(unmount=mount.is_mounted())
-        session.fs.close_files()
-        await trio.to_thread.run_sync(session.fs.end_threads)
-        log.info("unmounted: %s", session.fs.status_line())
+        connection.close(unmount=mount.is_mounted())
+        connection.fs.close_files()
+        await trio.to_thread.run_sync(connection.fs.end_threads)
+        log.info("unmounted: %s", connection.fs.status_line())
 
 
 def _setup(spec: MountSpec) -> Setup:
@@ -142,39 +142,39 @@ def _fs_name(backing: bytes) -> str:
 
 
 async def _announce(
-    session: Session, mount_point: bytes, readahead: Readahead, ready: Callable[[], None]
+    connection: Connection, mount_point: bytes, readahead: Readahead, ready: Callable[[], None]
 ) -> None:
     """Wait until the mount answers, which it does when FUSE's first exchange is over."""
     await trio.to_thread.run_sync(os.statvfs, mount_point, abandon_on_cancel=True)
-    session.features.log_missing()
+    connection.features.log_missing()
     readahead.set()
     ready()
 
 
 class Mount:
-    """The place of a session in the tree, and its end."""
+    """The place of a connection in the tree, and its end."""
 
-    def __init__(self, session: Session, mount_point: bytes) -> None:
-        self._session = session
+    def __init__(self, connection: Connection, mount_point: bytes) -> None:
+        self._connection = connection
         self._mount_point = mount_point
 
     def note_device(self) -> None:
         """Note the device of the mount that was just made."""
         mount = mounts.mounted_at(self._mount_point)
         if mount is not None:
-            self._session.fs.devices.own_dev = mount.dev
+            self._connection.fs.devices.own_dev = mount.dev
 
     def is_mounted(self) -> bool:
         """Whether what the mount point shows is this mount. Where another namespace keeps a copy of
         it, it lives on after it was unmounted here, and another may have come in its place.
         """
         mount = mounts.mounted_at(self._mount_point)
-        return mount is not None and mount.dev == self._session.fs.devices.own_dev
+        return mount is not None and mount.dev == self._connection.fs.devices.own_dev
 
     async def watch_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """End the session when a signal says so."""
+        """End the connection when a signal says so."""
         ending = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored in the background, nohup(1)
             ending.append(signal.SIGHUP)
@@ -194,9 +194,9 @@ class Mount:
                     async for _ in signals:
                         break
                     nursery.cancel_scope.cancel()
-                for line in self._session.fs.devices.cut_off():
+                for line in self._connection.fs.devices.cut_off():
                     log.warning("%s", line)
-                self._session.terminate()
+                self._connection.terminate()
                 return
 
     async def _stop(self, done: trio.CancelScope) -> None:
@@ -205,7 +205,7 @@ class Mount:
             await trio.to_thread.run_sync(self._detach)
         except Exception:
             log.exception("the mount could not be detached")
-        fs = self._session.fs
+        fs = self._connection.fs
         with trio.move_on_after(_GRACE_SECONDS):
             quiet = 0
             while quiet < 2:

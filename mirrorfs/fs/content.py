@@ -16,7 +16,7 @@ from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.handles import ControlHandle, FileHandle, is_data_only
 from mirrorfs.mirror import append_fast_path, basis, unchanged_fast_path, writer
 from mirrorfs.mirror.counters import Counters
-from mirrorfs.mirror.unchanged_fast_path import Elided
+from mirrorfs.mirror.unchanged_fast_path import Done
 
 if TYPE_CHECKING:
     from mirrorfs.fs.control import ControlFolder
@@ -131,11 +131,11 @@ class Content:
         size, device = len(data), handle.inode.device
         if file.compares and file.ahead.note(offset, offset + size):
             _read_ahead(device.threads, file)
-        elided = _elide(device, file, offset, data)
-        if elided is Elided.ALL:
+        done = _take_unchanged(device, file, offset, data)
+        if done is Done.ALL:
             handle.pending.make_good(offset, offset + size)
             return size
-        if elided is Elided.BUT_TIMES:
+        if done is Done.BUT_TIMES:
             handle.pending.make_good(offset, offset + size)
             await self._stamp(handle, file, offset, size)
             return size
@@ -200,9 +200,16 @@ class Content:
 
     async def _append(self, handle: FileHandle, file: OpenFile, offset: int, data: bytes) -> int:
         """Write at the end as it is below; the kernel's `offset` is the end as it last saw it."""
-        device = handle.inode.device
+        device, since = handle.inode.device, self._space.reclaimed
         try:
-            where, result = await self._space.retry_after_reclaim(device, writer.append, file, data)
+            try:
+                where, result = await device.threads.run(writer.append, file, data)
+            except OSError as exc:
+                if not await self._space.reclaim(device, exc.errno, since):
+                    raise
+                # The request goes on: it has not failed yet, and is not counted twice.
+                self._account.add(file.key, Counters(failed_bytes=-len(data)))
+                where, result = await device.threads.run(writer.append, file, data, 0)
         except OSError as exc:
             handle.pending.note(exc, file.size if device.is_local else offset)
             raise
@@ -224,13 +231,13 @@ def _read_ahead(threads: Threads, file: OpenFile) -> None:
     threads.start(file.ahead.read, fd, file.is_seek_trusted)
 
 
-def _elide(device: Device, file: OpenFile, offset: int, data: Data) -> Elided:
+def _take_unchanged(device: Device, file: OpenFile, offset: int, data: Data) -> Done:
     if not device.is_local:
-        return Elided.NOTHING
+        return Done.NOTHING
     try:
-        return unchanged_fast_path.elide(file, offset, data, device.is_prompt)
+        return unchanged_fast_path.take(file, offset, data, device.is_prompt)
     except OSError:  # a thread will meet it, too, and knows what to do about it
-        return Elided.NOTHING
+        return Done.NOTHING
 
 
 def _extend(device: Device, file: OpenFile, offset: int, data: Data) -> int:

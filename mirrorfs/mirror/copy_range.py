@@ -52,7 +52,7 @@ class Source:
     """The file that is copied from, without a stale tail."""
 
     fd: int
-    # Device, inode number and generation.
+    # Device, inode number and birth time (`Status.key`).
     key: FileKey
     # Whether a hole that SEEK_DATA reports may be taken for one (`backing.seek_answers`).
     is_seek_trusted: bool

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Device, inode number and generation.
+# Device, inode number and birth time (`Status.key`).
 FileKey = tuple[int, int, int]
 # Of the files that were written, the latest are counted apart; the totals hold all.
 MAX_FILES = 10_000

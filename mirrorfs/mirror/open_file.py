@@ -45,7 +45,7 @@ class OpenFile:
 
     # Open for writing, and for reading too if `readable`. Its owner closes it.
     fd: int
-    # Device, inode number and generation; under this the account counts.
+    # Device, inode number and birth time (`Status.key`); under this the account counts.
     key: FileKey
     # What the file system below can do.
     abilities: Abilities

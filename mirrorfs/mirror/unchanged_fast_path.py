@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.stale_tail import StaleTail
 
 
-class Elided(Enum):
-    """What `elide` has done."""
+class Done(Enum):
+    """What `take` has done."""
 
     NOTHING = "nothing"
     # Moving the times of the file is left (`writer.stamp`), which may wait for the journal.
@@ -36,7 +36,7 @@ class Elided(Enum):
 _CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
 
-def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Elided:
+def take(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Done:
     """See whether `data` is at `offset` (bytes) already; returns how much of the request is done,
     and has then counted all of it. Raises OSError, having counted nothing.
 
@@ -47,7 +47,7 @@ def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Eli
     end = offset + len(data)
     is_for_writer = not file.last_was_noop or file.seed_fd >= 0 or file.has_capability
     if is_for_writer or not data or not file.lock.acquire(blocking=False):
-        return Elided.NOTHING
+        return Done.NOTHING
     try:
         status = os.fstat(file.fd)
         is_stamped = not file.times_observed and _is_stamped(status)
@@ -55,12 +55,12 @@ def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Eli
         may_seek = may_seek and (is_stamped or file.abilities.is_memory)
         tail = file.stale_tail
         if end > status.st_size:
-            return Elided.NOTHING
+            return Done.NOTHING
         if tail is not None and not _follows(file, tail, offset, end, may_seek):
-            return Elided.NOTHING
+            return Done.NOTHING
         count = _classify(file, offset, data, may_seek)
         if count is None:
-            return Elided.NOTHING
+            return Done.NOTHING
         if not is_stamped and file.abilities.is_memory:
             file.touch()
             is_stamped = True
@@ -70,7 +70,7 @@ def elide(file: OpenFile, offset: int, data: Data, may_seek: bool = True) -> Eli
         file.account.add(file.key, count)
     finally:
         file.lock.release()
-    return Elided.ALL if is_stamped else Elided.BUT_TIMES
+    return Done.ALL if is_stamped else Done.BUT_TIMES
 
 
 def _follows(file: OpenFile, tail: StaleTail, offset: int, end: int, may_seek: bool) -> bool:

@@ -84,13 +84,13 @@ def write(file: OpenFile, offset: int, data: bytes, requests: int = 1) -> Taken:
         return _put(file, offset, data, requests)
 
 
-def append(file: OpenFile, data: bytes) -> tuple[int, Taken]:
+def append(file: OpenFile, data: bytes, requests: int = 1) -> tuple[int, Taken]:
     """Put `data` at the end of the file, wherever that is by now; returns the offset, in bytes, and
     what `write` returns. Raises as that does.
     """
     with file.lock:
         offset = file.size
-        return offset, _put(file, offset, data, 1)
+        return offset, _put(file, offset, data, requests)
 
 
 def stamp(file: OpenFile, size: int) -> Taken:

@@ -13,7 +13,7 @@ from mirrorfs.daemon import readahead
 from mirrorfs.daemon.readahead import READAHEAD_BYTES, Readahead, set_readahead
 
 POINT = b"/mnt/mirror"
-MOUNTED = Mount(40, b"/", POINT, "fuse.mirrorfs", b"/srv", False, "0:57")
+MOUNTED = Mount(40, b"/", POINT, "fuse.mirrorfs", b"/srv", "0:57")
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from mirrorfs.fs import (
     privileges,
     xattrs,
 )
-from mirrorfs.fuse import operations, session
+from mirrorfs.fuse import connection, operations
 from mirrorfs.mirror import (
     advancing,
     append_fast_path,
@@ -110,7 +110,7 @@ def inject(orders: Orders) -> None:
             for opcode, row in table(fs).items()
         }
 
-    session.table = faulty_table  # type: ignore[attr-defined]
+    connection.table = faulty_table  # type: ignore[attr-defined]
     for name, owner, method in OTHERS:
         setattr(owner, method, wrap(orders, name, getattr(owner, method)))
 

@@ -31,7 +31,7 @@ ANSWERS_LATER: EllipsisType = ...
 SENT = message()
 
 
-class Session:
+class Connection:
     """The requests of a session with two operations: READLINK, and LSEEK, which is ours."""
 
     def __init__(self, handler: Handler, at_once: Callable[[int], object] | None = None) -> None:
@@ -91,20 +91,20 @@ async def have_a_bug(_node_id: int) -> int:
 
 
 def test_a_handler_that_does_not_wait_is_answered_at_once() -> None:
-    session = Session(echo)
+    session = Connection(echo)
     assert session.receive() == b"answer %d" % NODE
     assert session.requests.take_begun("readlink") is None
 
 
 def test_what_a_handler_raises_at_once_is_the_errno_of_the_answer() -> None:
-    session = Session(fail)
+    session = Connection(fail)
     assert session.receive() == errno.EDOM
     assert session.errors == {"EDOM": 1}
     assert session.requests.take_begun("readlink") is None
 
 
 def test_a_bug_in_a_handler_or_a_message_that_cannot_be_decoded_is_eio() -> None:
-    session = Session(have_a_bug)
+    session = Connection(have_a_bug)
     assert session.receive() == errno.EIO
     assert session.receive(sent=memoryview(b"short")) == errno.EIO
     assert session.receive(Opcode.LSEEK, memoryview(b"short")) == errno.EIO
@@ -113,7 +113,7 @@ def test_a_bug_in_a_handler_or_a_message_that_cannot_be_decoded_is_eio() -> None
 
 @pytest.mark.xfail(reason="an encoder is called outside of the guard")
 def test_an_answer_that_cannot_be_encoded_is_eio() -> None:
-    session = Session(echo)
+    session = Connection(echo)
     rows = {Opcode.READLINK: Operation("readlink", decode, echo, have_no_answer)}
     session.requests = Requests(rows, Guard(session.account), session.interrupts)
     assert session.receive() == errno.EIO
@@ -125,7 +125,7 @@ def have_no_answer(_value: object) -> bytes:
 
 def test_a_handler_that_waits_is_passed_on_and_taken_by_its_name_once() -> None:
     async def use() -> None:
-        session = Session(wait_once)
+        session = Connection(wait_once)
         assert session.receive() is None
         begun = session.requests.take_begun("readlink")
         assert begun is not None
@@ -139,7 +139,7 @@ def test_a_handler_that_waits_is_not_taken_by_another_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def use() -> None:
-        session = Session(wait_once)
+        session = Connection(wait_once)
         assert session.receive() is None
         assert session.requests.take_begun("unlink") is None
         assert session.requests.take_begun("readlink") is None
@@ -163,7 +163,7 @@ def test_a_handler_that_waits_goes_on_in_the_task_in_which_it_is_awaited() -> No
         return "value"
 
     async def use() -> None:
-        session = Session(handler)
+        session = Connection(handler)
         assert session.receive() is None
         begun = session.requests.take_begun("readlink")
         assert begun is not None
@@ -175,7 +175,7 @@ def test_a_handler_that_waits_goes_on_in_the_task_in_which_it_is_awaited() -> No
 
 def test_what_a_handler_raises_after_it_has_waited_is_raised_where_it_is_awaited() -> None:
     async def use() -> None:
-        session = Session(fail_late)
+        session = Connection(fail_late)
         assert session.receive() is None
         begun = session.requests.take_begun("readlink")
         assert begun is not None
@@ -187,7 +187,7 @@ def test_what_a_handler_raises_after_it_has_waited_is_raised_where_it_is_awaited
 
 
 def test_an_operation_of_ours_is_answered_at_once_where_that_is_possible() -> None:
-    session = Session(fail, at_once=lambda node_id: node_id)
+    session = Connection(fail, at_once=lambda node_id: node_id)
     assert session.receive(Opcode.LSEEK) == b"answer %d" % NODE
 
 
@@ -195,11 +195,11 @@ def test_what_the_quick_way_of_an_operation_of_ours_raises_is_its_answer() -> No
     def refuse(_node_id: int) -> object:
         raise OSError(errno.EBADF, "")
 
-    assert Session(echo, at_once=refuse).receive(Opcode.LSEEK) == errno.EBADF
+    assert Connection(echo, at_once=refuse).receive(Opcode.LSEEK) == errno.EBADF
 
 
 def test_an_operation_of_ours_before_the_session_is_served_is_eio() -> None:
-    assert Session(echo).receive(Opcode.LSEEK) == errno.EIO
+    assert Connection(echo).receive(Opcode.LSEEK) == errno.EIO
 
 
 @pytest.mark.parametrize("at_once", [None, lambda _node_id: None])
@@ -216,7 +216,7 @@ def test_an_operation_of_ours_is_answered_once_by_a_task(
     answers: list[tuple[int, object]], handler: Handler, at_once: Any, expected: object
 ) -> None:
     async def use() -> None:
-        session = Session(handler, at_once)
+        session = Connection(handler, at_once)
         async with trio.open_nursery() as nursery:
             session.requests.serve_tasks_in(nursery)
             assert session.receive(Opcode.LSEEK) is ANSWERS_LATER
@@ -235,7 +235,7 @@ def test_an_operation_of_ours_that_is_cut_off_by_the_end_of_the_mount_is_eio(
     answers: list[tuple[int, object]],
 ) -> None:
     async def use() -> None:
-        session = Session(wait_for_ever)
+        session = Connection(wait_for_ever)
         async with trio.open_nursery() as nursery:
             session.requests.serve_tasks_in(nursery)
             assert session.receive(Opcode.LSEEK) is ANSWERS_LATER
@@ -262,7 +262,7 @@ def test_a_signal_for_an_operation_of_ours_is_noted_while_it_runs(
             seen.append(session.interrupts.is_interrupted(UNIQUE))
             raise InterruptedError(errno.EINTR, "")
 
-        session, has_come = Session(wait_for_a_signal), trio.Event()
+        session, has_come = Connection(wait_for_a_signal), trio.Event()
         async with trio.open_nursery() as nursery:
             session.requests.serve_tasks_in(nursery)
             assert session.receive(Opcode.LSEEK) is ANSWERS_LATER

@@ -12,7 +12,7 @@ from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.open_file import OpenFile, open_writable
 from mirrorfs.mirror.plan import Rules
 from mirrorfs.mirror.stale_tail import StaleTail
-from mirrorfs.mirror.unchanged_fast_path import Elided
+from mirrorfs.mirror.unchanged_fast_path import Done
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,12 +58,12 @@ def bare_tail(valid_length: int, logical_size: int, hidden_bytes: int = 0) -> St
     )
 
 
-def elide(file: OpenFile, offset: int, data: bytes) -> bool:
+def take(file: OpenFile, offset: int, data: bytes) -> bool:
     """Whether the unchanged fast path took a write; tried within a tick of the clock that stamps
     files, as most writes of a copy are.
     """
     for _ in range(50):
         os.utime(file.fd)
-        if unchanged_fast_path.elide(file, offset, data) is not Elided.NOTHING:
+        if unchanged_fast_path.take(file, offset, data) is not Done.NOTHING:
             return True
     return False

@@ -12,7 +12,7 @@ from mirrorfs.backing.recovery_list import RecoveryList, read_list
 from mirrorfs.mirror import sync, writer
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import Taken
-from tests.mirror.opened import elide, open_for_clients
+from tests.mirror.opened import open_for_clients, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +44,8 @@ class Target:
     def write(self, offset: int, data: bytes) -> None:
         assert writer.write(self.file, offset, data) == Taken(len(data))
 
-    def elide(self, offset: int, data: bytes) -> bool:
-        return elide(self.file, offset, data)
+    def take(self, offset: int, data: bytes) -> bool:
+        return take(self.file, offset, data)
 
     def finalise(self) -> bytes:
         sync.finalise(self.file)

@@ -34,7 +34,7 @@ def test_a_range_that_was_left_out_is_compared_when_it_is_filled(target: Target)
     assert tail.gap == gap_noted(target) == (0, MIB)
     target.write(0, OLD * 5000)
     assert tail.gap == gap_noted(target) == (5000, MIB)
-    assert not target.elide(5000, OLD * BLOCK)
+    assert not target.take(5000, OLD * BLOCK)
     target.write(5000, OLD * (MIB - 5000))
     assert tail.gap is None
     assert gap_noted(target) == (MIB, MIB)
@@ -88,7 +88,7 @@ def test_a_gap_ends_when(target: Target, how: str) -> None:
 
 def test_what_a_gap_would_show_is_left_to_the_writer(target: Target) -> None:
     target.truncate(0)
-    assert not target.elide(BLOCK, OLD * BLOCK)
+    assert not target.take(BLOCK, OLD * BLOCK)
     target.write(BLOCK, OLD * BLOCK)
     assert target.finalise() == bytes(BLOCK) + OLD * BLOCK
 

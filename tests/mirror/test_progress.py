@@ -101,7 +101,7 @@ def test_without_a_progress_table_the_attribute_itself_follows(
     found = recovery_attribute.read(target.file.fd)
     assert found is not None
     assert (found.table, found.valid_length, found.size) == (progress_table.NONE, 5000, 5000)
-    assert not target.elide(5000, OLD * 1000)
+    assert not target.take(5000, OLD * 1000)
     assert target.finalise() == OLD * 5000
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.mirror import unchanged_fast_path
-from mirrorfs.mirror.unchanged_fast_path import Elided
+from mirrorfs.mirror.unchanged_fast_path import Done
 from tests.mirror.seeded import BLOCK, MIB, OLD
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def test_a_stale_tail_that_begins_while_a_write_comes_in_is_noticed(target: Targ
     for _ in range(50):
         os.utime(target.file.fd)
         target.file.lock = late  # type: ignore[assignment]
-        found = unchanged_fast_path.elide(target.file, 0, OLD * BLOCK)
-        taken = 0 if found is Elided.NOTHING else BLOCK
+        found = unchanged_fast_path.take(target.file, 0, OLD * BLOCK)
+        taken = 0 if found is Done.NOTHING else BLOCK
         assert target.finalise() == OLD * taken
         os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
 
@@ -42,7 +42,7 @@ def test_equal_data_moves_the_valid_length_without_the_writer(
     target.truncate(0)
     end = 0
     for size in sizes:
-        assert target.elide(end, OLD * size)
+        assert target.take(end, OLD * size)
         end += size
         assert (target.recorded.valid_length, target.recorded.size) == (end, end)
     counted = target.account.file((0, 0, 0))
@@ -53,8 +53,8 @@ def test_equal_data_moves_the_valid_length_without_the_writer(
 def test_zeros_over_a_hole_below_move_the_valid_length_too(target: Target) -> None:
     os.truncate(target.file.fd, 4 * MIB)
     target.truncate(2 * MIB - BLOCK)
-    assert target.elide(2 * MIB - BLOCK, OLD * BLOCK)
-    assert target.elide(2 * MIB, bytes(10_000))
+    assert target.take(2 * MIB - BLOCK, OLD * BLOCK)
+    assert target.take(2 * MIB, bytes(10_000))
     assert target.recorded.valid_length == 2 * MIB + 10_000
     assert target.finalise() == OLD * 2 * MIB + bytes(10_000)
 
@@ -62,7 +62,7 @@ def test_zeros_over_a_hole_below_move_the_valid_length_too(target: Target) -> No
 def test_a_range_left_out_over_a_hole_below_needs_no_writer(target: Target) -> None:
     os.pwrite(target.file.fd, OLD * BLOCK, 4 * MIB)
     target.truncate(2 * MIB)
-    assert target.elide(4 * MIB, OLD * 1000)
+    assert target.take(4 * MIB, OLD * 1000)
     assert target.recorded.valid_length == 4 * MIB + 1000
     assert target.finalise() == OLD * 2 * MIB + bytes(2 * MIB)
     assert os.pread(target.file.fd, 5000, 4 * MIB) == OLD * 1000

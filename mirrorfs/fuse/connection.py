@@ -1,4 +1,4 @@
-"""One FUSE session: the file system, and what stands between it and the kernel."""
+"""One FUSE connection: the file system, and what stands between it and the kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _TASKS = 512
 
 
-class Session:
+class Connection:
     """Makes the file system of one mount, and serves it. `describe_more` adds to what config.json
     says of features.
     """
@@ -78,7 +78,7 @@ class Session:
         pyfuse3.terminate()
 
     def close(self, unmount: bool) -> None:
-        """End the session; with `unmount` the mount, too."""
+        """End the connection; with `unmount` the mount, too."""
         pyfuse3.close(unmount=unmount)
 
 
