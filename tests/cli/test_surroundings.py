@@ -34,12 +34,13 @@ def mirror(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
 
 
 def test_a_rotated_log_goes_on_in_a_new_file(mirror: Mirror) -> None:
-    pid = mirror.pid
+    pid, mode = mirror.pid, mirror.log.stat().st_mode
     old = mirror.log.rename(mirror.log.with_suffix(".1"))
     os.kill(pid, signal.SIGHUP)  # as logrotate does for many others
     os.kill(pid, signal.SIGUSR1)
     wait_for(lambda: mirror.log.exists() and "inodes known" in mirror.log.read_text())
     assert "inodes known" not in old.read_text()
+    assert mirror.log.stat().st_mode == mode
     assert mirror.pid == pid
 
 
