@@ -1,13 +1,11 @@
 """What is measured: a plain folder, mirrorfs, and file systems that do less than it.
 
-Those are libfuse's passthrough_ll in C, bindfs, and a program in pyfuse3 that answers and does
-nothing. The peer is the mirrorfs of another checkout.
+Those are libfuse's passthrough_ll in C, and bindfs. The peer is the mirrorfs of another checkout.
 """
 
 import functools
 import gzip
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +16,9 @@ from tools.benchmark import machine
 from tools.benchmark.machine import run
 
 PLAIN, BINDFS, LL = "plain folder", "bindfs", "passthrough_ll"
-MIRROR, PEER, NULL = "mirrorfs", "peer", "pyfuse3 doing nothing"
+MIRROR, PEER = "mirrorfs", "peer"
 ROOT = Path(__file__).parents[2]
 _EXAMPLES = Path("/usr/share/doc/libfuse3-dev/examples")
-_NULL_PROGRAM = Path(__file__).with_name("null.py")
-_READ_AHEAD_KIB = 1024  # that of mirrorfs, so that both answer reads of the same size
 _MOUNT_SECONDS = 20
 
 Words = list[str | Path]
@@ -62,7 +58,6 @@ class Contender:
 
     name: str
     command: Command | None = None
-    read_ahead_kib: int = 0
 
     @contextmanager
     def mounted(self, backing: Path, point: Path, options: str = "") -> Iterator[Mounted]:
@@ -80,10 +75,6 @@ class Contender:
                         process.kill()
                         raise SystemExit(f"{self.name} did not mount")
                     time.sleep(0.02)
-                if self.read_ahead_kib:
-                    device = run("mountpoint", "--fs-devno", point).strip()
-                    file = Path(f"/sys/class/bdi/{device}/read_ahead_kb")
-                    file.write_text(str(self.read_ahead_kib))
                 yield Mounted(point, backing, process.pid)
             finally:
                 run("umount", "--lazy", point, is_vital=False)
@@ -113,14 +104,13 @@ class Setting:
 
 def known(peer: Path | None = None) -> dict[str, Contender]:
     """All by name, in the order of their turns; the peer only if its checkout is given."""
-    # Neighbours in time are disturbed alike: mirrorfs between those that it is held against.
+    # Neighbours in time are disturbed alike: mirrorfs beside those that it is held against.
     found = [
         Contender(PLAIN),
         Contender(BINDFS, lambda backing, point, _: ["bindfs", "-f", backing, point]),
         Contender(LL, _passthrough_ll),
         Contender(MIRROR, functools.partial(_mirrorfs, ROOT)),
         *([Contender(PEER, functools.partial(_mirrorfs, _checked(peer)))] if peer else []),
-        Contender(NULL, lambda _, at, __: [sys.executable, _NULL_PROGRAM, at], _READ_AHEAD_KIB),
     ]
     return {contender.name: contender for contender in found}
 

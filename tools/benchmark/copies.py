@@ -97,11 +97,9 @@ def make(
     return Images(first, second, apparent_bytes, allocated_bytes(first), changed)
 
 
-def set_later(image: Path, before_ns: int | None = None) -> None:
-    """Set the time two seconds on from `before_ns`, its own time if not given: rsync compares whole
-    seconds, and two nights here may lie within one.
-    """
-    then = (image.stat().st_mtime_ns if before_ns is None else before_ns) + 2_000_000_000
+def set_later(image: Path) -> None:
+    """Two seconds on: rsync compares whole seconds, and two nights here may lie within one."""
+    then = image.stat().st_mtime_ns + 2_000_000_000
     os.utime(image, ns=(then, then))
 
 

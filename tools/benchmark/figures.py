@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from tools.benchmark.machine import KINDS
+
 MORE, LESS = "more", "less"  # which is better
 
 Found = TypeVar("Found")
@@ -85,11 +87,19 @@ def words(text: str) -> list[str]:
     return text.split(",")
 
 
+def _kinds(text: str) -> list[str]:
+    found = words(text)
+    if unknown := [kind for kind in found if kind not in KINDS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: only {', '.join(KINDS)}")
+    return found
+
+
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """What all command lines have in common."""
     made = argparse.ArgumentParser(prog=program, description=description)
     add = made.add_argument
-    add("--fs", type=words, default=[], metavar="KIND[,KIND]", help="of the loop device")
+    on = f"file systems to measure on, each on a loop device: {', '.join(KINDS)}"
+    add("--fs", type=_kinds, default=[], metavar="KIND[,KIND]", help=on)
     add("--peer", type=Path, metavar="DIR", help="measure the mirrorfs of another checkout, too")
     add("--folder", type=Path, default=Path(tempfile.gettempdir()))
     add("--json", type=Path, metavar="FILE")

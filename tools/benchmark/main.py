@@ -27,6 +27,7 @@ def main() -> int:
     parser = figures.parser("tools/bench", __doc__)
     parser.set_defaults(json=Path("bench.json"))
     parser.epilog = (
+        "Without --fs speed is measured in memory, nightly on xfs, device on all three. "
         "Exit code 1 if --against finds a ratio that is worse by more than 10 %, or if something "
         "could not be measured."
     )
