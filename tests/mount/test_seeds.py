@@ -15,7 +15,7 @@ import pytest
 
 from mirrorfs.backing import recovery_attribute
 from mirrorfs.backing.recovery_list import RecoveryList
-from tests.conftest import image_mounted, loop_mounted, run
+from tests.conftest import image_mounted, loop_mounted, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,6 +153,15 @@ def test_space_kept_for_a_seed_is_there_when_it_is_needed(
         mirror.umount()
 
 
+def descriptors_in(pid: int, folder: Path) -> list[str]:
+    """Where descriptors of a process lead to in a folder."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return [path for path in found if path.startswith(str(folder))]
+
+
 def test_a_recently_unlinked_file_keeps_its_device_known(
     mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
 ) -> None:
@@ -165,10 +174,11 @@ def test_a_recently_unlinked_file_keeps_its_device_known(
             path = mirror.path / "below/image"
             path.write_bytes(os.urandom(4 * MIB))
             os.sync()
-            time.sleep(4)  # descriptors in mounts below are given up after a moment
+            pid = mirror.pid
+            wait_for(lambda: not descriptors_in(pid, ext4_folder / "below"))
             path.unlink()
             Path("/proc/sys/vm/drop_caches").write_text("2")
-            time.sleep(2.2)
+            time.sleep(2.2)  # longer than descriptors there are kept; less than the file is held
             asking = threading.Thread(target=os.statvfs, args=(mirror.path,), daemon=True)
             asking.start()
             asking.join(60)
