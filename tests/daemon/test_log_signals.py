@@ -27,11 +27,11 @@ def status_line():
     return line
 
 def stuck():
+    print("ready", flush=True)
     sys.stdin.read()
 
 log_signals.block()
 log_signals.start(status_line)
-print("ready", flush=True)
 stuck()
 """
 

@@ -1,4 +1,4 @@
-"""What FUSE is told of a mount."""
+"""The options with which a mount is made known to FUSE."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ def drop_caches() -> None:
 
 
 def forget_all(mirror: Mirror) -> None:
-    """Drop them, and wait until the mount was told; the root is always known."""
-    end = time.monotonic() + 20
+    """Drop them, and wait until the mount knows; the root is always known."""
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         drop_caches()
         text = (mirror.path / ".mirrorfs/metrics").read_text()

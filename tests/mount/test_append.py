@@ -29,7 +29,7 @@ def append_beside(mirror: Mirror, name: str, data: bytes) -> None:
         file.write(data)
 
 
-def test_appending_goes_where_the_end_is(mirror: Mirror) -> None:
+def test_an_append_goes_to_the_end_of_a_file_that_grew_beside_the_mount(mirror: Mirror) -> None:
     with (mirror.path / "log").open("ab", buffering=0) as file:
         file.write(b"one\n")
         append_beside(mirror, "log", b"beside\n")
@@ -61,7 +61,7 @@ def flagged(path: Path, flag: str) -> Iterator[None]:
         run("chattr", f"-{flag}", path)
 
 
-def test_times_of_a_file_that_can_only_be_appended_to_are_not_set(mirror: Mirror) -> None:
+def test_times_of_an_append_only_file_cannot_be_set_but_to_now(mirror: Mirror) -> None:
     path = mirror.path / "log"
     path.write_bytes(b"one\n")
     with flagged(mirror.backing / "log", "a"):
@@ -98,7 +98,9 @@ def what_is_refused(path: Path) -> list[object]:
     return [*said, *(checks.said(os.truncate, path, cut) for cut in (2, size, size + 9)), size]
 
 
-def test_a_file_that_is_open_can_be_protected_from_others(mirror: Mirror, flag: str) -> None:
+def test_an_open_file_that_becomes_append_only_or_immutable_refuses_as_a_plain_one(
+    mirror: Mirror, flag: str
+) -> None:
     plain = mirror.backing.parent / "plain"
     found = []
     for view, below in ((mirror.path / "file", mirror.backing / "file"), (plain, plain)):
@@ -140,9 +142,7 @@ CALLS: list[Callable[[int, int], Any]] = [
 ]
 
 
-def what_a_writer_is_told(
-    view: Path, below: Path, flags: int, is_flagged_first: bool
-) -> list[object]:
+def what_a_writer_sees(view: Path, below: Path, flags: int, is_flagged_first: bool) -> list[object]:
     """What each of `CALLS` says of an append-only file, and how large it is then; what it holds in
     the end.
     """
@@ -156,15 +156,15 @@ def what_a_writer_is_told(
         fd = stack.enter_context(checks.opened(view, flags))
         if not is_flagged_first:
             stack.enter_context(flagged(below, "a"))
-        told = [(checks.said(call, fd, reader), os.fstat(fd).st_size) for call in CALLS]
-        return [*told, view.read_bytes(), below.read_bytes()]
+        seen = [(checks.said(call, fd, reader), os.fstat(fd).st_size) for call in CALLS]
+        return [*seen, view.read_bytes(), below.read_bytes()]
 
 
 @pytest.mark.parametrize("options", ["", "zeros=keep", "preallocate=ignore"])
-def test_a_file_that_can_only_be_appended_to_is_as_in_a_plain_folder(
+def test_an_append_only_file_is_as_in_a_plain_folder(
     loop_fs: Path, mount_mirror: Callable[..., Mirror], options: str
 ) -> None:
-    """However it was opened, and whether it has become so before or since."""
+    """However it was opened, and whether it became append-only before or afterwards."""
     (loop_fs / "backing").mkdir()
     (loop_fs / "plain").mkdir()
     mirror = mount_mirror(loop_fs / "backing", options, noisy=bool(options))
@@ -175,14 +175,14 @@ def test_a_file_that_can_only_be_appended_to_is_as_in_a_plain_folder(
         ("writer before", os.O_RDWR, False),
     ):
         plain = loop_fs / "plain" / name
-        expected = what_a_writer_is_told(plain, plain, flags, is_flagged_first)
+        expected = what_a_writer_sees(plain, plain, flags, is_flagged_first)
         view, below = mirror.path / name, mirror.backing / name
-        assert what_a_writer_is_told(view, below, flags, is_flagged_first) == expected
+        assert what_a_writer_sees(view, below, flags, is_flagged_first) == expected
         counted = vars(mirror.account(name))
         assert counted["received_bytes"] == sum(counted[kind] for kind in CLASSES)
 
 
-def test_a_handle_that_stopped_appending_writes_where_it_is_told(mirror: Mirror) -> None:
+def test_a_handle_that_stopped_appending_writes_at_the_offset_of_each_write(mirror: Mirror) -> None:
     fd = os.open(mirror.path / "file", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.write(fd, b"0123456789")
     fcntl.fcntl(fd, fcntl.F_SETFL, 0)
@@ -215,7 +215,7 @@ def reserve(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [cut, open_empty, overwrite, reserve])
-def test_setuid_goes_when_somebody_else_changes_a_file(
+def test_setuid_goes_when_another_user_changes_a_file(
     mirror: Mirror, change: Callable[[Path], None]
 ) -> None:
     let_others_through(mirror.path / "x", mirror.backing / "x")
@@ -229,7 +229,7 @@ def test_setuid_goes_when_somebody_else_changes_a_file(
     assert seen == [0o777, 0o777]
 
 
-def test_setuid_goes_even_if_nothing_changes(mirror: Mirror) -> None:
+def test_setuid_goes_even_if_a_write_changes_nothing(mirror: Mirror) -> None:
     let_others_through(mirror.path / "x")
     path = mirror.path / "tool"
     path.write_bytes(b"same" * 1024)
@@ -239,7 +239,7 @@ def test_setuid_goes_even_if_nothing_changes(mirror: Mirror) -> None:
     assert mirror.account("tool").written_bytes == 4096
 
 
-def test_the_privileged_keep_setuid_and_a_new_owner_does_not(mirror: Mirror) -> None:
+def test_root_keeps_setuid_at_a_write_and_a_new_owner_does_not(mirror: Mirror) -> None:
     path = mirror.path / "tool"
     path.write_bytes(b"old")
     path.chmod(0o4755)

@@ -68,7 +68,7 @@ def moved(backing: Path) -> set[str]:
         ("ro", set()),
     ],
 )
-def test_the_mount_says_whether_reading_moves_times(
+def test_options_of_the_mount_say_whether_reading_moves_times(
     backing: Path, mount_mirror: Callable[..., Mirror], options: str, expected: set[str]
 ) -> None:
     mirror = mount_mirror(backing, options)
@@ -77,7 +77,7 @@ def test_the_mount_says_whether_reading_moves_times(
     assert moved(backing) == expected
 
 
-def test_a_client_says_so_for_what_it_opens(mirror: Mirror) -> None:
+def test_o_noatime_of_a_client_keeps_times_of_what_it_opens(mirror: Mirror) -> None:
     backing = fill(mirror.backing)
     read(mirror.path / "file", os.O_NOATIME)
     enumerate_names(mirror.path / "dir", os.O_NOATIME)
@@ -90,7 +90,7 @@ def test_a_client_says_so_for_what_it_opens(mirror: Mirror) -> None:
     assert (backing / "new").stat().st_atime_ns == OLD
 
 
-def test_so_it_does_for_files_without_the_extension(
+def test_o_noatime_of_a_client_keeps_times_of_files_without_the_extension(
     backing: Path, mount_mirror: Callable[..., Mirror], no_extension: str
 ) -> None:
     mirror = mount_mirror(backing, PYTHONPATH=no_extension)
@@ -98,18 +98,18 @@ def test_so_it_does_for_files_without_the_extension(
     assert not moved(backing)
 
 
-def test_the_mount_table_and_config_json_tell(
+def test_noatime_is_in_the_mount_table_and_in_config_json(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     mirror = mount_mirror(ext4_folder, "noatime")
     assert os.statvfs(mirror.path).f_flag & os.ST_NOATIME
-    told = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())["options"]
-    assert told["noatime"] == {"value": True, "from": "given"}
-    assert told["nodiratime"] == {"value": False, "from": "default"}
+    found = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())["options"]
+    assert found["noatime"] == {"value": True, "from": "given"}
+    assert found["nodiratime"] == {"value": False, "from": "default"}
 
 
 @pytest.mark.usefixtures("fuse_for_all")
-def test_a_file_of_anothers_is_read_all_the_same(backing: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_read_with_noatime(backing: Path, tmp_path: Path) -> None:
     """The owner alone, and root, may ask for it; the daemon is neither."""
     point = tmp_path / "point"
     point.mkdir()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.conftest import Mirror
 
 MIB = 1 << 20
-MARK = "user.mirrorfs.unsettled"
+RECOVERY_ATTRIBUTE = "user.mirrorfs.unsettled"
 WAYS = {
     "rsync": ["rsync", "-aHAX", "{copy}/", "{target}/"],
     "rsync --delete": ["rsync", "-a", "--delete", "--inplace", "{copy}/", "{target}/"],
@@ -63,7 +63,7 @@ def test_a_copy_with_its_state_folder_is_written_back_without_noise(
     assert not marker.exists() or marker.read_text() != theirs
 
 
-def test_what_is_dropped_can_be_used_like_any_file(mirror: Mirror) -> None:
+def test_a_dropped_file_can_be_used_like_any_other(mirror: Mirror) -> None:
     folder = mirror.path / ".mirrorfs"
     with (folder / ".unsettled.Ab12Cd").open("wb") as file:
         file.write(b"x" * 5000)
@@ -79,7 +79,7 @@ def test_what_is_dropped_can_be_used_like_any_file(mirror: Mirror) -> None:
     assert not (mirror.backing / ".mirrorfs").exists()
 
 
-def test_nothing_else_is_taken_and_dropped(mirror: Mirror) -> None:
+def test_only_files_of_a_state_folder_are_accepted_and_dropped(mirror: Mirror) -> None:
     """What a user means to keep must not vanish."""
     folder = mirror.path / ".mirrorfs"
     for call in (
@@ -95,12 +95,12 @@ def test_nothing_else_is_taken_and_dropped(mirror: Mirror) -> None:
         os.rename(mirror.path / "file", folder / "unsettled/file")
 
 
-def test_control_files_are_there_after_they_were_deleted(mirror: Mirror) -> None:
+def test_a_control_file_is_still_there_after_it_was_deleted(mirror: Mirror) -> None:
     os.unlink(mirror.path / ".mirrorfs/stats")
     assert (mirror.path / ".mirrorfs/stats").read_text().startswith("received_bytes 0\n")
 
 
-def test_the_mark_of_another_file_is_not_taken_over(mirror: Mirror) -> None:
+def test_the_recovery_attribute_of_another_file_is_not_kept(mirror: Mirror) -> None:
     mirror.write("file", 0, b"x" * MIB)
-    os.setxattr(mirror.path / "file", MARK, b"\3" * 51)
+    os.setxattr(mirror.path / "file", RECOVERY_ATTRIBUTE, b"\3" * 51)
     assert os.listxattr(mirror.backing / "file") == []

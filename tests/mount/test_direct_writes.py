@@ -1,4 +1,4 @@
-"""Files that can only be written are written past the mount's page cache, and nobody sees it."""
+"""Files that can only be written are written past the mount's page cache, which no client sees."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize("option", ["auto", "off"])
-def test_what_is_written_is_cached_once(
+def test_a_direct_write_is_cached_below_alone(
     loop_fs: Path, mount_mirror: Callable[..., Mirror], option: str
 ) -> None:
     mirror = mount_mirror(loop_fs, f"direct_writes={option}")
-    told = json.loads((mirror.path / ".mirrorfs/config.json").read_text())
-    assert told["extras"]["direct_writes"]["on"] == (option == "auto")
+    found = json.loads((mirror.path / ".mirrorfs/config.json").read_text())
+    assert found["extras"]["direct_writes"]["on"] == (option == "auto")
     data = os.urandom(MIB)
     fd = os.open(mirror.path / "image", os.O_WRONLY | os.O_CREAT)
     os.write(fd, data)
@@ -48,7 +48,7 @@ def cached_bytes(fd: int, dirty: bool = False) -> int:
     return found[1 if dirty else 0] * BLOCK
 
 
-def test_what_is_written_is_seen_by_reading_and_in_a_mapping(mirror: Mirror) -> None:
+def test_a_direct_write_is_seen_by_reading_and_in_a_mapping(mirror: Mirror) -> None:
     path = mirror.path / "image"
     path.write_bytes(bytes(MIB))
     with path.open("rb", buffering=0) as reading, path.open("r+b", buffering=0) as both:
@@ -67,7 +67,10 @@ def test_what_is_written_is_seen_by_reading_and_in_a_mapping(mirror: Mirror) -> 
         mapped.close()
 
 
-def test_stores_in_a_mapping_and_writes_in_one_page_keep_each_other(mirror: Mirror) -> None:
+def test_stores_in_a_mapping_and_writes_to_the_same_page_keep_each_other(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder)
     path = mirror.path / "image"
     path.write_bytes(bytes(BLOCK))
     both = os.open(path, os.O_RDWR)
@@ -90,7 +93,7 @@ def test_stores_in_a_mapping_and_writes_in_one_page_keep_each_other(mirror: Mirr
     assert mirror.read("image")[2000:2008] == stamp
 
 
-def test_what_is_written_directly_cannot_be_mapped_for_writing(mirror: Mirror) -> None:
+def test_a_file_that_is_written_directly_cannot_be_mapped_for_writing(mirror: Mirror) -> None:
     path = mirror.path / "image"
     path.write_bytes(bytes(MIB))
     writing = os.open(path, os.O_WRONLY)
@@ -102,7 +105,7 @@ def test_what_is_written_directly_cannot_be_mapped_for_writing(mirror: Mirror) -
     assert os.pread(both, 4, 10) == b"both"
     os.close(both)
     os.close(writing)
-    os.statvfs(mirror.path)  # the kernel tells of a close a moment later, but in order
+    os.statvfs(mirror.path)  # the kernel sends the release a moment later, but in order
     with path.open("r+b") as later, mmap.mmap(later.fileno(), MIB) as mapped:
         mapped[:4] = b"late"
     assert mirror.read("image")[:14] == b"late" + bytes(6) + b"both"
@@ -136,7 +139,7 @@ def test_a_new_file_by_another_name_can_be_mapped(mirror: Mirror, name: str) -> 
 
 
 @pytest.mark.parametrize("option", ["sync", "auto"])
-def test_a_mount_that_syncs_has_every_write_on_the_disk(
+def test_a_mount_with_sync_has_every_write_on_the_disk(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], option: str
 ) -> None:
     words = "sync" if option == "sync" else "direct_writes=auto"
@@ -162,7 +165,9 @@ def test_a_write_of_equal_data_takes_the_capability_of_a_program(mirror: Mirror)
     assert "security.capability" not in os.listxattr(path)
 
 
-def test_so_does_one_to_a_program_that_got_it_while_it_was_open(mirror: Mirror) -> None:
+def test_a_write_of_equal_data_takes_a_capability_that_was_set_while_the_file_was_open(
+    mirror: Mirror,
+) -> None:
     path, twice = mirror.path / "program", b"same" * BLOCK
     path.write_bytes(twice)
     fd = os.open(path, os.O_WRONLY)
@@ -176,8 +181,8 @@ def test_so_does_one_to_a_program_that_got_it_while_it_was_open(mirror: Mirror) 
     os.close(fd)
 
 
-def test_a_write_of_equal_data_moves_times_that_were_seen(mirror: Mirror) -> None:
-    """As below, where the kernel gives a finer time to a file whose times somebody has seen."""
+def test_a_write_of_equal_data_moves_times_that_a_client_has_observed(mirror: Mirror) -> None:
+    """As below, where the kernel gives a finer time to a file whose times were observed."""
 
     def moved(folder: Path) -> int:
         path, data = folder / f"in-{folder.name}", os.urandom(2 * BLOCK)
@@ -198,8 +203,11 @@ def test_a_write_of_equal_data_moves_times_that_were_seen(mirror: Mirror) -> Non
     assert moved(mirror.path) >= below
 
 
-def test_a_reader_that_never_rests_does_not_keep_old_data(mirror: Mirror) -> None:
-    """It reads into the cache what is being replaced at that moment."""
+def test_readers_without_a_pause_do_not_keep_old_data_in_the_cache(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    """They read into the cache what is being replaced at that moment."""
+    mirror = mount_mirror(ext4_folder)
     path = mirror.path / "image"
     path.write_bytes(bytes(4 * BLOCK))
     done = threading.Event()
@@ -227,7 +235,7 @@ def test_a_reader_that_never_rests_does_not_keep_old_data(mirror: Mirror) -> Non
         os.close(reading)
 
 
-def test_appending_goes_to_the_end_below(mirror: Mirror) -> None:
+def test_a_direct_append_goes_to_the_end_below(mirror: Mirror) -> None:
     path = mirror.path / "log"
     path.write_bytes(b"one\n")
     appending = os.open(path, os.O_WRONLY | os.O_APPEND)

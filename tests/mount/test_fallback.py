@@ -22,7 +22,9 @@ DATA = b"\xa5" * BLOCK
 
 
 def extras(mirror: Mirror) -> dict[str, Any]:
-    return json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())["extras"]
+    config = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())
+    found: dict[str, Any] = config["extras"]
+    return found
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def without(loop_fs: Path, mount_mirror: Callable[..., Mirror], no_extension: st
 
 
 def refuses_sparse_operations(mirror: Mirror) -> None:
-    """And does the next best thing, as the kernel and the C library do."""
+    """The kernel and the C library then do the next best thing."""
     mirror.write("file", 0, DATA)
     os.truncate(mirror.path / "file", 64 * BLOCK)
     fd = os.open(mirror.path / "file", os.O_RDWR)
@@ -49,20 +51,20 @@ def refuses_sparse_operations(mirror: Mirror) -> None:
 
 def test_a_mount_works_without_the_extension(without: Mirror) -> None:
     refuses_sparse_operations(without)
-    told = extras(without)
+    found = extras(without)
     for name in (
         "sparse_operations",
         "umask_by_default_acl",
         "writes_without_asking",
         "direct_writes",
     ):
-        assert not told[name]["on"]
-        assert told[name]["reason"] == "pyfuse3 was imported before it"
+        assert not found[name]["on"]
+        assert found[name]["reason"] == "pyfuse3 was imported before it"
     lines = [line for line in without.log.read_text().splitlines() if "sparse operations" in line]
     assert len(lines) == 1
 
 
-def test_everything_is_on_where_the_machine_allows_it(mirror: Mirror) -> None:
+def test_all_optional_features_are_on_where_the_machine_allows_them(mirror: Mirror) -> None:
     assert {name: extra["on"] for name, extra in extras(mirror).items()} == {
         "sparse_operations": True,
         "umask_by_default_acl": True,

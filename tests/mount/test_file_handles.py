@@ -80,7 +80,7 @@ def test_a_handle_of_a_deleted_file_opens_no_other(mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize("is_extended", [True, False])
-def test_nor_where_files_have_no_time_of_birth(
+def test_a_handle_opens_no_other_file_where_files_have_no_time_of_birth(
     mount_mirror: Callable[..., Mirror], tmp_path: Path, no_extension: str, is_extended: bool
 ) -> None:
     image, point = tmp_path / "image", tmp_path / "old"
@@ -119,11 +119,11 @@ def all_found(top: Path, handles: dict[str, bytes]) -> dict[str, str]:
 
 
 def test_handles_stay_good_whatever_the_kernel_forgets(mirror: Mirror) -> None:
-    """And over a remount."""
+    """Also over a remount."""
     check_that_handles_stay_good(mirror)
 
 
-def test_they_do_without_the_extension(
+def test_handles_stay_good_without_the_extension(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], no_extension: str
 ) -> None:
     check_that_handles_stay_good(mount_mirror(ext4_folder, PYTHONPATH=no_extension))
@@ -217,7 +217,7 @@ def remembered(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
     run("umount", "--lazy", folder)
 
 
-def test_other_handles_stay_good_while_the_mount_lives(
+def test_handles_of_inodes_without_numbers_of_their_own_stay_good_while_the_mount_lives(
     remembered: tuple[Path, str], mount_mirror: Callable[..., Mirror]
 ) -> None:
     folder, inner = remembered

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MIRRORFS, image_mounted, run
+from tests.conftest import MIRRORFS, image_mounted, run, wait_for
 from tests.posix.checks import as_user, let_others_through, libc
 
 if TYPE_CHECKING:
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
 
     from tests.conftest import Mirror
 
+MANY = 2000  # of 512 descriptors a quarter is for files that are merely known
 
-def test_names_of_any_bytes(mirror: Mirror) -> None:
+
+def test_a_name_may_hold_any_bytes(mirror: Mirror) -> None:
     names = [bytes([byte]) + b"x" for byte in range(1, 256) if byte != ord("/")]
     names += [b"n" * 255, b"\xff\xfe", "ñandú".encode(), b"a\nb", b" ", b"-rf"]
     folder = os.fsencode(mirror.path)
@@ -35,13 +36,12 @@ def test_names_of_any_bytes(mirror: Mirror) -> None:
     assert "%FF%FE" in Path(os.fsdecode(files)).read_text()
 
 
-@pytest.mark.slow
-def test_ten_thousand_files_are_served_with_five_hundred_descriptors(
+def test_many_more_files_are_served_than_there_are_descriptors(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     many = ext4_folder / "many"
     many.mkdir()
-    for number in range(10_000):
+    for number in range(MANY):
         (many / f"file-{number:05}").touch()
     point = tmp_path / "limited"
     point.mkdir()
@@ -50,10 +50,10 @@ def test_ten_thousand_files_are_served_with_five_hundred_descriptors(
     try:
         with os.scandir(point / "many") as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries}
-        assert len(sizes) == 10_000
-        for number in range(0, 10_000, 7):
+        assert len(sizes) == MANY
+        for number in range(0, MANY, 7):
             (point / "many" / f"file-{number:05}").write_bytes(b"x")
-        for number in range(10_000):
+        for number in range(MANY):
             assert (point / "many" / f"file-{number:05}").stat().st_size == (number % 7 == 0)
         run("rm", "-rf", point / "many")
         assert os.listdir(ext4_folder) == []
@@ -77,7 +77,7 @@ def test_an_unlinked_open_file_lives_until_it_is_closed(mirror: Mirror) -> None:
     assert os.listdir(mirror.backing) == []
 
 
-def test_what_is_changed_beside_the_mount_is_seen(
+def test_a_change_beside_the_mount_is_seen_at_the_next_look(
     loop_fs: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     mirror = mount_mirror(loop_fs, "attr_timeout=0")
@@ -122,19 +122,24 @@ def test_descriptors_of_known_files_are_bounded_by_the_limit_of_open_files(
         assert mirror.read(f"file-{number}") == b"x"
 
 
-def test_the_control_name_cannot_be_taken_or_removed(mirror: Mirror) -> None:
+def test_the_name_of_the_control_folder_cannot_be_taken_or_removed(mirror: Mirror) -> None:
     control = mirror.path / ".mirrorfs"
     mirror.write("file", 0, b"x")
     (mirror.path / "folder").mkdir()
-    for call in (
+    taking: list[Callable[[], None]] = [
         lambda: os.mkdir(control),
         lambda: os.rename(mirror.path / "folder", control),
         lambda: os.link(mirror.path / "file", control),
         lambda: os.symlink("x", control),
-    ):
+    ]
+    for call in taking:
         with pytest.raises(FileExistsError):
             call()
-    for call in (lambda: os.rmdir(control), lambda: os.rename(control, mirror.path / "other")):
+    removing: list[Callable[[], None]] = [
+        lambda: os.rmdir(control),
+        lambda: os.rename(control, mirror.path / "other"),
+    ]
+    for call in removing:
         with pytest.raises(PermissionError):
             call()
     with pytest.raises(IsADirectoryError):
@@ -150,7 +155,9 @@ def test_the_control_name_cannot_be_taken_or_removed(mirror: Mirror) -> None:
     ]
 
 
-def test_the_attribute_is_readable_and_not_listed(mirror: Mirror) -> None:
+def test_the_attribute_with_the_account_of_a_file_is_readable_and_not_listed(
+    mirror: Mirror,
+) -> None:
     mirror.write("file", 0, b"x" * 5000)
     assert os.listxattr(mirror.path / "file") == []
     assert mirror.account("file").received_bytes == 5000
@@ -160,7 +167,7 @@ def test_the_attribute_is_readable_and_not_listed(mirror: Mirror) -> None:
     assert mirror.account("other").received_bytes == 5000
 
 
-def test_only_the_privileged_see_trusted_attributes(mirror: Mirror) -> None:
+def test_trusted_attributes_are_listed_for_root_alone(mirror: Mirror) -> None:
     mirror.write("file", 0, b"x")
     path = mirror.path / "file"
     os.setxattr(path, "trusted.secret", b"1")
@@ -178,22 +185,21 @@ def test_a_control_file_can_be_read_from_anywhere(mirror: Mirror) -> None:
         assert file.read()[5:] == rest
 
 
-def test_what_is_deleted_beside_the_mount_is_free_soon(mirror: Mirror) -> None:
+def test_blocks_of_a_file_that_was_deleted_beside_the_mount_are_free_soon(mirror: Mirror) -> None:
     mirror.write("file", 0, os.urandom(8 << 20))
     os.sync()
     free = os.statvfs(mirror.backing).f_bfree
     (mirror.backing / "file").unlink()
-    for _ in range(100):
+
+    def is_free() -> bool:
         os.sync()
-        if os.statvfs(mirror.backing).f_bfree * 4096 > free * 4096 + (7 << 20):
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the blocks of a deleted file stay in use")
+        return os.statvfs(mirror.backing).f_bfree * 4096 > free * 4096 + (7 << 20)
+
+    wait_for(is_free)
     assert not (mirror.path / "file").exists()
 
 
-def test_a_damaged_file_is_listed_and_its_error_is_told(
+def test_a_damaged_file_is_listed_and_refused_as_in_a_plain_folder(
     tmp_path: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     image = tmp_path / "disk"

@@ -26,9 +26,9 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_bind_sees_a_wrong_order(order: str) -> None:
+def test_bind_refuses_a_module_that_is_not_before_libfuse(order: str) -> None:
     first, flags, complaint = ORDERS[order]
-    told = python(
+    done = python(
         f"""
         {first}
         import sys
@@ -38,14 +38,14 @@ def test_bind_sees_a_wrong_order(order: str) -> None:
         """
     )
     if complaint:
-        assert "OSError" in told.stderr
-        assert complaint in told.stderr
+        assert "OSError" in done.stderr
+        assert complaint in done.stderr
     else:
-        assert "/libfuse3.so" in told.stdout
+        assert "/libfuse3.so" in done.stdout
 
 
 def test_bind_and_install_refuse_what_makes_no_sense() -> None:
-    told = python(
+    done = python(
         """
         from mirrorfs.fuse import extension
         from mirrorfs import _native
@@ -66,8 +66,8 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
                 print(str(exc).removeprefix(path))
         """
     )
-    assert told.stderr == ""
-    assert told.stdout.splitlines() == [
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
         "TypeError",
         "TypeError",
         "ValueError",
@@ -84,10 +84,10 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_loading_the_native_module_imports_neither_pyfuse3_nor_trio() -> None:
-    told = python(
+    done = python(
         """
         import sys, mirrorfs.fuse
         print("mirrorfs._native" in sys.modules, {"pyfuse3", "trio"} & set(sys.modules))
         """
     )
-    assert told.stdout == "True set()\n"
+    assert done.stdout == "True set()\n"

@@ -1,4 +1,4 @@
-"""Handlers that are begun where their request is received: they end there, or wait and go on."""
+"""Requests whose handlers end at once, or wait for a disk and go on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_what_has_to_wait_for_a_frozen_disk_is_done_afterwards(
+def test_requests_that_wait_for_a_frozen_disk_are_done_afterwards(
     mirror: Mirror, tmp_path: Path
 ) -> None:
     threads = []
@@ -52,7 +52,7 @@ def test_what_has_to_wait_for_a_frozen_disk_is_done_afterwards(
     finally:
         run("fsfreeze", "--unfreeze", mirror.backing)
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     found = (mirror.backing / "utime" / "file").stat()
     assert (found.st_atime_ns, found.st_mtime_ns) == TIMES
@@ -73,7 +73,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_time_that_is_to_be_now_is_not_later_than_a_write_that_follows(mirror: Mirror) -> None:
+def test_a_time_set_to_now_is_not_later_than_a_write_that_follows(mirror: Mirror) -> None:
     for number in range(20):
         mirror.write(f"touched-{number}", 0, b"")
         os.utime(mirror.path / f"touched-{number}")

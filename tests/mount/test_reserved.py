@@ -21,7 +21,7 @@ CONTENT = os.urandom(4 * MIB)
 
 
 def put(path: Path) -> None:
-    """As cp does."""
+    """Write the content as cp does."""
     with path.open("wb", buffering=0) as file:
         for start in range(0, len(CONTENT), MIB):
             file.write(CONTENT[start : start + MIB])
@@ -49,7 +49,7 @@ def copied(mount_mirror: Callable[..., Mirror], ext4_folder: Path) -> Mirror:
     return mirror
 
 
-def test_space_asked_for_in_vain_changes_nothing(copied: Mirror) -> None:
+def test_a_preallocation_that_fails_changes_nothing(copied: Mirror) -> None:
     assert reserve(copied.path / "image", 1 << 40, mode=0) == "ENOSPC"
     assert written(copied) == 0
 
@@ -75,7 +75,7 @@ def cut_when_empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("empty", [cut_by_name, cut_while_open, open_empty, cut_when_empty])
-def test_a_file_that_was_emptied_is_compared_again(
+def test_a_file_with_reserved_space_is_compared_again_when_it_was_emptied(
     copied: Mirror, empty: Callable[[Path], None]
 ) -> None:
     assert reserve(copied.path / "image", 16 * MIB) == 4 * MIB
@@ -86,20 +86,20 @@ def test_a_file_that_was_emptied_is_compared_again(
     assert written(copied) == 0
 
 
-def test_a_copy_over_reserved_space_is_the_last_that_is_not_compared(copied: Mirror) -> None:
+def test_a_copy_over_reserved_space_is_not_compared_and_the_next_one_is(copied: Mirror) -> None:
     reserve(copied.path / "image", 16 * MIB)
     assert [written(copied), written(copied)] == [4 * MIB, 0]
 
 
-def test_what_replaces_a_file_is_not_reserved(copied: Mirror) -> None:
+def test_a_file_that_replaces_one_with_reserved_space_is_compared(copied: Mirror) -> None:
     reserve(copied.path / "image", 16 * MIB)
     put(copied.path / "new")
     (copied.path / "new").rename(copied.path / "image")
     assert written(copied) == 0
 
 
-def test_a_cut_leaves_space_reserved(copied: Mirror) -> None:
-    """Its blocks may not be taken for those of a copy that has ended."""
+def test_a_truncation_leaves_space_reserved(copied: Mirror) -> None:
+    """The blocks of the file may not be taken for those of a copy that has ended."""
     reserve(copied.path / "image", 4 * MIB)
     os.truncate(copied.path / "image", MIB)
     assert written(copied) == 4 * MIB

@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import progress_table, recovery_attribute
+from mirrorfs.backing import recovery_attribute
 from mirrorfs.backing.recovery_list import RecoveryList
-from mirrorfs.fs.handles import PendingError
-from mirrorfs.mirror import progress
-from mirrorfs.mirror.truncate import truncate
-from mirrorfs.mirror.writer import write
-from tests.conftest import image_mounted, loop_mounted, run
-from tests.mirror.opened import open_for_clients
+from tests.conftest import image_mounted, loop_mounted, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +25,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 
-def overwrite(path: Path, data: bytes) -> int:
+def overwrite(path: Path, data: bytes | bytearray) -> int:
     """Empty a file and write it; the descriptor, still open."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     view = memoryview(data)
@@ -40,7 +35,7 @@ def overwrite(path: Path, data: bytes) -> int:
 
 
 @pytest.mark.parametrize("how", ["own handle", "after the end", "reading handle"])
-def test_what_was_synced_survives_a_power_cut(
+def test_a_synced_file_with_a_stale_tail_survives_a_power_cut(
     mount_mirror: Callable[..., Mirror], tmp_path: Path, how: str
 ) -> None:
     """The device is copied right after fdatasync, as a power cut would leave it."""
@@ -109,7 +104,7 @@ def test_a_full_disk_does_not_bring_old_bytes_back(
         assert failed or found == old[: 2 * MIB + 100]
         mirror.umount()
         assert (backing / "image").read_bytes() == found
-        # A full xfs does not even allow that the mark is taken away, and the list says so.
+        # A full xfs does not even let the recovery attribute go, and the list says so.
         (point / "fill").unlink()
         mirror.mount()
         assert mirror.read("image") == found
@@ -162,7 +157,16 @@ def test_space_kept_for_a_seed_is_there_when_it_is_needed(
         mirror.umount()
 
 
-def test_an_old_file_outlives_what_is_known_of_its_device(
+def descriptors_in(pid: int, folder: Path) -> list[str]:
+    """Where descriptors of a process lead to in a folder."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return [path for path in found if path.startswith(str(folder))]
+
+
+def test_a_recently_unlinked_file_keeps_its_device_known(
     mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
 ) -> None:
     """Its device has to stay known until the file is closed, or statfs would wait for ever."""
@@ -174,14 +178,15 @@ def test_an_old_file_outlives_what_is_known_of_its_device(
             path = mirror.path / "below/image"
             path.write_bytes(os.urandom(4 * MIB))
             os.sync()
-            time.sleep(4)  # descriptors in mounts below are given up after a moment
+            pid = mirror.pid
+            wait_for(lambda: not descriptors_in(pid, ext4_folder / "below"))
             path.unlink()
             Path("/proc/sys/vm/drop_caches").write_text("2")
-            time.sleep(2.2)
-            asked = threading.Thread(target=os.statvfs, args=(mirror.path,), daemon=True)
-            asked.start()
-            asked.join(10)
-            hangs = asked.is_alive()
+            time.sleep(2.2)  # longer than descriptors there are kept; less than the file is held
+            asking = threading.Thread(target=os.statvfs, args=(mirror.path,), daemon=True)
+            asking.start()
+            asking.join(60)
+            hangs = asking.is_alive()
             if hangs:
                 mirror.kill()
             assert not hangs
@@ -190,7 +195,7 @@ def test_an_old_file_outlives_what_is_known_of_its_device(
             run("umount", "--lazy", ext4_folder / "below")
 
 
-def test_a_full_disk_leaves_no_state_folder_that_is_nobodys(
+def test_a_full_disk_leaves_no_state_folder_without_its_marker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its marker file the next mount would refuse to hide it."""
@@ -205,7 +210,7 @@ def test_a_full_disk_leaves_no_state_folder_that_is_nobodys(
     assert not list(tmp_path.glob(".mirrorfs*"))
 
 
-def test_another_state_folder_does_not_hide_what_a_crash_has_left(
+def test_a_stale_tail_that_a_crash_has_left_is_finalised_by_a_mount_with_another_state_folder(
     mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
 ) -> None:
     old = os.urandom(4 * MIB)
@@ -221,36 +226,3 @@ def test_another_state_folder_does_not_hide_what_a_crash_has_left(
     assert mirror.read("image") == old[:MIB]
     mirror.umount()
     assert (ext4_folder / "image").stat().st_size == MIB
-
-
-def test_a_sync_that_fails_between_writes_is_told_at_the_end(
-    ext4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file system tells it once; the next write in sequence does not make it good."""
-    path = ext4_folder / "image"
-    old = os.urandom(4 * MIB)
-    path.write_bytes(old)
-    file = open_for_clients(path)
-    state = os.fsencode(tmp_path / "state")
-    file.recovery_list = RecoveryList(state)
-    pending = PendingError()
-    failures = [errno.EIO]
-    real = os.fdatasync
-
-    def fail_once(fd: int) -> None:
-        if failures:
-            raise OSError(failures.pop(), "injected")
-        real(fd)
-
-    truncate(file, 0, seeds=True)
-    monkeypatch.setattr(progress, "_DURABLE_SECONDS", 0.0)
-    monkeypatch.setattr(os, "fdatasync", fail_once)
-    for offset in range(0, MIB, 4096):
-        pending.note_taken(offset, write(file, offset, b"new!" * 1024))
-    assert not failures
-    assert pending.code == errno.EIO
-    assert file.writeback.failed
-    assert file.writeback.unreported_errno == errno.EIO
-    assert path.read_bytes() == b"new!" * (MIB // 4)
-    progress_table.remove_all(progress_table.owner_of(state))
-    os.close(file.fd)

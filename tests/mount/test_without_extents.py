@@ -68,7 +68,7 @@ def opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def test_what_is_behind_a_hole_is_read_and_is_zeroed(mirror: Mirror) -> None:
+def test_data_behind_a_hole_is_read_and_zeroed(mirror: Mirror) -> None:
     path, below = mirror.path / "file", mirror.backing / "file"
     with opened(path) as fd:
         os.ftruncate(fd, MIB)
@@ -80,7 +80,7 @@ def test_what_is_behind_a_hole_is_read_and_is_zeroed(mirror: Mirror) -> None:
         assert os.pread(fd, MIB, 0) == below.read_bytes() == bytes(MIB)
 
 
-def test_zeros_are_not_taken_for_there_after_writes_that_changed_nothing(mirror: Mirror) -> None:
+def test_zeros_over_data_are_written_after_writes_that_changed_nothing(mirror: Mirror) -> None:
     path, below = mirror.path / "zeroed", mirror.backing / "zeroed"
     with opened(path) as fd:
         os.ftruncate(fd, MIB)
@@ -94,7 +94,7 @@ def test_zeros_are_not_taken_for_there_after_writes_that_changed_nothing(mirror:
         assert below.read_bytes() == bytes(MIB)
 
 
-def test_an_older_copy_becomes_equal(mirror: Mirror, tmp_path: Path) -> None:
+def test_rsync_makes_an_older_copy_equal(mirror: Mirror, tmp_path: Path) -> None:
     source, path, below = tmp_path / "copied", mirror.path / "copied", mirror.backing / "copied"
     old = bytearray(4 * MIB)
     # Away from where requests begin.
@@ -116,7 +116,7 @@ def test_an_older_copy_becomes_equal(mirror: Mirror, tmp_path: Path) -> None:
     assert path.read_bytes() == below.read_bytes() == new
 
 
-def test_a_copy_inside_the_mount_takes_all(mirror: Mirror) -> None:
+def test_copy_file_range_copies_data_that_is_not_on_the_disk_yet(mirror: Mirror) -> None:
     with opened(mirror.path / "source") as source, opened(mirror.path / "target") as target:
         os.ftruncate(source, MIB)
         os.pwrite(source, DATA, AT)
@@ -143,9 +143,9 @@ def test_a_truncated_file_is_compared_and_never_seems_a_hole(mirror: Mirror) -> 
     assert below.read_bytes() == expected.ljust(size, b"\0")
 
 
-def test_the_mount_says_whether_new_files_are_believed(
+def test_config_json_says_whether_holes_of_new_files_are_believed(
     mirror: Mirror, request: pytest.FixtureRequest
 ) -> None:
-    told = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())
+    found = json.loads((mirror.path / ".mirrorfs/config.json").read_bytes())
     has_extents = "converted" in request.node.name
-    assert told["file_system"]["seek_data_trusted"] is has_extents
+    assert found["file_system"]["seek_data_trusted"] is has_extents
