@@ -184,7 +184,7 @@ def test_a_user_who_is_not_the_owner_takes_no_setid_by_setting_no_owner(folder: 
 
 
 @pytest.mark.parametrize(("gid", "expected"), [(USER, 0o2755), (GROUP, 0o755)])
-def test_who_changes_the_access_list_keeps_setgid_of_his_own_group_alone(
+def test_a_new_access_list_keeps_setgid_of_the_callers_own_group_alone(
     folder: Path, gid: int, expected: int
 ) -> None:
     path = make(folder, "file", 0o2755, gid)

@@ -1,4 +1,4 @@
-"""Recently unlinked files: how many are held, for how long, and who gets them."""
+"""Recently unlinked files: how many are held, for how long, and which new file gets them."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_an_everyday_answer_is_no_error(
         (MemoryError(), errno.ENOMEM, "ENOMEM"),
     ],
 )
-def test_another_error_is_counted_once_and_logged_for_who_debugs(
+def test_another_error_is_counted_once_and_logged_at_the_level_of_debugging(
     account: Account,
     caplog: pytest.LogCaptureFixture,
     error: Exception,

@@ -110,7 +110,7 @@ def test_noatime_is_in_the_mount_table_and_in_config_json(
 
 @pytest.mark.usefixtures("fuse_for_all")
 def test_a_file_of_another_user_is_read_with_noatime(backing: Path, tmp_path: Path) -> None:
-    """The owner alone, and root, may ask for it; the daemon is neither."""
+    """O_NOATIME is for the owner and for root; the daemon is neither."""
     point = tmp_path / "point"
     point.mkdir()
     os.chown(point, 65534, 65534)

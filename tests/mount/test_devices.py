@@ -126,7 +126,7 @@ def test_attributes_come_from_the_file_system_that_is_mounted_there(
 def test_a_file_system_below_that_is_not_in_use_can_be_unmounted(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path, kind: str
 ) -> None:
-    """Although the kernel still knows the files there, and asks for no new look at their names."""
+    """Although the kernel still knows the files there, and does not look their names up anew."""
     nested = ext4_folder / "nested"
     words: list[str | Path] = ["-t", "tmpfs", "none"]
     if kind == "ext4":
