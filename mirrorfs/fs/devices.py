@@ -57,6 +57,7 @@ class Device:
         "kind",
         "long_calls",
         "mounts",
+        "reclaiming",
         "shift",
         "table_lines",
         "threads",
@@ -73,6 +74,7 @@ class Device:
         self.table_lines: set[tuple[int, str]] = set()  # id and device in the mount table
         self.threads = Threads(_THREADS)
         self.long_calls = trio.CapacityLimiter(_LONG_CALLS)
+        self.reclaiming = trio.Lock()  # space (`Space`)
 
     def meet(self, mount: Mount, mount_id: int, identity: bytes) -> None:
         """Note its type and identity, and one of the mounts that lead to it."""

@@ -272,14 +272,14 @@ class InodeTable:
         name, after those of its parents where they were given up, too.
         """
         lost = [inode]
-        while not self._has_way(lost[-1]):
-            parent = lost[-1].parent
-            if parent is None or lost[-1].nameless:
-                raise stale()
-            parent.pins += 1
-            self._unkeep(parent)
-            lost.append(parent)
         try:
+            while not self._has_way(lost[-1]):
+                parent = lost[-1].parent
+                if parent is None or lost[-1].nameless:
+                    raise stale()
+                parent.pins += 1
+                self._unkeep(parent)
+                lost.append(parent)
             for found in reversed(lost):
                 if found.fd < 0:
                     await self._open_again(found)

@@ -247,13 +247,18 @@ class OpenFiles:
         was one.
         """
         waiting = [
-            file
-            for node_id, file in self._by_id.items()
-            if file.seed_fd >= 0 and self._inodes.get(node_id).device is device
+            (inode, file)
+            for inode, file in ((self._inodes.get(key), file) for key, file in self._by_id.items())
+            if file.seed_fd >= 0 and inode.device is device
         ]
-        for file in waiting:
-            with contextlib.suppress(OSError):
-                await device.threads.run(seeding.give_up, file)
+        for _, file in waiting:
+            file.handles += 1  # a client may close it meanwhile
+        for inode, file in waiting:
+            try:
+                with contextlib.suppress(OSError):
+                    await device.threads.run(seeding.give_up, file)
+            finally:
+                await self.unshare(inode, file)
         return bool(waiting)
 
     async def sync(

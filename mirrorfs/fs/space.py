@@ -40,13 +40,17 @@ class Space:
         """
         if code not in syscalls.NO_SPACE:
             return False
-        found = await self._unlinked.give_up_all(device)
-        found |= await self._open_files.give_up_seeds(device)
-        if await self._open_files.finalise_all(device) or found:
-            # The blocks of an unlinked file are free when the kernel has let go of it, too.
-            await trio.sleep(_FORGET_SECONDS)
-            self.reclaimed += 1
-        return self.reclaimed != since
+        # What one request reclaims is there for all that wait meanwhile.
+        async with device.reclaiming:
+            if self.reclaimed != since:
+                return True
+            found = await self._unlinked.give_up_all(device)
+            found |= await self._open_files.give_up_seeds(device)
+            if await self._open_files.finalise_all(device) or found:
+                # The blocks of an unlinked file are free when the kernel has let go of it, too.
+                await trio.sleep(_FORGET_SECONDS)
+                self.reclaimed += 1
+            return self.reclaimed != since
 
     async def retry_after_reclaim(
         self,

@@ -222,7 +222,6 @@ async def test_a_folder_without_a_name_leads_nowhere(folder: Path) -> None:
         assert b.pins == 0
 
 
-@pytest.mark.xfail(reason="InodeTable._reopen pins folders on the way before it can unpin them")
 @in_main_loop
 async def test_a_folder_on_a_way_that_leads_nowhere_is_not_left_pinned(folder: Path) -> None:
     async with opened_table(folder, limit=0) as inodes:

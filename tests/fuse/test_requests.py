@@ -111,7 +111,6 @@ def test_a_bug_in_a_handler_or_a_message_that_cannot_be_decoded_is_eio() -> None
     assert session.errors == {"EIO": 3}
 
 
-@pytest.mark.xfail(reason="an encoder is called outside of the guard")
 def test_an_answer_that_cannot_be_encoded_is_eio() -> None:
     session = Connection(echo)
     rows = {Opcode.READLINK: Operation("readlink", decode, echo, have_no_answer)}
