@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -227,7 +228,9 @@ def test_a_mount_in_the_foreground_ends_with_sigint(places: tuple[Path, Path]) -
     assert not os.path.ismount(point)
 
 
-def test_a_second_sigterm_while_a_mount_ends_changes_nothing(places: tuple[Path, Path]) -> None:
+def test_a_second_sigterm_while_a_mount_ends_cuts_open_files_off(
+    places: tuple[Path, Path],
+) -> None:
     backing, point = places
     (backing / "file").write_bytes(b"x" * 5000)
     daemon = mounted_in_foreground(backing, point)
@@ -235,7 +238,8 @@ def test_a_second_sigterm_while_a_mount_ends_changes_nothing(places: tuple[Path,
     daemon.send_signal(signal.SIGTERM)
     wait_for(lambda: not os.path.ismount(point))
     daemon.send_signal(signal.SIGTERM)
-    os.close(last)
+    with contextlib.suppress(OSError):  # ENOTCONN, where the second signal comes first
+        os.close(last)
     _, log = daemon.communicate(timeout=60)
     assert daemon.returncode == 0
     assert "unmounted" in log
