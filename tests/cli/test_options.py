@@ -85,7 +85,7 @@ def test_a_good_value_is_taken(words: str, field: str, value: Any) -> None:
 
 
 def test_every_option_has_a_case_above_with_a_value_of_its_own() -> None:
-    (mark,) = test_a_good_value_is_taken.pytestmark  # type: ignore[attr-defined]
+    (mark,) = test_a_good_value_is_taken.pytestmark
     tried = {field for _, field, value in mark.args[1] if value != getattr(MountOptions(), field)}
     assert {one.name for one in FIELDS.values()} <= tried
 

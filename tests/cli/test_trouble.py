@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -331,7 +332,7 @@ def test_a_signal_ends_a_command_that_waits_for_a_hung_mount(
         for command in ("stats", "umount"):
             process = start(command, mirror.path)
             wait_until_it_listens(process)
-            wait_for(lambda process=process: has_child(process))
+            wait_for(partial(has_child, process))
             process.send_signal(number)
             assert outcome(process) == (128 + number, "", "")
     assert mirror.path.is_mount()

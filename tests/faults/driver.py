@@ -171,7 +171,7 @@ class FaultyOs:
 
 
 def inject_cut(orders: Orders) -> None:
-    cut = finalising.cut
+    cut = cutting.cut
 
     def faulty(*args: Any) -> Any:
         words = orders.words()
@@ -179,7 +179,7 @@ def inject_cut(orders: Orders) -> None:
             raise OSError(int(words[1]), os.strerror(int(words[1])))
         return cut(*args)
 
-    finalising.cut = faulty
+    setattr(finalising, "cut", faulty)  # noqa: B010 - what it has imported, not what it offers
 
 
 if __name__ == "__main__":

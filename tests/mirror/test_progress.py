@@ -119,6 +119,7 @@ def test_an_attribute_is_renewed_before_a_change_that_comes_later(
     target.write(0, NEW * BLOCK)
     after = recovery_attribute.read(target.file.fd)
     assert after is not None
+    assert after.mtime is not None
     age = int(os.fstat(target.file.fd).st_mtime) - after.mtime
     assert 0 <= age <= recovery_attribute.FRESH_SECONDS
     assert after.mtime >= before.mtime
