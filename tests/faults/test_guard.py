@@ -10,9 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from mirrorfs.fuse.guard import Guard
 from mirrorfs.fuse.operations import table
-from mirrorfs.mirror.counters import Account
 from tests.conftest import wait_for
 from tests.faults.driver import EXCEPTIONS, OTHERS
 
@@ -145,12 +143,3 @@ def test_a_message_that_cannot_be_decoded_leaves_the_mount_alive(
 def test_calls_try_every_handler() -> None:
     rows = table(MagicMock())
     assert {row.name for row in rows.values()} | {name for name, *_ in OTHERS} == set(CALLS)
-
-
-def test_an_everyday_answer_is_no_error() -> None:
-    account = Account()
-    guard = Guard(account)
-    assert guard.errno_of("lookup", FileNotFoundError(errno.ENOENT, "")) == errno.ENOENT
-    assert not account.snapshot().errors
-    assert guard.errno_of("unlink", FileNotFoundError(errno.ENOENT, "")) == errno.ENOENT
-    assert account.snapshot().errors == {"ENOENT": 1}
