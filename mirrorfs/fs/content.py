@@ -97,14 +97,11 @@ class Content:
         handle = self._handles.any(request.handle)
         if isinstance(handle, ControlHandle):
             return self._control.write(handle, request.offset, bytes(request.data))
-        handle = self._handles.get(request.handle, FileHandle)
-        file = handle.open_file
-        if file is None:
+        if not isinstance(handle, FileHandle) or handle.open_file is None:
             raise refuse(errno.EBADF)
-        data = request.data
-        if request.takes_setid or request.appends:
-            data = bytes(data)  # what follows may wait
+        file, data = handle.open_file, request.data
         if request.takes_setid:
+            data = bytes(data)  # what follows may wait
             await self._privileges.drop(handle.inode, request.writer)
         try:
             if request.appends:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-import os
 import stat
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import recovery_list, state_folder
 from mirrorfs.backing.statx import Status
+from mirrorfs.fs.entry import refuse
 from mirrorfs.mirror import seed_rules
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CopiedState:
     def make(self, parent_id: int, name: bytes, mode: int, caller: Credentials) -> Node:
         """Make what `mode` says (inode(7)); EEXIST if the name is taken."""
         if self.find(parent_id, name) is not None:
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            raise refuse(errno.EEXIST)
         if not self._is_logged:
             self._is_logged = True
             log.info("a copy of a state folder is being written; it is taken, but not kept")
@@ -100,7 +100,7 @@ class CopiedState:
         if node is None:
             return False
         if self.within(node.node_id):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            raise refuse(errno.ENOTEMPTY)
         del self._by_name[parent_id, name]
         node.name = b""
         return True
@@ -109,7 +109,7 @@ class CopiedState:
         """ENOENT if there is nothing by the old name."""
         node = self._by_name.pop((parent_id, name), None)
         if node is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise refuse(errno.ENOENT)
         met = self._by_name.get((new_parent_id, new_name))
         if met is not None:
             met.name = b""

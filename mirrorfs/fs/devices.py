@@ -26,6 +26,7 @@ from mirrorfs.backing.identity import file_system_id
 from mirrorfs.backing.mounts import mount_of, mount_table
 from mirrorfs.backing.probe import IN_MEMORY, LOCAL, probe_at
 from mirrorfs.fs import inode_numbers
+from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.threads import Threads
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Devices:
     def check_foreign(self, dev: int) -> None:
         """Refuse the mount itself: ELOOP, as for a link that leads to itself."""
         if dev == self.own_dev:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            raise refuse(errno.ELOOP)
 
     def meet(self, status: Status, path_fd: int) -> Device:
         """The device of `status`; `path_fd` is O_PATH, and in it. Does not wait for it."""

@@ -15,7 +15,7 @@ import errno
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from mirrorfs.backing import tree
 from mirrorfs.backing.paths import show
@@ -26,6 +26,8 @@ from mirrorfs.mirror import progress, seeding, stale_tail, sync
 from mirrorfs.mirror.view import View
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrorfs.backing.recovery_list import RecoveryList
     from mirrorfs.backing.statx import Status
     from mirrorfs.fs.devices import Device
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.stale_tail import StaleTail
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 
 _LINGER_SECONDS = 2.0
 _MAX_LINGERING = 64  # each holds a descriptor
@@ -201,21 +205,31 @@ class OpenFiles:
     async def finalise(self, inode: Inode, file: OpenFile) -> None:
         """End the stale tail of a file, if it has one. Raises OSError as fsync does, and remembers
         it.
-
-        Counted as used meanwhile: a client that has it open may close it.
         """
-        if file.stale_tail is None:
-            return
+        if file.stale_tail is not None:
+            await self._make_durable(inode, file, sync.finalise, file)
+
+    async def _make_durable(
+        self,
+        inode: Inode,
+        file: OpenFile,
+        function: Callable[[*_Args], _T],
+        *args: *_Args,
+    ) -> _T:
+        """Call `function(*args)`, which may sync the file, in a thread, and remember its failure.
+        The file counts as used meanwhile: a client that has it open may close it.
+        """
         file.handles += 1
         failed = True
         try:
-            await inode.device.threads.run(sync.finalise, file)
+            result = await inode.device.threads.run(function, *args)
             failed = False
         except OSError as exc:
             self._failed(inode, exc)
             raise
         finally:
             await self.unshare(inode, file, failed)
+        return result
 
     async def finalise_quietly(self, inode: Inode, file: OpenFile) -> None:
         """`finalise` for a request that an error does not concern."""
@@ -267,8 +281,6 @@ class OpenFiles:
         """Make a file durable, by its open file, or, if no client has it open for writing, by the
         descriptor `reading_fd`. A failure is kept for every handle that is open now, and for
         clients that write it later.
-
-        Counted as used meanwhile: a client that has it open may close it.
         """
         if file is None:
             # A client that does not write it does not come back for the rest (`resumed`).
@@ -280,16 +292,7 @@ class OpenFiles:
             is_data_enough = data_only and not self._seeded.may_be_marked(inode)
             await self._sync_unwritten(inode, reading_fd, is_data_enough)
             return
-        file.handles += 1
-        failed, made_good = True, False
-        try:
-            made_good = await inode.device.threads.run(sync.sync, file, data_only)
-            failed = False
-        except OSError as exc:
-            self._failed(inode, exc)
-            raise
-        finally:
-            await self.unshare(inode, file, failed)
+        made_good = await self._make_durable(inode, file, sync.sync, file, data_only)
         self.report_failed_sync(inode, file)
         if made_good:
             for handle in self._handles.of(inode):

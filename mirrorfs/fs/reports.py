@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs import __version__
 from mirrorfs.backing.paths import path_text
+from mirrorfs.fs.entry import refuse
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account, Snapshot
@@ -148,5 +149,5 @@ def _json(content: dict[str, object]) -> bytes:
 def parse_reset(account: Account, data: bytes) -> None:
     """`1` starts `since_reset` anew; anything else is EINVAL."""
     if data.strip() != b"1":
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise refuse(errno.EINVAL)
     account.reset()

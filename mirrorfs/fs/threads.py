@@ -17,7 +17,6 @@ waiting can be cut off; the threads then stay behind, and so must what they use.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from collections import Counter, deque
@@ -27,6 +26,7 @@ import outcome
 import trio
 
 from mirrorfs._native import Handoff, pass_on
+from mirrorfs.fs.entry import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ class Threads:
         the rest. Raises EIO if the threads are cut off already.
         """
         if self.is_cut_off:
-            raise _cut_off()
+            raise refuse(errno.EIO)
         call = Call(function, args)
         is_quick = not self.is_slow
         wake = self._submit(call)
@@ -132,7 +132,7 @@ class Threads:
                 self._waited_for.pop(call, None)
         self.busy -= 1
         if call.result is None:
-            raise _cut_off()
+            raise refuse(errno.EIO)
         return call.result.unwrap()
 
     def start(self, function: Callable[[*_Args], object], *args: *_Args) -> None:
@@ -194,7 +194,7 @@ class Threads:
         except RuntimeError:
             if self._threads:
                 return False
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            raise refuse(errno.EAGAIN) from None
         self._threads.append(thread)
         return True
 
@@ -221,10 +221,6 @@ class Threads:
                 self._idle.append(worker)
                 return False
             return True
-
-
-def _cut_off() -> OSError:
-    return OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def _not_cancellable(_raise_cancel: object) -> trio.lowlevel.Abort:

@@ -2,9 +2,9 @@
 have reached the disk, and whether a client has reserved space in it.
 
 One object for each inode, shared by reference: the open file (`open_file`) changes it, and the
-table of inodes keeps it for the next open, as long as it says something (`is_default`). Changed
-under the lock of the open file, or where no file is open; each field may be read without it.
-Nothing of it survives the mount: a crash leaves the kernel's page cache, which is then dropped.
+mount keeps it for the next open, as long as it says something. Changed under the lock of the open
+file, or where no file is open; each field may be read without it. Nothing of it survives the mount:
+a crash leaves the kernel's page cache, which is then dropped.
 """
 
 from __future__ import annotations
@@ -31,11 +31,6 @@ class Writeback:
     # A client has preallocated blocks (fallocate(2)), which stay with the file until it is
     # truncated to nothing.
     reserved: bool = False
-
-    @property
-    def is_default(self) -> bool:
-        """Whether this says nothing that a new object would not say."""
-        return not (self.failed or self.unreported_errno or self.reserved)
 
     def note_opened(self) -> None:
         """Note that the file is opened anew: what was written through an earlier opening counts no

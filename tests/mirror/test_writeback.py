@@ -85,7 +85,7 @@ def test_an_interrupted_sync_leaves_no_doubt(
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(InterruptedError):
         sync.sync(file, data_only=False)
-    assert file.writeback.is_default
+    assert file.writeback == Writeback()
     os.close(file.fd)
 
 
@@ -107,13 +107,6 @@ def test_ranges_written_anew_count_within_one_opening_only(
     assert sync.sync(again, data_only=False)
     for fd in (folder_fd, path_fd, again.fd):
         os.close(fd)
-
-
-def test_only_what_says_something_is_worth_keeping() -> None:
-    assert Writeback().is_default
-    assert not Writeback(reserved=True).is_default
-    assert not Writeback(failed=True).is_default
-    assert not Writeback(unreported_errno=errno.EIO).is_default
 
 
 def test_a_failure_that_was_reported_is_still_a_failure() -> None:
