@@ -1,7 +1,7 @@
 """The command `mirrorfs` in processes that have all modules loaded already: most of the time of a
 mount is the start of interpreters.
 
-A server without threads forks a process for each command. `mirrorfs` in conftest.py is the true
+A server without threads forks a process for each command. `mirrorfs` in commands.py is the true
 command, started anew, as a user has it.
 """
 

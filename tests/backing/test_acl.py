@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import acl
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import atime
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import commits
-from tests.conftest import image_mounted, loop_mounted, run
+from tests.commands import run
+from tests.disks import image_mounted, loop_mounted
 
 if TYPE_CHECKING:
     from pathlib import Path

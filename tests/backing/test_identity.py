@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import identity, mounts
-from tests.conftest import MKFS, image_mounted, run
+from tests.commands import run
+from tests.disks import MKFS, image_mounted
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 from mirrorfs.backing import mounts
 from mirrorfs.backing.mounts import Mount, parse_table
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

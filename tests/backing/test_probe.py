@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing.probe import Abilities, probe, probe_at
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

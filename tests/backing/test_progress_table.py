@@ -14,7 +14,7 @@ import pytest
 
 from mirrorfs.backing import progress_table
 from mirrorfs.backing.progress_table import Noted, ProgressTable
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,8 @@ import pytest
 from mirrorfs.backing import holes, seek_answers, syscalls
 from mirrorfs.backing.probe import probe
 from mirrorfs.mirror.view import View
-from tests.conftest import MKFS, image_mounted, run
+from tests.commands import run
+from tests.disks import MKFS, image_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import pytest
 
 from mirrorfs import _native
 from mirrorfs.backing.statx import Status, identify, statx
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,12 +15,13 @@ import pytest
 
 from mirrorfs import __version__
 from mirrorfs.errors import ExitCode
-from tests.conftest import MIRRORFS, as_nobody, loop_mounted, mirrorfs, run, wait_for
+from tests.commands import MIRRORFS, as_nobody, mirrorfs, run, wait_for
+from tests.disks import loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def refused(code: ExitCode, *words: str | Path) -> str:

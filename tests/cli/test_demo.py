@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MIRRORFS, mirrorfs, wait_for
+from tests.commands import MIRRORFS, mirrorfs, wait_for
 
 
 @pytest.mark.slow

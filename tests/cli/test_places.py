@@ -11,12 +11,12 @@ import pytest
 
 from mirrorfs.cli import commands
 from mirrorfs.errors import ExitCode
-from tests.conftest import MIRRORFS, as_nobody, mirrorfs, run
+from tests.commands import MIRRORFS, as_nobody, mirrorfs, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 @pytest.mark.parametrize(

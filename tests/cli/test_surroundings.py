@@ -18,13 +18,13 @@ from mirrorfs.backing import mounts
 from mirrorfs.cli import umount
 from mirrorfs.daemon import processes, timed_calls
 from mirrorfs.errors import ExitCode, NoAnswerError
-from tests.conftest import MIRRORFS, mirrorfs, run, wait_for
+from tests.commands import MIRRORFS, mirrorfs, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 @pytest.fixture

@@ -21,19 +21,12 @@ import pytest
 from mirrorfs.backing import mounts
 from mirrorfs.daemon import processes, timed_calls
 from mirrorfs.errors import ExitCode
-from tests.conftest import (
-    MIRRORFS,
-    as_nobody,
-    mirrorfs,
-    run,
-    wait_for,
-    wait_until_it_listens,
-)
+from tests.commands import MIRRORFS, as_nobody, mirrorfs, run, wait_for, wait_until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 # The limit of one answer, and what a busy machine may be late.
 PATIENCE = timed_calls.ANSWER_SECONDS + 80

@@ -16,7 +16,7 @@ from mirrorfs.backing import recovery_attribute
 from mirrorfs.backing.progress_table import Noted
 from mirrorfs.backing.recovery_attribute import FRESH_SECONDS, RecoveryAttribute
 from mirrorfs.mirror.recovery import is_as_left
-from tests.conftest import mirrorfs, run
+from tests.commands import mirrorfs, run
 from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, LIST, kill, make, remount_and_check
 from tests.crash.test_stale_tail_after_a_power_cut import cut_power
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
@@ -24,8 +24,8 @@ from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Mirror
     from tests.model.test_seed_model import Folder
+    from tests.mounted import Mirror
 
 RESTORE = {
     "cp": ["cp", "{good}", "{file}"],

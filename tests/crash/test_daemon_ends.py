@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES, loop_mounted, mirrorfs, wait_for
+from tests.commands import mirrorfs, wait_for
+from tests.disks import loop_mounted
+from tests.mounted import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 BLOCK = 4096
 

@@ -12,13 +12,13 @@ import pytest
 
 from mirrorfs.backing import recovery_list, state_folder
 from mirrorfs.backing.recovery_list import RecoveryList, read_list
-from tests.conftest import mirrorfs, run
+from tests.commands import mirrorfs, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 MIB = 1 << 20
 MARKER = json.dumps({"program": "mirrorfs", "format": 1, "id": "00112233"})

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import commits
-from tests.conftest import MKFS, image_mounted, loop_mounted, run
+from tests.commands import run
 from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE
+from tests.disks import MKFS, image_mounted, loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 BLOCK, MIB = 4096, 1 << 20
 BLOCKS = 500

@@ -18,10 +18,11 @@ import pytest
 
 from mirrorfs.backing import progress_table, recovery_attribute, state_folder
 from mirrorfs.backing.recovery_list import RecoveryList, read_list
-from tests.conftest import is_in_a_call, loop_mounted, run, wait_for
+from tests.commands import is_in_a_call, run, wait_for
 from tests.crash.test_changed_after_a_crash import leave, leave_on_another_list
 from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, LIST, kill, make, remount_and_check
 from tests.crash.test_stale_tail_after_a_power_cut import cut_power
+from tests.disks import loop_mounted
 from tests.model.test_seed_model import BLOCK, MIB, is_list_empty
 from tests.mount.test_devices import mounted
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10  # ioctl_iflags(2)

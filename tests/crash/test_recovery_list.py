@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.errors import ExitCode
-from tests.conftest import PRELOADED, run
+from tests.commands import PRELOADED, run
 from tests.crash.test_stale_tail_after_a_kill import LIST, kill, make, remount_and_check
 from tests.model.test_seed_model import BLOCK, MIB, Folder, old_content
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def leave_stale_tail(mirror: Mirror, name: str = "file") -> Folder:

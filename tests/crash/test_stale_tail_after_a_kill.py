@@ -28,7 +28,7 @@ from tests.model.test_seed_model import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 SIZE = MIB + 5000
 LIST = ".mirrorfs/unsettled"

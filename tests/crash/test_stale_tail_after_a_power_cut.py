@@ -15,14 +15,15 @@ import pytest
 
 from mirrorfs.backing import progress_table, recovery_attribute
 from mirrorfs.backing.statx import statx
-from tests.conftest import MKFS, image_mounted, loop_mounted, run
+from tests.commands import run
 from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE, kill, make, remount_and_check
+from tests.disks import MKFS, image_mounted, loop_mounted
 from tests.model.test_seed_model import BLOCK, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def owner(mirror: Mirror) -> str:

@@ -14,13 +14,13 @@ import pytest
 
 from mirrorfs import __version__
 from mirrorfs.daemon import log_setup
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def test_metrics_have_series_of_errors_before_the_first_one(mirror: Mirror) -> None:

@@ -10,13 +10,13 @@ import pytest
 from mirrorfs.backing.mounts import Mount
 from mirrorfs.daemon.overlap import overlap
 from mirrorfs.errors import ExitCode
-from tests.conftest import mirrorfs, run
+from tests.commands import mirrorfs, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def table(*lines: str) -> list[Mount]:

@@ -13,7 +13,7 @@ import pytest
 
 from mirrorfs.backing import mounts
 from mirrorfs.daemon import processes, timed_calls
-from tests.conftest import run, wait_for
+from tests.commands import run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 
 from mirrorfs.daemon import timed_calls
 from mirrorfs.errors import ExitCode, MirrorfsError, NoAnswerError, UsageError
-from tests.conftest import wait_for
+from tests.commands import wait_for
 
 
 def _sleep(path: bytes, seconds: float) -> None:

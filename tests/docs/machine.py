@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.conftest import MKFS, run
+from tests.commands import run
+from tests.disks import MKFS
 from tests.docs.page import blocks
 
 if TYPE_CHECKING:

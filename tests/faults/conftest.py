@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import STATE_FOLDERS, Mirror, run, wait_for
+from tests.commands import run, wait_for
+from tests.mounted import STATE_FOLDERS, Mirror
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

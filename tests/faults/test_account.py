@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES
+from tests.mounted import CLASSES
 
 if TYPE_CHECKING:
     from tests.faults.conftest import FaultyMirror

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import loop_mounted, run
+from tests.commands import run
+from tests.disks import loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def test_mount_on_a_dead_disk_stays_where_it_is(

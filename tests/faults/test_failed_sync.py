@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from tests.faults.conftest import FaultyMirror

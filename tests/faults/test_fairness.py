@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
     from tests.faults.conftest import FaultyMirror
+    from tests.mounted import Mirror
 
 KIB, MIB = 1 << 10, 1 << 20
 WRITERS = 7

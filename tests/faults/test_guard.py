@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from mirrorfs.fuse.operations import table
-from tests.conftest import wait_for
+from tests.commands import wait_for
 from tests.faults.driver import EXCEPTIONS, OTHERS
 
 if TYPE_CHECKING:

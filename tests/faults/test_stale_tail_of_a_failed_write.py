@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES, mirrorfs, run, wait_for
+from tests.commands import mirrorfs, run, wait_for
+from tests.mounted import CLASSES
 
 if TYPE_CHECKING:
     from tests.faults.conftest import FaultyMirror

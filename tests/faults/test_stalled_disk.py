@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import is_in_a_call, run, wait_for
+from tests.commands import is_in_a_call, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 MIB = 1 << 20
 WRITER = "import os, sys; os.pwrite(int(sys.argv[1]), b'y' * 5000, 0)"

@@ -12,7 +12,7 @@ from mirrorfs.backing.statx import statx
 from mirrorfs.fs import recently_unlinked
 from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
 from mirrorfs.mirror.seed_search import OldFile
-from tests.conftest import wait_for
+from tests.commands import wait_for
 from tests.fs.tables import Clock, in_main_loop, look_up, opened_table
 
 if TYPE_CHECKING:

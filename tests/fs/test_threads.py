@@ -15,7 +15,7 @@ import trio.testing
 
 from mirrorfs.fs import threads as thread_pool
 from mirrorfs.fs.threads import Threads
-from tests.conftest import wait_for
+from tests.commands import wait_for
 from tests.fs.tables import Clock, in_main_loop
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mirrorfs.fuse import protocol
-from tests.conftest import run
+from tests.commands import run
 from tests.fuse import kernel_messages
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirrorfs.mirror.stale_tail import StaleTail
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 places = st.integers(0, BLOCKS).map(lambda n: n * BLOCK) | st.integers(0, BIG)
 lengths = st.integers(0, 8).map(lambda n: n * BLOCK) | st.integers(0, BIG * 2)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CLASSES
+from tests.mounted import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 BLOCK = 4096
 DATA, ZEROS = b"\xa5" * BLOCK, bytes(BLOCK)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 BLOCK = 4096
 MAX_SIZE = 80 * BLOCK

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrorfs.backing import recovery_attribute, syscalls
-from tests.conftest import CLASSES
 from tests.model.test_sparse_model import blank
+from tests.mounted import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 BLOCK = 4096
 MIB = 1 << 20

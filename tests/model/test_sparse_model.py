@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrorfs.backing import syscalls
-from tests.conftest import CLASSES
 from tests.model.test_model import (
     MAX_SIZE,
     SLACK_BYTES,
@@ -22,10 +21,11 @@ from tests.model.test_model import (
     packed_bytes,
     sizes,
 )
+from tests.mounted import CLASSES
 from tests.posix.space import borders
 
 if TYPE_CHECKING:
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 files = st.integers(0, 1)
 operation = st.one_of(

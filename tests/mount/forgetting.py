@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def drop_caches() -> None:

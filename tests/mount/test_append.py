@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import CLASSES, run
+from tests.commands import run
+from tests.mounted import CLASSES
 from tests.posix import checks
 from tests.posix.checks import USER, as_user, let_others_through
 from tests.posix.space import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def append_beside(mirror: Mirror, name: str, data: bytes) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import as_nobody, run
+from tests.commands import as_nobody, run
 from tests.posix.checks import let_others_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 # Older than the time of change, so that even relatime moves it at the next read.
 OLD = 10**18

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MKFS, run, wait_for
+from tests.commands import run, wait_for
+from tests.disks import MKFS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 # Longer than descriptors stay after their last use, and than a sweep takes to come.
 IDLE_SECONDS = 3.5

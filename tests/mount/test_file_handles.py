@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import loop_mounted, run
+from tests.commands import run
+from tests.disks import loop_mounted
 from tests.mount.forgetting import forget_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import recovery_attribute
-from tests.conftest import image_mounted, loop_mounted, run, wait_for
+from tests.commands import run, wait_for
+from tests.disks import image_mounted, loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 MIB = 1 << 20
 BLOCK = 4096

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MIRRORFS, image_mounted, run, wait_for
+from tests.commands import MIRRORFS, run, wait_for
+from tests.disks import image_mounted
 from tests.posix.checks import as_user, let_others_through, libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 MANY = 2000  # of 512 descriptors a quarter is for files that are merely known
 

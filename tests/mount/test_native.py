@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import run
+from tests.commands import run
 from tests.mount import tiny_fs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 TOP = Path(__file__).parent.parent.parent
 PUNCH_KEEP = 3

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import run
+from tests.commands import run
 from tests.posix.space import KEEP_SIZE, PUNCH_HOLE, borders, fallocate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 TOP = Path(__file__).parents[2]
 BLOCK = 4096

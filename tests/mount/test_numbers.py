@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MKFS, image_mounted, loop_mounted, run
+from tests.commands import run
+from tests.disks import MKFS, image_mounted, loop_mounted
 from tests.mount.forgetting import drop_caches, forget_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 
 def fill(folder: Path) -> None:

@@ -15,12 +15,13 @@ import pytest
 
 from mirrorfs.backing import recovery_attribute
 from mirrorfs.backing.recovery_list import RecoveryList
-from tests.conftest import image_mounted, loop_mounted, run, wait_for
+from tests.commands import run, wait_for
+from tests.disks import image_mounted, loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 MIB = 1 << 20
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MKFS, Mirror, image_mounted, run
+from tests.commands import run
+from tests.disks import MKFS, image_mounted
+from tests.mounted import Mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

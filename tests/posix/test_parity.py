@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import MKFS, Mirror, run, without_extension
+from tests.commands import run
+from tests.disks import MKFS
+from tests.mounted import Mirror, without_extension
 from tests.posix.checks import CHECKS, EXTENSION, ZEROED_RANGES, let_others_through
 
 if TYPE_CHECKING:

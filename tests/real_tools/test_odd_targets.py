@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import run, wait_for
+from tests.commands import run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 # One file system that cannot share blocks, and one that can.
 pytestmark = pytest.mark.parametrize("loop_fs", ["ext4", "xfs"], indirect=True)

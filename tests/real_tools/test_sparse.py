@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.daemon.readahead import set_readahead
-from tests.conftest import run
+from tests.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import SimpleNamespace
 
-    from tests.conftest import Mirror
+    from tests.mounted import Mirror
 
 MIB = 1 << 20
 SIZE, DATA = 64 * MIB, 8 * MIB

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.conftest import loop_mounted, mirrorfs, run
+from tests.commands import mirrorfs, run
+from tests.disks import loop_mounted
 from tests.privileges import needs_root
 
 
