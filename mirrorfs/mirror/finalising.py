@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # (btrfs) fsync of one leaves out what happened to others before, or takes half of it along: their
 # attributes, but not their data.
 _ORDERED = frozenset({"ext4", "xfs", "tmpfs"})
+# A commit of the whole file system costs as much as fsync of a file with so much data
+# (`backing.commits`).
+COMMIT_WORTH_BYTES = 64 << 20
 
 
 def finalise(file: OpenFile, counts_freed: bool = True) -> None:
@@ -90,7 +93,7 @@ def _try(file: OpenFile, sync: Callable[[int], None]) -> OSError | None:
 
 def _is_commit_worth(file: OpenFile, status: os.stat_result) -> bool:
     """Whether a commit of the file system as a whole costs less than fsync of this file."""
-    is_large = status.st_blocks * 512 >= commits.WORTH_BYTES
+    is_large = status.st_blocks * 512 >= COMMIT_WORTH_BYTES
     return is_large and commits.can_commit(file.abilities.file_system)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.backing import commits
+from mirrorfs.mirror import finalising
 from tests.commands import run
 from tests.crash.test_stale_tail_after_a_kill import ATTRIBUTE
 from tests.disks import MKFS, image_mounted, loop_mounted
@@ -100,9 +100,10 @@ def host(tmp_path: Path) -> Iterator[Path]:
 
 def without_small_files(folder: Path) -> str:
     """For PYTHONPATH: lets a daemon commit btrfs for every file, not for a large one alone."""
-    assert commits.WORTH_BYTES > BLOCKS * BLOCK
-    lines = "from mirrorfs.backing import commits", f"commits.WORTH_BYTES = {BLOCK}", ""
-    (folder / "sitecustomize.py").write_text("\n".join(lines))
+    assert finalising.COMMIT_WORTH_BYTES > BLOCKS * BLOCK
+    (folder / "sitecustomize.py").write_text(
+        f"from mirrorfs.mirror import finalising\nfinalising.COMMIT_WORTH_BYTES = {BLOCK}\n"
+    )
     return str(folder)
 
 

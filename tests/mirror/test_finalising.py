@@ -35,7 +35,7 @@ def test_a_clone_is_on_the_disk_and_cut_before_its_attribute_goes(
         (recovery_attribute, "remove"),
     ):
         monkeypatch.setattr(owner, name, noted(getattr(owner, name), done))
-    monkeypatch.setattr(commits, "WORTH_BYTES", MIB)
+    monkeypatch.setattr(finalising, "COMMIT_WORTH_BYTES", MIB)
     path = target.folder / "new"
     path.touch()
     made = open_for_clients(path, target.account)
