@@ -74,13 +74,18 @@ def write(machine: Machine, name: str, offset: int, data: bytes) -> None:
     os.close(fd)
 
 
-def content(folder: Path) -> dict[str, str]:
-    """A digest of each file below a folder, by its name; without the state folder."""
+def content(folder: Path) -> dict[str, list[str]]:
+    """A digest of each MiB of each file below a folder, by its name; without the state folder."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): digests(path)
         for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).parts[0] != ".mirrorfs"
     }
+
+
+def digests(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return [hashlib.sha256(piece).hexdigest() for piece in iter(lambda: file.read(MIB), b"")]
 
 
 def first_mib(path: Path) -> bytes:
@@ -99,12 +104,13 @@ def allocated(path: Path) -> int:
 
 def assert_mirrored(machine: Machine) -> None:
     """The mirror holds what the source holds and is as sparse, and no night is under way."""
-    source = content(machine / SOURCE)
-    assert content(machine / BACKUP) == source
-    assert content(machine / "/mnt/mirror") == source
-    for name in source:
-        most = allocated(machine / SOURCE / name) + MAPS_BYTES
-        assert allocated(machine / BACKUP / name) <= most
+    source, copy = machine / SOURCE, machine / BACKUP
+    expected = content(source)
+    assert content(copy) == expected
+    assert content(machine / "/mnt/mirror") == expected
+    for name in expected:
+        assert (copy / name).stat().st_mtime == (source / name).stat().st_mtime
+        assert allocated(copy / name) <= allocated(source / name) + MAPS_BYTES
     assert not (machine / TORN).exists()
 
 
@@ -116,7 +122,7 @@ def test_cron_file_has_a_name_and_a_line_that_cron_accepts() -> None:
 
 def test_nights_keep_generations_although_one_is_killed(machine: Machine) -> None:
     image, copy = machine / SOURCE / "vm.img", machine / BACKUP / "vm.img"
-    states: list[dict[str, str]] = [{}]  # before the first night
+    states: list[dict[str, list[str]]] = [{}]  # before the first night
     machine.night(NIGHTS[0])
     assert_mirrored(machine)
     states.append(content(machine / SOURCE))
