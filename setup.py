@@ -7,7 +7,7 @@ import subprocess
 from setuptools import Extension, setup
 
 FOLDER = "mirrorfs/fuse/native"
-_SOURCES = ("module", "hooks", "receive", "killpriv", "handoff", "statx")
+_SOURCES = ("module", "hooks", "receive", "killpriv", "statx")
 _HEADERS = ("native", "killpriv")
 _USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
 

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from types import EllipsisType
-from typing import TypedDict, TypeVar, final
+from typing import TypedDict, TypeVar
 
 CAP_ASYNC_DIO: int
 CAP_DONT_MASK: int
@@ -17,27 +17,25 @@ class State(TypedDict):
     max_readahead: int
     protocol: tuple[int, int]
 
-# an errno, what is sent, "later, by answer()", or "pass it on to pyfuse3"
-Result = int | bytes | bytearray | EllipsisType | None
+# an errno, or what is sent
+Answer = int | bytes | bytearray
+# an answer, one and what is called when it was sent, or "later, by answer()"
+Result = Answer | tuple[Answer, Callable[[], object]] | EllipsisType
 
 def bind(pyfuse3_so_path: str, /) -> str: ...
 def install(
     *,
     requests: dict[int, Callable[[memoryview], Result]] | None = None,
-    is_slow: Callable[[], bool] | None = None,
     want: int = 0,
     dont_want: int = 0,
     max_background: int = 0,
 ) -> None: ...
 def state() -> State: ...
-def answer(unique: int, result: int | bytes | bytearray, /) -> None: ...
+def serve(start_another: Callable[[], object], /) -> None: ...
+def stop() -> None: ...
+def is_ended() -> bool: ...
+def answer(unique: int, result: Answer, /) -> None: ...
 
 _S = TypeVar("_S", bound=tuple[int, ...])
 
 def statx(kind: type[_S], fd: int, name: bytes, flags: int, identifies: bool = False, /) -> _S: ...
-
-@final
-class Handoff:
-    def give(self) -> None: ...
-
-def pass_on(given: Handoff | None, awaited: Handoff, seconds: float, /) -> bool: ...

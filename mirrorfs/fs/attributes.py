@@ -78,7 +78,7 @@ class Attributes:
                 await self._privileges.drop(inode, caller)
             else:
                 check = None if is_open else self._late_recovery.check_of(inode)
-                await inode.device.brief(set_attributes, inode.fd, changes, caller, check)
+                await inode.device.threads.run(set_attributes, inode.fd, changes, caller, check)
             return await self._entries.attributes(inode)
 
     async def file_system(self) -> os.statvfs_result:

@@ -13,38 +13,37 @@ Everything here runs in the main loop's thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import time
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
 from mirrorfs.backing import by_number
 from mirrorfs.backing.identity import file_system_id
 from mirrorfs.backing.mounts import mount_of, mount_table
-from mirrorfs.backing.probe import IN_MEMORY, LOCAL, probe_at
+from mirrorfs.backing.probe import LOCAL, probe_at
 from mirrorfs.fs import inode_numbers
 from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator
 
     from mirrorfs.backing.mounts import Mount
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
+    from mirrorfs.fs.turn import Turn
 
 # More than a disk can use, and few enough to be cheap while idle. Further calls wait their turn.
 _THREADS = 48
 # Long calls (copy_file_range, fallocate) leave most of the threads to short ones.
 _LONG_CALLS = 16
 _CLOSE_SECONDS = 10.0
-_FEW_BLOCKS = 2048  # of 512 bytes: freeing them takes 0.1 ms
-
-_T = TypeVar("_T")
-_Args = TypeVarTuple("_Args")
 
 
 class Device:
@@ -64,7 +63,7 @@ class Device:
         "threads",
     )
 
-    def __init__(self, dev: int) -> None:
+    def __init__(self, dev: int, turn: Turn) -> None:
         self.dev = dev  # st_dev
         self.abilities: Abilities | None = None  # until it was probed
         self.kind = ""  # its type, until it was met by one of its mounts
@@ -73,7 +72,7 @@ class Device:
         self.inodes = 0  # how many of it are in the table, or held for later
         self.mounts: set[int] = set()  # ids of the mounts that lead to it
         self.table_lines: set[tuple[int, str]] = set()  # id and device in the mount table
-        self.threads = Threads(_THREADS)
+        self.threads = Threads(_THREADS, turn)
         self.long_calls = trio.CapacityLimiter(_LONG_CALLS)
         self.reclaiming = trio.Lock()  # space (`Space`)
 
@@ -106,37 +105,40 @@ class Device:
         """For the log."""
         return f"{self.kind or 'a file system'} ({os.major(self.dev)}:{os.minor(self.dev)})"
 
-    async def brief(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
-        """`threads.run` for a call that has to do with a few names or attributes only: it needs no
-        thread where these lie in memory, and no thread is at work there. Not for a call that opens
-        a file, which another process may have to permit first (fanotify(7)).
-        """
-        if self._answers_from_memory():
-            return function(*args)
-        return await self.threads.run(function, *args)
-
     def close_fd(self, fd: int) -> None:
         """Close a descriptor some time soon. It may be the last one of an unlinked file, whose
         blocks are then freed.
         """
-        if self.threads.is_cut_off:
-            return  # a thread that was left behind may use it
-        if self._answers_from_memory() and os.fstat(fd).st_blocks <= _FEW_BLOCKS:
-            os.close(fd)
-        else:
-            self.threads.start(os.close, fd)
-
-    def _answers_from_memory(self) -> bool:
         threads = self.threads
-        return self.kind in IN_MEMORY and not threads.busy and not threads.is_cut_off
+        if threads.is_cut_off:
+            return  # a thread that was left behind may use it
+        if threads.turn.is_receiver:
+            threads.turn.then(partial(os.close, fd))
+        else:
+            threads.start(os.close, fd)
+
+    @contextlib.asynccontextmanager
+    async def long_call(self) -> AsyncIterator[None]:
+        """For a request that may take long: most threads are left to others. A receiver makes it
+        as any other.
+        """
+        turn = self.threads.turn
+        if turn.is_receiver:
+            yield
+            return
+        async with self.long_calls:
+            yield
 
 
 class Devices:
     """The devices of one mount."""
 
-    def __init__(self, root_fd: int, root: Status, abilities: Abilities, writable: bool) -> None:
+    def __init__(
+        self, root_fd: int, root: Status, abilities: Abilities, turn: Turn, writable: bool
+    ) -> None:
         self._writable = writable
-        self.root = Device(root.dev)
+        self._turn = turn
+        self.root = Device(root.dev, turn)
         self.root.abilities = abilities
         mount = mount_of(root_fd)
         identity = file_system_id(root_fd, mount, mount.fs_type in LOCAL)
@@ -153,17 +155,12 @@ class Devices:
         """Calls that are running or waiting for a thread."""
         return sum(device.threads.busy for device in self._all)
 
-    @property
-    def is_slow(self) -> bool:
-        """Whether a request waits for an answer of one of them that should come soon."""
-        return any(device.threads.is_slow for device in self._all)
-
     def at(self, dev: int) -> Device:
         """The device with this number, which need not have been met."""
         return self._by_dev.get(dev) or self._begin(dev)
 
     def _begin(self, dev: int) -> Device:
-        device = self._by_dev[dev] = Device(dev)
+        device = self._by_dev[dev] = Device(dev, self._turn)
         self._all.append(device)
         return device
 

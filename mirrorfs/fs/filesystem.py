@@ -28,6 +28,7 @@ from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
 from mirrorfs.fs.space import Space
 from mirrorfs.fs.sparse import Sparse
 from mirrorfs.fs.truncation import Truncation
+from mirrorfs.fs.turn import Turn
 from mirrorfs.fs.written_files import WrittenFiles
 from mirrorfs.fs.xattrs import Xattrs
 from mirrorfs.mirror.counters import Account
@@ -48,7 +49,8 @@ class Filesystem:
         root = statx(setup.backing_fd)
         self.account = account = Account()
         self.handles = handles = HandleTable()
-        self.devices = Devices(setup.backing_fd, root, setup.abilities, writable=not options.ro)
+        self.turn = turn = Turn()
+        self.devices = Devices(setup.backing_fd, root, setup.abilities, turn, not options.ro)
         self.inodes = inodes = InodeTable(setup.backing_fd, root, self.devices, setup.descriptors)
         self._recovery_list = _recovery_list(setup)
         recovery = Recovery(setup.backing_fd, self._recovery_list, is_writable=not options.ro)

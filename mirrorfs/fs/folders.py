@@ -72,7 +72,7 @@ class Folders:
         index = start
         while index < len(handle.names):
             names = handle.names[index : index + _LISTED_AT_ONCE]
-            found = await device.brief(lookup.statuses_of, inode.fd, names, device.remote_dev)
+            found = await device.threads.run(lookup.statuses_of, inode.fd, names, device.remote_dev)
             if await self._late_recovery.finish_listed(found, device):
                 continue
             for name, status in zip(names, found, strict=True):

@@ -1,7 +1,7 @@
 """What a crash has left unfinished (`mirror.recovery`) is finalised beside the requests of clients:
 each file before it is used for the first time.
 
-Runs in the main loop's thread; the work is done by threads of the file's device.
+Finalising moves to the main loop; the work is done by threads of the file's device.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class LateRecovery:
         """Finalise the files with this inode number, if they have yet to be looked at. One that
         cannot be finalised stays on the list; a client that opens it gets the error.
         """
+        if not self.has(ino):
+            return
+        await device.threads.turn.to_main_loop()
         if ino in self._under_way:
             await self._under_way[ino].wait()
         if not self.has(ino):

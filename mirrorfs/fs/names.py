@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import atime, lookup, tree
+from mirrorfs.backing import lookup, tree
 from mirrorfs.backing.statx import identify, statx
 from mirrorfs.fs.control import ControlFolder
 from mirrorfs.fs.entry import refuse
@@ -90,7 +90,7 @@ class Names:
             except OSError as exc:
                 if exc.errno == errno.ENOENT:
                     raise
-        return await device.brief(lookup.look_up, parent.fd, name, device.remote_dev)
+        return await device.threads.run(lookup.look_up, parent.fd, name, device.remote_dev)
 
     async def _find_finished(
         self, parent: Inode, name: bytes, fd: int, status: Status
@@ -119,8 +119,6 @@ class Names:
     async def readlink(self, node_id: int) -> bytes:
         """The target of a symbolic link."""
         async with Pinned(self._inodes, self._ours_refused(node_id)) as (inode,):
-            if inode.device.is_prompt and not atime.is_due(inode.fd, os.ST_RELATIME):
-                return tree.read_link(inode.fd)
             return await inode.device.threads.run(tree.read_link, inode.fd)
 
     async def mknod(
@@ -149,7 +147,7 @@ class Names:
         self._control.check_free(parent_id, name)
         async with Pinned(self._inodes, self._ours_refused(parent_id)) as (parent,):
             fd, status = await self._space.retry_after_reclaim(
-                parent.device, _make, function, parent.fd, name, *args, brief=True
+                parent.device, _make, function, parent.fd, name, *args
             )
             return self._entries.adopt(parent, name, fd, status)
 
@@ -162,7 +160,7 @@ class Names:
                 raise refuse(errno.EXDEV)
             await self._finalise(inode)
             status = await self._space.retry_after_reclaim(
-                parent.device, _link, inode.fd, parent.fd, new_name, brief=True
+                parent.device, _link, inode.fd, parent.fd, new_name
             )
             return self._entries.adopt(parent, new_name, -1, status)
 
@@ -183,7 +181,7 @@ class Names:
         async with Pinned(self._inodes, parent_id) as (parent,):
             device = parent.device
             seeds = not is_folder and self._policy.clones_seeds(self._inodes.abilities(parent))
-            fd, status, old = await device.brief(
+            fd, status, old = await device.threads.run(
                 _remove, parent.fd, name, is_folder, device.remote_dev, seeds
             )
             if old is not None:
@@ -230,7 +228,7 @@ class Names:
                 await self._finalise_name(new_parent, new_name)
             places = old_parent.fd, name, new_parent.fd, new_name
             moved, met = await self._space.retry_after_reclaim(
-                device, _rename, *places, flags, caller, device.remote_dev, brief=True
+                device, _rename, *places, flags, caller, device.remote_dev
             )
             is_same = met is not None and met[1].key == moved.key
             inode = self._inodes.index.find(moved)
@@ -260,7 +258,7 @@ class Names:
             return
         device = parent.device
         try:
-            status = await device.brief(lookup.status_of, parent.fd, name, device.remote_dev)
+            status = await device.threads.run(lookup.status_of, parent.fd, name, device.remote_dev)
         except OSError:
             return  # and renaming it will say so
         inode = self._inodes.index.find(status)

@@ -41,14 +41,14 @@ class Privileges:
         caller without privileges. The kernel does not look at the mode again by itself.
         """
         if (await self._entries.status(inode)).mode & _SETID:
-            await inode.device.brief(drop_setid, inode.fd, caller)
+            await inode.device.threads.run(drop_setid, inode.fd, caller)
             self._kernel.drop_attributes(inode.node_id)
 
     async def has_capability(self, inode: Inode) -> bool:
         """Whether a file has security.capability (capabilities(7)), which a direct write would not
         take away.
         """
-        found = await inode.device.brief(tree.find_xattr, inode.fd, tree.CAPABILITY_ATTRIBUTE)
+        found = await inode.device.threads.run(tree.find_xattr, inode.fd, tree.CAPABILITY_ATTRIBUTE)
         return found is not None
 
 

@@ -1,6 +1,6 @@
 """Space below: what is only kept as a seed is given up before a request fails for want of space.
 
-Runs in the main loop's thread.
+Used by whoever has the turn; reclaiming is a matter of the main loop.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Space:
         """
         if code not in syscalls.NO_SPACE:
             return False
+        await device.threads.turn.to_main_loop()
         # What one request reclaims is there for all that wait meanwhile.
         async with device.reclaiming:
             if self.reclaimed != since:
@@ -57,13 +58,11 @@ class Space:
         device: Device,
         function: Callable[[*_Args], _T],
         *args: *_Args,
-        brief: bool = False,
     ) -> _T:
-        """Call `function(*args)` in a thread of a device (`Device.brief` if it is), and once more
-        if it failed for want of space and some was reclaimed. It has done nothing if it raises.
+        """Call `function(*args)` for a device (`Threads.run`), and once more if it failed for want
+        of space and some was reclaimed. It has done nothing if it raises.
         """
-        since = self.reclaimed
-        run = device.brief if brief else device.threads.run
+        since, run = self.reclaimed, device.threads.run
         try:
             return await run(function, *args)
         except OSError as exc:

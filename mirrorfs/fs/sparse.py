@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from mirrorfs.fs.quiet_log import QuietLog
     from mirrorfs.fs.space import Space
     from mirrorfs.mirror.open_file import OpenFile
-
-# Of the processor. SEEK_HOLE passes all extents of a run of data: 4,000 of them take that.
-_LONG_SECONDS = 0.001
 
 
 class Sparse:
@@ -61,7 +57,7 @@ class Sparse:
         """fallocate(2). FUSE forwards preallocation, punching and zeroing."""
         handle, file = self._for_writing(number)
         device = handle.inode.device
-        async with device.long_calls:
+        async with device.long_call():
             await self._privileges.drop(handle.inode, caller)
             end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
             run = partial(self._space.retry_after_reclaim, device)
@@ -91,7 +87,7 @@ class Sparse:
             # As everywhere else (copy_file_range(2)). The client reads and writes instead, and a
             # thread waits for one device only.
             raise refuse(errno.EXDEV)
-        async with inode.device.long_calls:
+        async with inode.device.long_call():
             await self._privileges.drop(handle.inode, request.caller)
             written = self._open_files.get(inode)
             if written is not None:
@@ -125,28 +121,8 @@ class Sparse:
     async def lseek(self, number: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel answers the others."""
         handle = self._handles.get(number, FileHandle)
-        handle.has_sought = True
-        async with handle.inode.device.long_calls:
+        async with handle.inode.device.long_call():
             return await handle.inode.device.threads.run(self._seek(handle, offset, whence))
-
-    def lseek_at_once(self, number: int, offset: int, whence: int) -> int | None:
-        """`lseek` without waiting; None if something might hold it up: a thread at the file, a file
-        system that is not local or has stalled, a file of very many extents, or one whose map has
-        yet to be read from the disk.
-        """
-        handle = self._handles.get(number, FileHandle)
-        if not handle.has_sought or not handle.inode.device.is_prompt or handle.seeks_slowly:
-            return None
-        file = self._open_files.get(handle.inode)
-        if file is not None and not file.lock.acquire(blocking=False):
-            return None
-        begun = time.thread_time()
-        try:
-            return self._seek(handle, offset, whence)()
-        finally:
-            handle.seeks_slowly = time.thread_time() - begun > _LONG_SECONDS
-            if file is not None:
-                file.lock.release()
 
     def _seek(self, handle: FileHandle, offset: int, whence: int) -> Callable[[], int]:
         """The call that answers, for a thread that may wait."""

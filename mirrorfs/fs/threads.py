@@ -1,11 +1,10 @@
-"""The one way from the main loop to a thread and back, for calls that may block.
+"""The calls of one device that may block: made by the receiver that sees the request through, or,
+for the main loop, by a thread of the device.
 
-A hop through the event loop costs about 80 us, most of it for waking the loop. Most calls end
-sooner than that, so the main loop waits for a call's end itself for a moment (`_BRIEF_SECONDS`),
-which costs a fraction (`Handoff`); only a call that takes longer goes through the loop. That moment
-is also the longest time for which a stalled disk can hold up other requests, and while a call is
-known to be slow the main loop does not wait for others. A call that does not end at all, as on a
-single bad file, says nothing of the others after `_HUNG_SECONDS`.
+A receiver that makes a call itself wakes no other thread, which costs more than most calls. While
+it is away another takes over (`fuse.requests`). So that a device that does not answer uses up no
+more than a few receivers, calls on one that is slow move to the main loop, and its threads. A call
+that does not end at all, as on a single bad file, says nothing of the others after `_HUNG_SECONDS`.
 
 The thread that has been idle for the shortest time gets the next call: it is still awake.
 
@@ -25,33 +24,35 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 import outcome
 import trio
 
-from mirrorfs._native import Handoff, pass_on
 from mirrorfs.fs.entry import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirrorfs.fs.turn import Turn
+
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
-_BRIEF_SECONDS = 0.001
+# From then on a call is slow. Most are done long before.
+_SLOW_SECONDS = 0.001
 # From then on a call does not count as slow, but as hung: should all be like it, waiting for the
 # next one costs little of that time.
 _HUNG_SECONDS = 0.5
+# Receivers that may be away on one device.
+_MAX_HERE = 16
 
 
 class Call(Generic[_T]):
     """A function on its way to a thread and back."""
 
-    __slots__ = ("args", "begun", "finished", "function", "is_done", "result", "task", "unclaimed")
+    __slots__ = ("args", "begun", "function", "result", "task", "unclaimed")
 
     def __init__(self, function: Callable[..., _T], args: tuple[Any, ...]) -> None:
-        self.is_done = False  # as the main loop has seen it
         self.function = function
         self.args = args
-        self.finished = Handoff()  # given when there is a `result`
         # Popped by the side, thread or loop, that delivers the result to the task that waits.
         self.unclaimed = [True]
-        self.begun = 0.0  # on the monotonic clock, once a task waits
+        self.begun = time.monotonic()
         self.task: trio.lowlevel.Task | None = None
         self.result: outcome.Outcome[_T] | None = None
 
@@ -70,15 +71,17 @@ class _Worker:
 
     def __init__(self, call: Call[Any]) -> None:
         self.call: Call[Any] | None = call
-        self.wake = Handoff()
+        self.wake = threading.Lock()  # released to wake it
+        self.wake.acquire()
 
 
 class Threads:
-    """Threads started when needed, up to `limit`, and kept. Used in the main loop's thread."""
+    """Threads started when needed, up to `limit`, and kept. Used by whoever has the `turn`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, turn: Turn) -> None:
         self.busy = 0  # calls whose end a request waits for
         self.is_cut_off = False
+        self.turn = turn
         self._limit = limit
         self._threads: list[threading.Thread] = []
         # Guarded by the lock: threads without a call, the last one first in turn; calls without a
@@ -87,49 +90,58 @@ class Threads:
         self._left: deque[Call[Any]] = deque()
         self._is_closing = False
         self._lock = threading.Lock()
-        self._waited_for: dict[Call[Any], None] = {}  # in the order in which they were begun
-        self._token = trio.lowlevel.current_trio_token()
+        # In the order in which they were begun: calls that tasks wait for, and those that receivers
+        # make themselves.
+        self._waited_for: dict[Call[Any], None] = {}
+        self._here: dict[Call[Any], None] = {}
 
     @property
     def is_slow(self) -> bool:
         """Whether a call was begun lately that does not end as soon as most do."""
-        if not self._waited_for:
+        if not self._here and not self._waited_for:
             return False
-        latest = next(reversed(self._waited_for))
-        return time.monotonic() < latest.begun + _HUNG_SECONDS
+        now = time.monotonic()
+        calls = (*self._here, *self._waited_for)
+        return any(_SLOW_SECONDS < now - call.begun < _HUNG_SECONDS for call in calls)
 
     async def run(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
-        """Call `function(*args)` in a thread; returns what it returns, raises what it raises.
+        """Call `function(*args)`, and let others have the turn meanwhile; returns what it returns,
+        raises what it raises.
 
         Raises EIO if the waiting is cut off; the call may then still take effect.
         """
-        return await self.finish(self.begin(function, *args))
+        turn = self.turn
+        if turn.is_receiver:
+            if not self.is_cut_off and not self.is_slow and len(self._here) < _MAX_HERE:
+                return self._run_here(function, args)
+            await turn.to_main_loop()
+        return await self._run_in_thread(function, args)
 
-    def begin(self, function: Callable[[*_Args], _T], *args: *_Args) -> Call[_T]:
-        """Begin a call in a thread, and wait for a moment; `finish`, which must follow, waits for
-        the rest. Raises EIO if the threads are cut off already.
-        """
+    def _run_here(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _T:
+        call = Call(function, args)
+        self._here[call] = None
+        self.busy += 1
+        turn = self.turn
+        turn.give()
+        try:
+            return function(*args)
+        finally:
+            turn.take(is_receiver=True)
+            self.busy -= 1
+            del self._here[call]
+
+    async def _run_in_thread(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _T:
         if self.is_cut_off:
             raise refuse(errno.EIO)
         call = Call(function, args)
-        is_quick = not self.is_slow
+        call.task = trio.lowlevel.current_task()
         wake = self._submit(call)
         self.busy += 1
-        if is_quick:
-            call.is_done = pass_on(wake, call.finished, _BRIEF_SECONDS)
-        elif wake is not None:
-            wake.give()
-        return call
-
-    async def finish(self, call: Call[_T]) -> _T:
-        """Wait for the end of a call; returns and raises as `run` does."""
-        if not call.is_done:
-            call.task = trio.lowlevel.current_task()
-            if call.result is None or not call.claim():
-                call.begun = time.monotonic()
-                self._waited_for[call] = None
-                await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
-                self._waited_for.pop(call, None)
+        self._waited_for[call] = None
+        if wake is not None:
+            wake.release()
+        await trio.lowlevel.wait_task_rescheduled(_not_cancellable)
+        self._waited_for.pop(call, None)
         self.busy -= 1
         if call.result is None:
             raise refuse(errno.EIO)
@@ -140,7 +152,7 @@ class Threads:
         if not self.is_cut_off:
             wake = self._submit(Call(function, args))
             if wake is not None:
-                wake.give()
+                wake.release()
 
     def cut_off(self) -> Counter[str]:
         """End the waiting of all requests, and take no more calls.
@@ -153,6 +165,7 @@ class Threads:
             if call.task is not None and call.claim():
                 left[call.function.__name__] += 1
                 trio.lowlevel.reschedule(call.task)
+        left.update(call.function.__name__ for call in self._here)
         return left
 
     def close(self) -> None:
@@ -161,14 +174,14 @@ class Threads:
             self._is_closing = True
             idle, self._idle = self._idle, []
         for worker in idle:
-            worker.wake.give()
+            worker.wake.release()
 
     def join(self, deadline: float) -> None:
         """Wait until they have ended, or until `deadline` on the monotonic clock, in seconds."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _submit(self, call: Call[Any]) -> Handoff | None:
+    def _submit(self, call: Call[Any]) -> threading.Lock | None:
         """Find a thread for a call; returns what wakes it, if it sleeps."""
         for may_start in (len(self._threads) < self._limit, False):
             with self._lock:
@@ -203,15 +216,12 @@ class Threads:
             call.result = outcome.capture(call.function, *call.args)
             if call.task is not None and call.claim():
                 try:
-                    self._token.run_sync_soon(trio.lowlevel.reschedule, call.task)
+                    self.turn.main_loop.run_sync_soon(trio.lowlevel.reschedule, call.task)
                 except trio.RunFinishedError:
                     return
-            finished = call.finished
             del call
-            if self._find_next(worker):
-                finished.give()
-            else:
-                pass_on(finished, worker.wake, -1)
+            if not self._find_next(worker):
+                worker.wake.acquire()
 
     def _find_next(self, worker: _Worker) -> bool:
         """Give a thread its next call; returns whether it is to go on at once."""

@@ -56,19 +56,21 @@ class Xattrs:
         if name == STATS_ATTRIBUTE and inode is self._inodes.root:
             return self._stats()
         async with Pinned(self._inodes, node_id):
-            return await inode.device.brief(tree.get_xattr, inode.fd, name)
+            return await inode.device.threads.run(tree.get_xattr, inode.fd, name)
 
     async def list(self, node_id: int, caller: Credentials) -> list[bytes]:
         """listxattr(2)."""
         if ControlFolder.owns(node_id):
             return []
         async with Pinned(self._inodes, node_id) as (inode,):
-            names = await inode.device.brief(tree.list_xattrs, inode.fd)
+            names = await inode.device.threads.run(tree.list_xattrs, inode.fd)
         # xattr(7), "Trusted extended attributes": only the privileged see them.
         hidden = () if caller.uid == 0 else (b"trusted.",)
         return [name for name in names if name not in _OURS and not name.startswith(hidden)]
 
-    async def set(self, node_id: int, name: bytes, value: bytes, caller: Credentials) -> None:
+    async def set(
+        self, node_id: int, name: bytes, value: bytes, caller: Credentials, flags: int = 0
+    ) -> None:
         """setxattr(2)."""
         if name == recovery_attribute.NAME or ControlFolder.owns(node_id):
             return  # a copy brings it along; it describes another file
@@ -76,13 +78,13 @@ class Xattrs:
             raise refuse(errno.EPERM)
         async with Pinned(self._inodes, node_id) as (inode,):
             await self._space.retry_after_reclaim(
-                inode.device, os.setxattr, tree.fd_path(inode.fd), name, value, brief=True
+                inode.device, os.setxattr, tree.fd_path(inode.fd), name, value, flags
             )
             file = self._open_files.get(inode)
             if name == tree.CAPABILITY_ATTRIBUTE and file is not None:
                 file.has_capability = True
             if name == acl.ACCESS.encode() and caller.uid:
-                await inode.device.brief(drop_foreign_setgid, inode.fd, caller)
+                await inode.device.threads.run(drop_foreign_setgid, inode.fd, caller)
 
     async def remove(self, node_id: int, name: bytes) -> None:
         """removexattr(2)."""
@@ -91,4 +93,4 @@ class Xattrs:
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with Pinned(self._inodes, node_id) as (inode,):
-            await inode.device.brief(os.removexattr, tree.fd_path(inode.fd), name)
+            await inode.device.threads.run(os.removexattr, tree.fd_path(inode.fd), name)

@@ -8,7 +8,6 @@ import os
 from typing import TYPE_CHECKING
 
 import pyfuse3
-import trio
 
 from mirrorfs.backing.paths import show
 from mirrorfs.errors import FuseError
@@ -52,9 +51,9 @@ class Connection:
         self.fs = Filesystem(setup, kernel)
         guard = Guard(self.fs.account)
         operations = table(self.fs)
-        self._requests = Requests(operations, guard, interrupts)
-        self._handlers = Handlers(self.fs, list(operations.values()), self._requests, guard)
-        features.install(self._requests, lambda: self.fs.devices.is_slow)
+        self._requests = Requests(operations, self.fs.turn, guard, interrupts)
+        self._handlers = Handlers(self.fs, list(operations.values()), guard)
+        features.install(self._requests)
 
     def mount(self, mount_point: bytes, words: set[str]) -> None:
         """Mount, with the options of libfuse in `words`. Raises FuseError."""
@@ -65,17 +64,23 @@ class Connection:
 
     async def serve(self) -> None:
         """Answer requests until the mount ends, or `terminate` was called."""
-        async with trio.open_nursery() as nursery:
-            self._requests.serve_tasks_in(nursery)
-            try:
-                await pyfuse3.main(max_tasks=_TASKS)
-            except* ConnectionAbortedError:  # without the native module, which then ends the loop
-                log.debug("the mount ended while a request was being handed over")
-            nursery.cancel_scope.cancel()
+        if self.features.are_requests_ours:
+            devices = self.fs.devices
+            if await self._requests.serve(lambda: not devices.is_cut_off):
+                for line in devices.cut_off():
+                    log.warning("%s", line)
+            return
+        try:
+            await pyfuse3.main(max_tasks=_TASKS)
+        except* ConnectionAbortedError:
+            log.debug("the mount ended while a request was being handed over")
 
     def terminate(self) -> None:
         """Let `serve` return when the requests that it has are answered."""
-        pyfuse3.terminate()
+        if self.features.are_requests_ours:
+            self._requests.stop()
+        else:
+            pyfuse3.terminate()
 
     def close(self, unmount: bool) -> None:
         """End the connection; with `unmount` the mount, too."""

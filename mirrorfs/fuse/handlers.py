@@ -1,9 +1,8 @@
 """pyfuse3's class of handlers: pyfuse3's arguments become those of the handlers in the table, and
 what those return becomes pyfuse3's objects.
 
-Where the native module is at work, pyfuse3 calls these for what it was passed on: requests whose
-handler was begun (`requests`) and waits, and the few operations that are not in the table (listing,
-extended attributes, statfs). Elsewhere it calls them for all requests.
+Used where the native module cannot be put before libfuse; where it can, requests do not come this
+way (`requests`).
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from mirrorfs.fs.filesystem import Filesystem
     from mirrorfs.fuse.guard import Guard
     from mirrorfs.fuse.operations import Operation
-    from mirrorfs.fuse.requests import Requests
 
 _NO_NODE_ID = (1 << 64) - 1  # the C library passes over names without a number
 
@@ -35,19 +33,15 @@ class Handlers(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(
-        self, fs: Filesystem, operations: list[Operation], requests: Requests, guard: Guard
-    ) -> None:
+    def __init__(self, fs: Filesystem, operations: list[Operation], guard: Guard) -> None:
         super().__init__()
         self._fs = fs
         self._by_name = {operation.name: operation.handler for operation in operations}
-        self._requests = requests
         self._guard = guard
 
     async def _run(self, name: str, *args: object) -> Any:  # noqa: ANN401 - the handler's own
-        """Call the handler of this name in the table, or go on with what was begun of it."""
-        begun = self._requests.take_begun(name)
-        return await self._guarded(name, begun or self._by_name[name](*args))
+        """Call the handler of this name in the table."""
+        return await self._guarded(name, self._by_name[name](*args))
 
     async def _guarded(self, name: str, answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as above
         try:

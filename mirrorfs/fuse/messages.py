@@ -6,17 +6,23 @@ of a write (`WriteRequest`).
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
 from mirrorfs.backing.credentials import Credentials
-from mirrorfs.fs.entry import Changes, CopyRequest, Entry, Opened, WriteRequest
+from mirrorfs.fs.entry import Changes, CopyRequest, Entry, Opened, WriteRequest, refuse
 from mirrorfs.fuse import protocol
 
 if TYPE_CHECKING:
     from mirrorfs.backing.statx import Status
 
 _NS = 1_000_000_000
+# For a name in a listing that could not be looked at. No type is 0, so the kernel takes the name
+# alone (fs/fuse/readdir.c), forgets the number, and looks the name up for a client that wants to
+# know more, which then gets the error.
+_NO_NODE_ID = (1 << 64) - 1  # the C library passes over names without a number
+_UNKNOWN_ENTRY = protocol.ENTRY_OUT.pack(_NO_NODE_ID, *[0] * 5, _NO_NODE_ID, *[0] * 15)
 Arguments = tuple[Any, ...]
 
 
@@ -128,6 +134,33 @@ def handle_in(message: memoryview) -> Arguments:
     return protocol.FH_IN.unpack_from(message)
 
 
+def none_in(_message: memoryview) -> Arguments:
+    """Nothing."""
+    return ()
+
+
+def setxattr_in(message: memoryview) -> Arguments:
+    """Node id, name, value, credentials, flags."""
+    begin = protocol.SETXATTR_IN
+    size, flags = begin.unpack_from(message)
+    name = _text(message, begin.size)
+    start = begin.size + len(name) + 1
+    value = bytes(message[start : start + size])
+    return _node(message), name, value, _caller(message), flags
+
+
+def getxattr_in(message: memoryview) -> Arguments:
+    """Size of the answer, node id, name."""
+    (size,) = protocol.GETXATTR_IN.unpack_from(message)
+    return size, _node(message), _text(message, protocol.GETXATTR_IN.size)
+
+
+def listxattr_in(message: memoryview) -> Arguments:
+    """Size of the answer, node id, credentials."""
+    (size,) = protocol.GETXATTR_IN.unpack_from(message)
+    return size, _node(message), _caller(message)
+
+
 def fsync_in(message: memoryview) -> Arguments:
     """Handle, and whether data alone is to be durable."""
     fh, flags = protocol.FSYNC_IN.unpack_from(message)
@@ -205,6 +238,55 @@ def data_out(data: bytes | bytearray) -> bytes | bytearray:
 def count_out(count: int) -> bytes:
     """How many bytes were written, or copied."""
     return protocol.WRITE_OUT.pack(count)
+
+
+def xattr_out(value: bytes | list[bytes], size: int) -> bytes:
+    """An extended attribute, or their names: in `size` bytes, ERANGE if that is not enough; or how
+    many it takes, if `size` is 0.
+    """
+    data = value if isinstance(value, bytes) else b"".join(name + b"\0" for name in value)
+    if not size:
+        return protocol.GETXATTR_OUT.pack(len(data))
+    if len(data) > size:
+        raise refuse(errno.ERANGE)
+    return data
+
+
+def statfs_out(below: os.statvfs_result) -> bytes:
+    """What statvfs(3) says of a file system."""
+    return protocol.STATFS_OUT.pack(
+        below.f_blocks,
+        below.f_bfree,
+        below.f_bavail,
+        below.f_files,
+        below.f_ffree,
+        below.f_bsize,
+        below.f_namemax,
+        below.f_frsize,
+    )
+
+
+class Listing:
+    """Entries of a folder, no more than fit into `size_bytes`; with attributes (readdirplus), or
+    without.
+    """
+
+    def __init__(self, size_bytes: int, has_attributes: bool) -> None:
+        self.data = bytearray()
+        self._size_bytes = size_bytes
+        self._has_attributes = has_attributes
+
+    def take(self, name: bytes, entry: Entry | None, following: int) -> bool:
+        """See `fs.folders.Take`."""
+        number, mode = (_NO_NODE_ID, 0) if entry is None else (entry.node_id, entry.status.mode)
+        head = protocol.DIRENT.pack(number, following, len(name), mode >> 12)
+        if self._has_attributes:
+            head = (_UNKNOWN_ENTRY if entry is None else entry_out(entry)) + head
+        made = head + name + bytes(-len(head + name) % 8)
+        if len(self.data) + len(made) > self._size_bytes:
+            return False
+        self.data += made
+        return True
 
 
 def offset_out(offset: int) -> bytes:

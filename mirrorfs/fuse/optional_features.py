@@ -12,8 +12,6 @@ from mirrorfs.fs import direct_writes
 from mirrorfs.fuse import extension
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirrorfs.fuse.requests import Requests
     from mirrorfs.options import MountOptions
 
@@ -38,14 +36,16 @@ class OptionalFeatures:
         self._is_bound = extension.bind()
         self._writes_directly: bool | None = None
 
-    def install(self, requests: Requests, is_slow: Callable[[], bool]) -> None:
-        """Show `requests` what comes in the next session that pyfuse3 makes. `is_slow` says that a
-        client waits for an answer that should come soon, so that none is waited for in the loop.
-        """
+    @property
+    def are_requests_ours(self) -> bool:
+        """Whether requests are received without pyfuse3; known once it has made a session."""
+        return self._is_bound and not _native.state()["reason"]
+
+    def install(self, requests: Requests) -> None:
+        """Have `requests` take what comes in the next session that pyfuse3 makes."""
         if self._is_bound:
             _native.install(
                 requests=requests.receivers,
-                is_slow=is_slow,
                 want=_WANTED,
                 dont_want=_NOT_WANTED,
                 max_background=BACKGROUND,

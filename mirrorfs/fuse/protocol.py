@@ -28,16 +28,25 @@ class Opcode(IntEnum):
     OPEN = 14
     READ = 15
     WRITE = 16
+    STATFS = 17
     RELEASE = 18
     FSYNC = 20
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
     FLUSH = 25
     OPENDIR = 27
+    READDIR = 28
     RELEASEDIR = 29
     FSYNCDIR = 30
+    ACCESS = 34
     CREATE = 35
     INTERRUPT = 36
+    POLL = 40
     BATCH_FORGET = 42
     FALLOCATE = 43
+    READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
     COPY_FILE_RANGE = 47
@@ -64,6 +73,8 @@ CREATE_IN = struct.Struct("=40xIII4x")
 READ_IN = struct.Struct("=40xQQI20x")
 # uid, gid, pid; fh, offset, size, write_flags, flags
 WRITE_IN = struct.Struct("=24xIII4xQQII8xI4x")
+GETXATTR_IN = struct.Struct("=40xI4x")  # the size of the answer, 0 if that is wanted
+SETXATTR_IN = struct.Struct("=40xII")  # size, flags; as it is without FUSE_SETXATTR_EXT
 FSYNC_IN = struct.Struct("=40xQI4x")
 INTERRUPT_IN = struct.Struct("=40xQ")
 FALLOCATE_IN = struct.Struct("=40xQQQI4x")
@@ -78,6 +89,9 @@ FUSE_FSYNC_FDATASYNC = 1 << 0
 _ATTR = "QQQqqqIIIIIIIIII"  # struct fuse_attr
 ATTR_OUT = struct.Struct("=QI4x" + _ATTR)
 ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
+STATFS_OUT = struct.Struct("=QQQQQIII28x")  # struct fuse_kstatfs
+GETXATTR_OUT = struct.Struct("=I4x")
+DIRENT = struct.Struct("=QQII")  # inode number, number of the next entry, length of the name, type
 OPEN_OUT = struct.Struct("=QI4x")
 WRITE_OUT = struct.Struct("=I4x")
 LSEEK_OUT = struct.Struct("=Q")

@@ -1,142 +1,210 @@
-"""Requests on their way from the kernel to a handler, before pyfuse3 sees them.
+"""Requests on their way from the kernel to a handler and back, without pyfuse3.
 
-A request that goes through pyfuse3 costs a coroutine and a turn of the event loop, and the next one
-finds no thread awake. Most handlers come to their end without that, because a thread's call that
-takes a moment is waited for (`fs.threads`). So the native module shows each request here, and its
-handler is begun by hand.
+Each is seen through by one thread, a receiver (native/receive.c): it decodes the message, runs the
+handler, which makes its calls itself (`fs.threads`), encodes the answer and sends it. A receiver
+that is away for a millisecond is replaced by another; handlers take turns (`fs.turn`).
 
-A handler that has to wait after all is left where it stands (`Begun`), and the request is passed on
-to pyfuse3, which then calls the handler of that name in `handlers`: in the same task, and before
-any other task can run (pyfuse3, internal.pxi, _session_loop). There it goes on with what was begun.
-So what a handler waits with, cancel scopes included, belongs to the right task from the start.
-
-Operations for which pyfuse3 has no handler become a task of their own instead, and are answered
-from there, each exactly once: with EIO if the task is cut off by the end of the mount.
+A handler that has to wait for something else than a call of its own goes on as a task of the main
+loop, and is answered from there, exactly once: with EIO if the task is cut off by the end
+of the mount.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import threading
+import time
+import types
+from functools import partial
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from mirrorfs import _native
+from mirrorfs.fs.turn import MAIN_LOOP
 from mirrorfs.fuse import protocol
 from mirrorfs.fuse.protocol import Opcode
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Callable, Generator
 
-    import trio
-
-    from mirrorfs._native import Result
+    from mirrorfs._native import Answer, Result
+    from mirrorfs.fs.turn import Turn
     from mirrorfs.fuse.guard import Guard
     from mirrorfs.fuse.interrupts import Interrupts
     from mirrorfs.fuse.operations import Operation
 
 log = logging.getLogger(__name__)
-
-
-class Begun:
-    """A handler that waits for something: to be awaited once, in the task in which it was begun."""
-
-    __slots__ = ("_coroutine", "_trap", "operation")
-
-    def __init__(self, operation: Operation, coroutine: Any, trap: object) -> None:  # noqa: ANN401
-        self.operation = operation
-        self._coroutine = coroutine
-        self._trap = trap  # what it has given the event loop, which has yet to get it
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        trap = self._trap
-        while True:
-            received = yield trap
-            try:
-                trap = self._coroutine.send(received)
-            except StopIteration as end:
-                return end.value
+_JOIN_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
 
 
 class Requests:
     """The requests of one session, which are shown to `receivers` by opcode."""
 
     def __init__(
-        self, operations: dict[Opcode, Operation], guard: Guard, interrupts: Interrupts
+        self,
+        operations: dict[Opcode, Operation],
+        turn: Turn,
+        guard: Guard,
+        interrupts: Interrupts,
     ) -> None:
+        self._turn = turn
         self._guard = guard
         self._interrupts = interrupts
-        self._begun: Begun | None = None
         self._nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
+        self._threads: list[threading.Thread] = []
         self.receivers: dict[int, Callable[[memoryview], Result]] = {
-            opcode: self._task_of(operation) if operation.is_ours else self._begin_of(operation)
-            for opcode, operation in operations.items()
+            opcode: self._receiver_of(operation) for opcode, operation in operations.items()
         }
         self.receivers[Opcode.INTERRUPT] = self._interrupt
+        self.receivers |= dict.fromkeys((Opcode.ACCESS, Opcode.POLL), lambda _: errno.ENOSYS)
 
-    def serve_tasks_in(self, nursery: trio.Nursery) -> None:
-        """Run the tasks of long requests in `nursery`, from now on."""
-        self._nursery = nursery
+    async def serve(self, may_wait: Callable[[], bool]) -> bool:
+        """Receive requests until the mount ends, or `stop` was called, and see those through that
+        have come. Returns whether threads were left behind, as they are when they do not end within
+        some seconds, or `may_wait` is false.
+        """
+        turn = self._turn
+        steps = _Steps(turn)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            turn.take(is_receiver=False)
+            trio.lowlevel.add_instrument(steps)
+            self._start_thread()
+            await self._ended.wait()
+        is_left = await trio.to_thread.run_sync(self._join, may_wait)
+        trio.lowlevel.remove_instrument(steps)
+        turn.give()
+        return is_left
 
-    def take_begun(self, name: str) -> Awaitable[Any] | None:
-        """What was begun of the request for which pyfuse3 calls the handler `name` now."""
-        begun, self._begun = self._begun, None
-        if begun is None or begun.operation.name == name:
-            return begun
-        log.error("%s was begun, but %s was called", begun.operation.name, name)
-        return None
+    def stop(self) -> None:
+        """Let `serve` return. To be called in the main loop's thread."""
+        _native.stop()
+        self._ended.set()
 
-    def _begin_of(self, operation: Operation) -> Callable[[memoryview], Result]:
-        """Begins the handler of an operation, which mostly ends there."""
-        name, decode, handler, encode, *_ = operation
-        errno_of = self._guard.errno_of
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name="receiver", daemon=True)
+        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+        thread.start()
+
+    def _serve(self) -> None:
+        _native.serve(self._start_thread)
+        try:
+            self._turn.main_loop.run_sync_soon(self._note_end)
+        except trio.RunFinishedError:
+            return
+
+    def _note_end(self) -> None:
+        if _native.is_ended():
+            self._ended.set()
+
+    def _join(self, may_wait: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            while thread.is_alive() and may_wait() and time.monotonic() < deadline:
+                thread.join(_LOOK_SECONDS)
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _receiver_of(self, operation: Operation) -> Callable[[memoryview], Result]:
+        """Sees a request of one operation through."""
+        name, decode, handler, encode = operation
+        turn, errno_of = self._turn, self._guard.errno_of
 
         def receive(message: memoryview) -> Result:
+            turn.take(is_receiver=True)
+            answer: Answer | EllipsisType
             try:
                 coroutine: Any = handler(*decode(message))
                 try:
                     trap = coroutine.send(None)
                 except StopIteration as end:
-                    return encode(end.value)
+                    answer = encode(end.value)
+                else:
+                    answer = self._move(operation, coroutine, trap, message)
             except Exception as exc:
-                return errno_of(name, exc)
-            self._begun = Begun(operation, coroutine, trap)
-            return None
+                answer = errno_of(name, exc)
+            then = turn.take_then()
+            turn.give()
+            if not then:
+                return answer
+            if isinstance(answer, EllipsisType):
+                _call_all(then)
+                return answer
+            return answer, partial(_call_all, then)
 
         return receive
 
-    def _task_of(self, operation: Operation) -> Callable[[memoryview], Result]:
-        """Answers at once, or starts the task of a long request."""
-        name, decode, _, encode, _, at_once = operation
-        errno_of = self._guard.errno_of
-
-        def receive(message: memoryview) -> Result:
-            try:
-                arguments = decode(message)
-                result = None if at_once is None else at_once(*arguments)
-                if result is not None:
-                    return encode(result)
-                if self._nursery is None:
-                    return errno.EIO
-                (number,) = protocol.UNIQUE.unpack_from(message)
-                self._nursery.start_soon(self._run, operation, number, arguments)
-                self._interrupts.watch(number)
-            except Exception as exc:
-                return errno_of(name, exc)
-            return ...
-
-        return receive
-
-    async def _run(self, operation: Operation, number: int, arguments: tuple[Any, ...]) -> None:
-        answer: int | bytes | bytearray = errno.EIO
+    def _move(
+        self,
+        operation: Operation,
+        coroutine: Any,  # noqa: ANN401 - of any handler
+        trap: object,
+        message: memoryview,
+    ) -> Answer | EllipsisType:
+        """Have the main loop go on with what a receiver has begun."""
+        if trap is not MAIN_LOOP:
+            coroutine.throw(RuntimeError(f"{operation.name} waits for {trap} outside of a task"))
+        (number,) = protocol.UNIQUE.unpack_from(message)
+        self._interrupts.watch(number)
         try:
-            answer = operation.encode(await operation.handler(*arguments))
+            self._turn.main_loop.run_sync_soon(self._start_task, operation, coroutine, number)
+        except trio.RunFinishedError:
+            coroutine.close()
+            return errno.EIO
+        return ...
+
+    def _start_task(self, operation: Operation, coroutine: Any, number: int) -> None:  # noqa: ANN401
+        assert self._nursery is not None
+        self._nursery.start_soon(self._finish, operation, coroutine, number)
+
+    async def _finish(self, operation: Operation, coroutine: Any, number: int) -> None:  # noqa: ANN401
+        answer: Answer = errno.EIO
+        try:
+            answer = operation.encode(await _go_on(coroutine))
         except Exception as exc:
             answer = self._guard.errno_of(operation.name, exc)
         finally:
             self._interrupts.forget(number)
-            _native.answer(number, answer)
+            if operation.is_answered:
+                _native.answer(number, answer)
 
     def _interrupt(self, message: memoryview) -> Result:
-        """FUSE_INTERRUPT: of a request of ours, or else libfuse's business."""
+        """FUSE_INTERRUPT."""
         (number,) = protocol.INTERRUPT_IN.unpack_from(message)
-        return b"" if self._interrupts.note(number) else None
+        self._turn.take(is_receiver=True)
+        self._interrupts.note(number)
+        self._turn.give()
+        return b""
+
+
+@types.coroutine
+def _go_on(coroutine: Any) -> Generator[Any, Any, Any]:  # noqa: ANN401 - of any handler
+    """Await what was begun."""
+    return (yield from coroutine.__await__())
+
+
+def _call_all(calls: list[Callable[[], object]]) -> None:
+    for call in calls:
+        try:
+            call()
+        except OSError as exc:
+            log.debug("%s: %s", call, exc)
+
+
+class _Steps(trio.abc.Instrument):
+    """Has the main loop take the turn for each step of a task."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's
+        """Called by trio."""
+        self._turn.take(is_receiver=False)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's
+        """Called by trio."""
+        self._turn.give()

@@ -1,9 +1,8 @@
 /* Puts the module before libfuse in a pyfuse3 mount: a say in what is negotiated in FUSE_INIT, and
- * each request before pyfuse3 sees it (receive.c).
+ * the session, whose requests the receivers take (receive.c).
  *
  * How. This file defines the ELF symbols fuse_session_new, fuse_session_new_versioned (which is
- * what fuse_session_new stands for in headers since libfuse 3.17), fuse_session_destroy and
- * fuse_session_receive_buf. When it is loaded with RTLD_NOW | RTLD_GLOBAL before pyfuse3, the dynamic
+ * what fuse_session_new stands for in headers since libfuse 3.17) and fuse_session_destroy. When it is loaded with RTLD_NOW | RTLD_GLOBAL before pyfuse3, the dynamic
  * linker finds ours first (ld.so(8), dlopen(3): the global scope comes before an object's own
  * dependencies). Ours call the real function, which dlsym finds among pyfuse3's own dependencies. So
  * this module links with no libfuse, and no memory of another library is written to.
@@ -12,7 +11,7 @@
  * through untouched. A table of operations that is larger than ours is never copied.
  *
  * Who may call what. bind() and install() are called once, before pyfuse3.init(), by the thread
- * that will serve; callables are called by that thread, inside fuse_session_receive_buf.
+ * that will serve; callables are called by the threads that are in serve().
  *
  * The lock is the GIL: all state here is read and written with it held. So free-threaded builds turn
  * their GIL on for this module (Py_MOD_GIL_USED), and only the main interpreter may load it, since
@@ -39,7 +38,6 @@
 session_new hook_new HOOK("fuse_session_new");
 session_new_versioned hook_new_versioned HOOK("fuse_session_new_versioned");
 void hook_destroy(struct fuse_session *) HOOK("fuse_session_destroy");
-int hook_receive(struct fuse_session *, struct fuse_buf *) HOOK("fuse_session_receive_buf");
 
 struct functions real;
 struct fuse_session *session;
@@ -81,6 +79,11 @@ static void want_capabilities(struct fuse_conn_info *conn)
         if (not_wanted & bit)
             real.unset_feature_flag(conn, bit);
     }
+}
+
+size_t hooks_max_write(void)
+{
+    return negotiated.max_write;
 }
 
 static void on_init(void *userdata, struct fuse_conn_info *conn)
@@ -140,7 +143,7 @@ static const char *resolve(const char *path)
     FIND(session_new, true)
     FIND(session_new_versioned, false)
     FIND(session_destroy, true)
-    FIND(session_receive_buf, true)
+    FIND(session_process_buf, true)
     FIND(session_custom_io, false)
     FIND(version, true)
     FIND(session_fd, true)
@@ -218,16 +221,6 @@ void hook_destroy(struct fuse_session *ended)
     PyGILState_Release(gil);
 }
 
-/* Called for each request, by pyfuse3's loop, with the GIL held. */
-int hook_receive(struct fuse_session *from, struct fuse_buf *buffer)
-{
-    if (!is_bound(__builtin_return_address(0)))
-        return -ENOSYS;
-    if (from == session && installed && !*reason)
-        return receive_next(from, buffer);
-    return real.session_receive_buf(from, buffer);
-}
-
 /* ---- methods of the module ---- */
 
 /* Returns why pyfuse3's references do not lead to the hooks, or NULL. */
@@ -274,14 +267,14 @@ static PyObject *bind_library(PyObject *Py_UNUSED(module), PyObject *argument)
 
 static PyObject *install(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"requests", "is_slow", "want", "dont_want", "max_background", NULL};
-    PyObject *requests = Py_None, *is_slow = Py_None;
+    static char *names[] = {"requests", "want", "dont_want", "max_background", NULL};
+    PyObject *requests = Py_None;
     ull want = 0, dont_want = 0;
     unsigned short background = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOKKH:install", names, &requests, &is_slow,
-                                     &want, &dont_want, &background))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OKKH:install", names, &requests, &want,
+                                     &dont_want, &background))
         return NULL;
-    if (!receive_install(requests, is_slow))
+    if (!receive_install(requests))
         return NULL;
     wanted = want;
     not_wanted = dont_want;

@@ -1,11 +1,11 @@
-/* mirrorfs._native: the hooks before libfuse (hooks.c, receive.c, killpriv.c), the handoff between
- * threads (handoff.c) and statx(2) (statx.c). One module, since it has to be loaded in one way: with
+/* mirrorfs._native: the hooks before libfuse (hooks.c, killpriv.c), the threads
+ * that receive requests (receive.c) and statx(2) (statx.c). One module, since it has to be loaded in one way: with
  * RTLD_GLOBAL, before pyfuse3; see hooks.c. */
 #include "native.h"
 
 static int set_up(PyObject *module)
 {
-    PyMethodDef *methods[] = {hooks_methods, receive_methods, handoff_methods, statx_methods};
+    PyMethodDef *methods[] = {hooks_methods, receive_methods, statx_methods};
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "only the main interpreter can use mirrorfs._native");
         return -1;
@@ -13,8 +13,6 @@ static int set_up(PyObject *module)
     for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;
-    if (PyModule_AddType(module, &HandoffType) < 0)
-        return -1;
     return hooks_set_up(module);
 }
 

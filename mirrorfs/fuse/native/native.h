@@ -18,7 +18,7 @@ struct functions {
     session_new_versioned *session_new_versioned; /* NULL before 3.17 */
     void (*session_destroy)(struct fuse_session *);
     int (*session_fd)(struct fuse_session *);
-    int (*session_receive_buf)(struct fuse_session *, struct fuse_buf *);
+    void (*session_process_buf)(struct fuse_session *, const struct fuse_buf *);
     custom_io *session_custom_io; /* NULL before 3.13 */
     int (*version)(void);
     bool (*set_feature_flag)(struct fuse_conn_info *, uint64_t); /* NULL before 3.17.3, as is */
@@ -31,13 +31,12 @@ typedef unsigned long long ull; /* Python's "K" */
 /* The session that lives, NULL if there is none. */
 extern struct fuse_session *session;
 
-/* Methods and types of the module, by the file that has them. */
-extern PyMethodDef hooks_methods[], receive_methods[], handoff_methods[], statx_methods[];
-extern PyTypeObject HandoffType;
+/* Methods of the module, by the file that has them. */
+extern PyMethodDef hooks_methods[], receive_methods[], statx_methods[];
 int hooks_set_up(PyObject *module);
+size_t hooks_max_write(void);
 
-bool receive_install(PyObject *by_opcode, PyObject *is_slow);
+bool receive_install(PyObject *by_opcode);
 void receive_reset(void);
-int receive_next(struct fuse_session *, struct fuse_buf *);
 
 #endif

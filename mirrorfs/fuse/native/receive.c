@@ -1,26 +1,25 @@
-/* Requests that are answered before libfuse sees them, and what is done between two of them.
+/* Receivers: the threads that take requests from the kernel and see each through, before libfuse.
  *
- * How. pyfuse3 receives each request by fuse_session_receive_buf, which hooks.c puts ours in front
- * of. A request of a kind that install() was given a callable for is shown to that callable, in the
- * kernel's own form (linux/fuse.h). What the callable returns says how it goes on:
- *   an errno, or bytes    the answer, which is sent from here; then the next request is received
+ * How. One thread leads: it waits for the next request, shows it to the callable for its opcode, in
+ * the kernel's own form (linux/fuse.h), and sends the answer. Nothing is handed from one thread to
+ * another, which would cost more than most answers. But a callable may wait for a disk. So a second
+ * thread watches: when the leader has been away for AWAY_NS it takes over the lead, and the other
+ * joins those that watch when it is done (leader and followers; Schmidt et al., POSA 2, 2000).
+ * What the callable returns says how it goes on:
+ *   an errno, or bytes    the answer, which is sent from here
+ *   (answer, callable)    the answer, and what is called after it was sent
  *   ... (Ellipsis)        it will be answered later, by answer()
- *   None                  the request goes on to libfuse and pyfuse3 as if nothing had been
- * What is saved by an answer from here is a coroutine, a copy of the data, and above all the way
- * through the event loop from one request to the next, which costs more than most answers.
+ *   None                  libfuse deals with it (FUSE_INIT, and what nobody knows)
  *
  * What it guarantees.
- * - A request is answered here or passed on, never both. An exception in the callable is reported
- *   (sys.unraisablehook) and answered with EIO; it never unwinds into libfuse.
- * - The request is not copied: it is lent for the call. Of one that is passed on, the callable may
- *   use the memory until pyfuse3's handler for it has begun to wait.
+ * - A request is answered here or by libfuse, never both. An exception in the callable is reported
+ *   (sys.unraisablehook) and answered with EIO.
+ * - The request is not copied. It stays as it is for as long as a reference to it is held.
  * - answer() may be called by any thread that holds the GIL, for a request of the session that
  *   lives. The GIL is kept around sending, on purpose: the write to /dev/fuse wakes the caller and
  *   does not wait for it (about a microsecond), whereas a thread that gave the GIL away may wait a
  *   whole switch interval (5 ms) for it. An answer after the end of the session is not sent: the
  *   kernel has answered the caller then (ECONNABORTED or ENOTCONN).
- * - The event loop waits for no longer than LOOP_NS in one go, and only for the next request of
- *   a client that was just answered (LINGER_NS), while is_slow() says that no other client waits.
  * - The device is read without waiting (O_NONBLOCK): a request that the kernel takes back between
  *   "there is one" and "read it" would else stop all others until the next. */
 #define _GNU_SOURCE /* ppoll */
@@ -30,25 +29,43 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { OPCODES = 64, SPIN_NS = 40000, LINGER_NS = 200000, LOOP_NS = 2000000 };
+enum {
+    OPCODES = 64,
+    AWAY_NS = 1000000,     /* so long the leader may be away */
+    RESTLESS_NS = 5000000, /* so long an idle leader is watched before the watcher sleeps */
+    SPIN_NS = 40000,       /* so long a request that is expected is waited for awake */
+    SPARE = 4,             /* threads that stay when they are not needed */
+    HEAD_BYTES = 4096,     /* of a message, before the data of a write */
+    LEAST_WRITE = 1 << 20, /* the data of a write, if the negotiation does not say more */
+};
 
 static PyObject *callables[OPCODES];
-static PyObject *is_slow;
-static struct fuse_session *prepared; /* the session whose device is O_NONBLOCK */
 
-/* Take what install() was given: a dict of opcode and callable, and a callable; or None. */
-bool receive_install(PyObject *by_opcode, PyObject *slow)
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t stir;  /* the leader went to work, or it is the end */
+    pthread_cond_t spare; /* there is no watcher */
+    int64_t busy_since;   /* 0 while the leader waits for a request */
+    uint64_t term;        /* a number for each leader */
+    bool is_led, is_watched, is_asleep, is_ended;
+    unsigned followers;
+    int end_fd; /* can be read when is_ended */
+} crew = {.lock = PTHREAD_MUTEX_INITIALIZER, .spare = PTHREAD_COND_INITIALIZER, .end_fd = -1};
+
+/* Take what install() was given: a dict of opcode and callable, or None. */
+bool receive_install(PyObject *by_opcode)
 {
     PyObject *key, *value;
     Py_ssize_t place = 0;
     for (int i = 0; i < OPCODES; i++)
         Py_CLEAR(callables[i]);
-    Py_XSETREF(is_slow, Py_NewRef(slow));
     if (by_opcode == Py_None)
         return true;
     if (!PyDict_Check(by_opcode)) {
@@ -68,11 +85,120 @@ bool receive_install(PyObject *by_opcode, PyObject *slow)
     return true;
 }
 
-/* A new session begins, maybe at the address of an old one. */
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* ---- who leads ---- */
+
+static void wait_until(pthread_cond_t *condition, int64_t end)
+{
+    struct timespec limit = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
+    pthread_cond_timedwait(condition, &crew.lock, &limit);
+}
+
+/* Watch the leader until it is away, or there is none. The lock is held. */
+static void watch(void)
+{
+    int64_t idle_since = 0;
+    while (!crew.is_ended && crew.is_led) {
+        int64_t begun = crew.busy_since, now = now_ns();
+        if (begun && now - begun >= AWAY_NS)
+            return;
+        if (begun) {
+            idle_since = 0;
+            wait_until(&crew.stir, begun + AWAY_NS);
+        } else if (!idle_since || now - idle_since < RESTLESS_NS) {
+            idle_since = idle_since ? idle_since : now;
+            wait_until(&crew.stir, now + AWAY_NS);
+        } else {
+            crew.is_asleep = true;
+            pthread_cond_wait(&crew.stir, &crew.lock);
+            crew.is_asleep = false;
+        }
+    }
+}
+
+/* Wait until this thread is to lead; returns its term, or 0 if the thread is to end. */
+static uint64_t follow(void)
+{
+    uint64_t term = 0;
+    pthread_mutex_lock(&crew.lock);
+    if (crew.followers < SPARE || !crew.is_led) {
+        crew.followers++;
+        while (!crew.is_ended && crew.is_watched)
+            pthread_cond_wait(&crew.spare, &crew.lock);
+        crew.is_watched = true;
+        watch();
+        crew.is_watched = false;
+        pthread_cond_signal(&crew.spare);
+        if (!crew.is_ended) {
+            crew.is_led = true;
+            crew.busy_since = 0;
+            term = ++crew.term;
+        }
+        crew.followers--;
+    }
+    pthread_mutex_unlock(&crew.lock);
+    return term;
+}
+
+static void begin_work(void)
+{
+    pthread_mutex_lock(&crew.lock);
+    crew.busy_since = now_ns();
+    if (crew.is_asleep)
+        pthread_cond_signal(&crew.stir);
+    pthread_mutex_unlock(&crew.lock);
+}
+
+/* Returns whether the leader of this term still leads. */
+static bool end_work(uint64_t term)
+{
+    pthread_mutex_lock(&crew.lock);
+    bool leads = crew.term == term && !crew.is_ended;
+    if (leads)
+        crew.busy_since = 0;
+    pthread_mutex_unlock(&crew.lock);
+    return leads;
+}
+
+static void end_all(void)
+{
+    pthread_mutex_lock(&crew.lock);
+    crew.is_ended = true;
+    if (crew.end_fd >= 0)
+        (void)!write(crew.end_fd, &(uint64_t){1}, sizeof(uint64_t));
+    pthread_cond_broadcast(&crew.stir);
+    pthread_cond_broadcast(&crew.spare);
+    pthread_mutex_unlock(&crew.lock);
+}
+
+/* A new session begins. Returns false, with an exception, if that is not possible. */
 void receive_reset(void)
 {
-    prepared = NULL;
+    static bool is_set_up;
+    pthread_mutex_lock(&crew.lock);
+    if (!is_set_up) {
+        pthread_condattr_t attributes;
+        pthread_condattr_init(&attributes);
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+        pthread_cond_init(&crew.stir, &attributes);
+        is_set_up = true;
+    }
+    if (crew.end_fd >= 0)
+        close(crew.end_fd);
+    crew.end_fd = eventfd(0, EFD_CLOEXEC);
+    crew.is_ended = crew.end_fd < 0;
+    crew.is_led = false;
+    crew.busy_since = 0;
+    pthread_mutex_unlock(&crew.lock);
 }
+
+/* ---- one request ---- */
 
 /* Returns whether the kernel took it. EINVAL says that the payload does not fit the request: the
  * kernel has then ended it with EIO itself, or it still waits (fs/fuse/dev.c, fuse_dev_do_write).
@@ -114,95 +240,157 @@ static uint64_t expected_by(const struct fuse_in_header *header)
     return is_expected ? header->unique : 0;
 }
 
-enum outcome { PASSED_ON, ANSWERED, LATER };
-
-/* Show a request to its callable. */
-static enum outcome take(int fd, void *message, size_t size)
+static void call_after(PyObject *callable)
 {
-    struct fuse_in_header *header = message;
-    if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode])
-        return PASSED_ON;
+    PyObject *result = PyObject_CallNoArgs(callable);
+    if (!result)
+        PyErr_WriteUnraisable(callable);
+    Py_XDECREF(result);
+}
+
+/* Show a request to its callable, and send what that returns. */
+static void show(int fd, PyObject *message, const struct fuse_in_header *header)
+{
     uint64_t unique = expected_by(header);
     PyObject *callable = Py_NewRef(callables[header->opcode]);
-    PyObject *view = PyMemoryView_FromMemory(message, (Py_ssize_t)size, PyBUF_READ);
-    PyObject *result = view ? PyObject_CallOneArg(callable, view) : NULL;
+    PyObject *result = PyObject_CallOneArg(callable, message);
     if (!result) {
         PyErr_WriteUnraisable(callable);
         send(fd, unique, EIO, NULL, 0);
-    } else if (result != Py_None && result != Py_Ellipsis) {
+    } else if (PyTuple_Check(result) && PyTuple_GET_SIZE(result) == 2) {
+        send_result(fd, unique, PyTuple_GET_ITEM(result, 0));
+        call_after(PyTuple_GET_ITEM(result, 1));
+    } else if (result != Py_Ellipsis) {
         send_result(fd, unique, result);
     }
-    enum outcome outcome = result == Py_None       ? PASSED_ON
-                           : result == Py_Ellipsis ? LATER
-                                                   : ANSWERED;
     Py_XDECREF(result);
-    Py_XDECREF(view);
     Py_DECREF(callable);
-    return outcome;
 }
 
-static bool is_another_client_waiting(void)
+/* What libfuse sees to itself. */
+static void pass_on(struct fuse_session *to, void *message, size_t size)
 {
-    PyObject *result = is_slow && is_slow != Py_None ? PyObject_CallNoArgs(is_slow) : NULL;
-    bool waits = !result || PyObject_IsTrue(result) != 0;
-    if (PyErr_Occurred())
-        PyErr_WriteUnraisable(is_slow);
-    Py_XDECREF(result);
-    return waits;
+    struct fuse_buf buffer = {.mem = message, .size = size};
+    real.session_process_buf(to, &buffer);
 }
 
-static int64_t now_ns(void)
+/* See to a request of `size` bytes in the bytearray `buffer`. Called with the GIL held. */
+static void take(struct fuse_session *from, int fd, PyObject *buffer, size_t size)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+    struct fuse_in_header *header = (void *)PyByteArray_AS_STRING(buffer);
+    killpriv_received(header, size);
+    if (size < sizeof(*header) || header->opcode >= OPCODES || !callables[header->opcode]) {
+        pass_on(from, header, size);
+        return;
+    }
+    PyObject *all = PyMemoryView_FromObject(buffer);
+    PyObject *message = all ? PySequence_GetSlice(all, 0, (Py_ssize_t)size) : NULL;
+    Py_XDECREF(all);
+    if (message) {
+        show(fd, message, header);
+        Py_DECREF(message);
+    } else {
+        PyErr_WriteUnraisable(buffer);
+        send(fd, expected_by(header), ENOMEM, NULL, 0);
+    }
 }
 
-/* Whether there is another request, of which the event loop need not know. One that is expected at
- * once is waited for awake: being woken takes longer than most answers. */
-static bool another_follows(int fd, int64_t begun)
+/* Wait for the next request; returns its size, or 0 at the end. One that is expected at once is
+ * waited for awake: being woken takes longer than most answers. */
+static size_t next_request(int fd, void *memory, size_t size)
 {
-    static bool is_expected;
-    struct pollfd device = {.fd = fd, .events = POLLIN};
-    struct timespec linger = {.tv_nsec = LINGER_NS};
-    int64_t now = now_ns(), until = now + SPIN_NS;
-    int ready = 0;
-    if (is_another_client_waiting() || now - begun > LOOP_NS)
-        return false;
-    Py_BEGIN_ALLOW_THREADS
-    while (is_expected && (ready = poll(&device, 1, 0)) == 0 && now_ns() < until)
-        sched_yield();
-    if (!ready)
-        ready = ppoll(&device, 1, &linger, NULL);
-    is_expected = ready == 1 && now_ns() < until;
-    Py_END_ALLOW_THREADS
-    return ready == 1 && device.revents == POLLIN;
+    static bool is_expected; /* by the leader */
+    struct pollfd sources[] = {{.fd = fd, .events = POLLIN}, {.fd = crew.end_fd, .events = POLLIN}};
+    for (;;) {
+        int64_t until = now_ns() + SPIN_NS;
+        int ready = 0;
+        while (is_expected && (ready = poll(sources, 2, 0)) == 0 && now_ns() < until)
+            sched_yield();
+        if (!ready)
+            ready = poll(sources, 2, -1);
+        if (sources[1].revents)
+            return 0;
+        if (ready < 0 && errno != EINTR)
+            return 0;
+        is_expected = now_ns() < until;
+        ssize_t got = read(fd, memory, size);
+        if (got > 0)
+            return (size_t)got;
+        if (got == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
+            return 0; /* ENODEV, ECONNABORTED: the mount has ended */
+    }
 }
 
-/* Receive the next request that is passed on. As fuse_session_receive_buf; -EINTR if
- * there is none yet. Called with the GIL held. */
-int receive_next(struct fuse_session *from, struct fuse_buf *buffer)
+/* One request after the other, until another thread leads, or the end, for which it returns false.
+ * Called with the GIL held. */
+static bool lead(struct fuse_session *from, uint64_t term)
 {
     int fd = real.session_fd(from);
-    int64_t begun = now_ns();
-    if (prepared != from && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0)
-        prepared = from;
-    for (;;) {
-        int size = real.session_receive_buf(from, buffer);
-        if (size == -EAGAIN)
-            return -EINTR;
-        if (size == -ECONNABORTED) /* the mount ended while a request was handed over: no more */
-            return 0;
-        if (size <= 0 || (buffer->flags & FUSE_BUF_IS_FD))
-            return size;
-        killpriv_received(buffer->mem, (size_t)size);
-        enum outcome outcome = take(fd, buffer->mem, (size_t)size);
-        if (outcome == PASSED_ON)
-            return size;
-        /* What answers later is a task that the event loop has to run first. */
-        if (outcome == LATER || !another_follows(fd, begun))
-            return -EINTR;
+    PyObject *buffer = NULL;
+    bool leads = true;
+    while (leads) {
+        if (!buffer || Py_REFCNT(buffer) > 1) { /* a request that is not done yet lies in it */
+            size_t data = hooks_max_write() > LEAST_WRITE ? hooks_max_write() : LEAST_WRITE;
+            Py_XSETREF(buffer, PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)data + HEAD_BYTES));
+            if (!buffer) {
+                PyErr_WriteUnraisable(NULL);
+                continue; /* there is nothing else to do */
+            }
+        }
+        size_t size, room = (size_t)PyByteArray_GET_SIZE(buffer);
+        char *memory = PyByteArray_AS_STRING(buffer);
+        Py_BEGIN_ALLOW_THREADS
+        size = next_request(fd, memory, room);
+        if (size)
+            begin_work();
+        Py_END_ALLOW_THREADS
+        if (!size)
+            break;
+        take(from, fd, buffer, size);
+        if (((struct fuse_in_header *)memory)->opcode == FUSE_INIT)
+            Py_CLEAR(buffer); /* what was negotiated may want a larger one */
+        leads = end_work(term);
     }
+    Py_XDECREF(buffer);
+    return !leads;
+}
+
+/* ---- methods of the module ---- */
+
+static PyObject *serve(PyObject *Py_UNUSED(module), PyObject *start_another)
+{
+    struct fuse_session *from = session;
+    if (!from) {
+        PyErr_SetString(PyExc_RuntimeError, "there is no session");
+        return NULL;
+    }
+    fcntl(real.session_fd(from), F_SETFL, fcntl(real.session_fd(from), F_GETFL) | O_NONBLOCK);
+    for (;;) {
+        uint64_t term;
+        Py_BEGIN_ALLOW_THREADS
+        term = follow();
+        Py_END_ALLOW_THREADS
+        if (!term)
+            break;
+        if (!crew.followers)
+            call_after(start_another);
+        if (!lead(from, term)) {
+            end_all();
+            break;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    end_all();
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_ended(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(crew.is_ended);
 }
 
 static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
@@ -217,6 +405,11 @@ static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
 }
 
 PyMethodDef receive_methods[] = {
+    {"serve", serve, METH_O,
+     "Be one of the threads that receive requests, until the mount ends, stop() is called or there\n"
+     "are enough others. The callable starts another thread that calls this."},
+    {"stop", stop, METH_NOARGS, "Let all calls of serve() return, as soon as they are idle."},
+    {"is_ended", is_ended, METH_NOARGS, "Whether the mount has ended, or stop() was called."},
     {"answer", answer, METH_VARARGS,
      "Answer the request with this number, which was taken with `...`: an errno, or bytes."},
     {NULL, NULL, 0, NULL},
