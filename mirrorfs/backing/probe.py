@@ -20,7 +20,6 @@ from mirrorfs.backing.mounts import mount_of
 LOCAL = seek_answers.TRIED | {"ext2", "ext3"}
 # These can punch; for where that cannot be tried.
 _HAS_HOLES = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
-IN_MEMORY = frozenset({"tmpfs"})
 _MIN_BLOCK_BYTES = 4096
 _MAX_BLOCK_BYTES = 65536
 _PROBE_BYTES = 131072
@@ -56,18 +55,6 @@ class Abilities:
     def tells_holes(self, fd: int) -> bool:
         """Whether a hole that SEEK_DATA reports in the open file `fd` may be taken for one."""
         return self.seek_proven and seek_answers.is_right_for(fd, self.file_system)
-
-    @property
-    def is_memory(self) -> bool:
-        """Whether nothing here ever waits for a disk, nor for a file system that was frozen."""
-        return self.file_system in IN_MEMORY
-
-    @property
-    def no_wait_flags(self) -> int:
-        """The flags with which preadv2(2) does only what memory can do: RWF_NOWAIT, but none on
-        tmpfs, which lies in memory as a whole and does not know it.
-        """
-        return 0 if self.is_memory else os.RWF_NOWAIT
 
 
 def probe(folder_fd: int, writable: bool) -> Abilities:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrorfs.backing import atime, tree
+from mirrorfs.backing import tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +17,10 @@ class Reader(NamedTuple):
     """A descriptor for a client's reads."""
 
     fd: int  # -1 for none
-    mount_flags: int  # of its mount (statvfs(3)); ST_NOATIME too if reading moves no atime
     seek_proven: bool  # SEEK_DATA is right for this file (`seek_answers`)
 
 
-NO_READER = Reader(-1, 0, seek_proven=False)
+NO_READER = Reader(-1, seek_proven=False)
 
 
 def open_reader(
@@ -35,11 +34,10 @@ def open_reader(
     With `keeps_atime` reading moves no time of access, where the file system permits that. `check`
     is called with the new descriptor; what it raises refuses the open.
     """
-    fd, keeps = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime)
+    fd = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime)
     try:
         check(fd)
-        flags = os.ST_NOATIME if keeps else atime.mount_flags(fd)
-        return Reader(fd, flags, abilities.tells_holes(fd))
+        return Reader(fd, abilities.tells_holes(fd))
     except OSError:
         os.close(fd)
         raise

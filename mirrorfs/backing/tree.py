@@ -231,18 +231,17 @@ def read_link(fd: int) -> bytes:
     return os.readlink(b"", dir_fd=fd)
 
 
-def open_for_reading(path_fd: int, flags: int, keeps_atime: bool) -> tuple[int, bool]:
-    """A descriptor for reading the inode of the O_PATH descriptor `path_fd`, opened with `flags`,
-    and whether reading by it moves no time of access.
+def open_for_reading(path_fd: int, flags: int, keeps_atime: bool) -> int:
+    """A descriptor for reading the inode of the O_PATH descriptor `path_fd`, opened with `flags`.
 
-    `keeps_atime` wishes for that; the kernel refuses it to a daemon of an ordinary user for a file
-    of another user (open(2), O_NOATIME). Raises OSError.
+    `keeps_atime` wishes that reading by it moves no time of access; the kernel refuses that to a
+    daemon of an ordinary user for a file of another user (open(2), O_NOATIME). Raises OSError.
     """
     path, flags = fd_path(path_fd), flags | os.O_RDONLY | os.O_CLOEXEC
     if keeps_atime:
         with contextlib.suppress(PermissionError):
-            return os.open(path, flags | os.O_NOATIME), True
-    return os.open(path, flags), False
+            return os.open(path, flags | os.O_NOATIME)
+    return os.open(path, flags)
 
 
 def list_names(folder_fd: int, keeps_atime: bool) -> list[bytes]:
@@ -250,7 +249,7 @@ def list_names(folder_fd: int, keeps_atime: bool) -> list[bytes]:
 
     `keeps_atime` as for `open_for_reading`. Raises OSError.
     """
-    fd, _ = open_for_reading(folder_fd, os.O_DIRECTORY, keeps_atime)
+    fd = open_for_reading(folder_fd, os.O_DIRECTORY, keeps_atime)
     try:
         return [os.fsencode(name) for name in os.listdir(fd)]
     finally:

@@ -113,7 +113,7 @@ def _check_unopened(path_fd: int, check: Callable[[int], None]) -> None:
     """Open a file for `check`, if it has a recovery attribute."""
     is_unfinished = tree.find_xattr(path_fd, recovery_attribute.NAME) is not None
     if is_unfinished and stat.S_ISREG(os.fstat(path_fd).st_mode):
-        fd, _ = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime=True)
+        fd = tree.open_for_reading(path_fd, os.O_NONBLOCK, keeps_atime=True)
         try:
             check(fd)
         finally:

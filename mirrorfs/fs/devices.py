@@ -94,13 +94,6 @@ class Device:
         return None if self.kind in LOCAL else self.dev
 
     @property
-    def is_prompt(self) -> bool:
-        """Whether a call that memory answers as a rule may be made without a thread: on a local
-        file system, while no request waits for it.
-        """
-        return self.kind in LOCAL and not self.threads.busy
-
-    @property
     def name(self) -> str:
         """For the log."""
         return f"{self.kind or 'a file system'} ({os.major(self.dev)}:{os.minor(self.dev)})"

@@ -81,9 +81,6 @@ class FileHandle:
     # See `direct_writes`.
     is_direct: bool = False
     may_map: bool = False
-    # SEEK_DATA and SEEK_HOLE: whether the map of the file was read, and takes long to walk.
-    has_sought: bool = False
-    seeks_slowly: bool = False
 
     @property
     def fd(self) -> int:

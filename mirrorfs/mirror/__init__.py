@@ -5,7 +5,7 @@ without a mount.
     open_file, writeback, stale_tail        state: of an open file, of its inode, of old blocks
     writer, copy_range, discard, truncate,  operations of clients, for worker threads; each takes
     sync                                    the lock of the open file
-    unchanged_fast_path, append_fast_path   writes that the main loop takes without a thread
+    short_path                              writes that need one decision for all their blocks
     view                                    what clients see, without a lock
     seeding, advancing, finalising          a stale tail's begin, life and end, under that lock
     progress, recovery                      where a crash leaves a stale tail, and how it is found

@@ -191,7 +191,6 @@ def _clone(work: _Copy, stop: int) -> int:
             return 0
         target.account.add(target.key, Counters(received_bytes=size, shared_bytes=size))
         target.count_freed(before)
-        target.last_was_noop = False
         target.writeback.note_rewritten(start, start + size)
     work.left_bytes -= size // 16  # a clone costs next to nothing; it is bounded all the same
     return size

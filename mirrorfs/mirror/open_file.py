@@ -75,9 +75,6 @@ class OpenFile:
     writeback: Writeback = field(default_factory=Writeback)
     # The last run of data that was found; what makes a hole or cuts the file cuts it, too.
     run: holes.Run = field(default_factory=holes.Run)
-    # The last write found nothing to do, and had its part of the file's map read from the disk: the
-    # next one may be taken without a thread (`unchanged_fast_path`).
-    last_was_noop: bool = False
     # What the disk reads ahead of a client that writes in order. Belongs to the main loop.
     ahead: ReadAhead = field(default_factory=ReadAhead)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import holes, syscalls
-from mirrorfs.mirror import advancing, basis, seeding
+from mirrorfs.mirror import advancing, basis, seeding, short_path
 from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.old_blocks import uncover
 from mirrorfs.mirror.plan import Kind, Rules, Step, is_zero, plan
@@ -81,7 +81,7 @@ def write(file: OpenFile, offset: int, data: bytes, requests: int = 1) -> Taken:
     of write requests.
     """
     with file.lock:
-        return _put(file, offset, data, requests)
+        return _take(file, offset, data, requests)
 
 
 def append(file: OpenFile, data: bytes, requests: int = 1) -> tuple[int, Taken]:
@@ -90,42 +90,43 @@ def append(file: OpenFile, data: bytes, requests: int = 1) -> tuple[int, Taken]:
     """
     with file.lock:
         offset = file.size
-        return offset, _put(file, offset, data, requests)
+        return offset, _take(file, offset, data, requests)
 
 
-def stamp(file: OpenFile, size: int) -> Taken:
-    """Move the times of a file as a write of `size` bytes does, which has changed nothing else.
-
-    All of it was taken before, so all of it is what this returns, with the OSError that kept the
-    times where they are, if one did.
-    """
-    with file.lock:
-        try:
-            file.touch()
-        except OSError as exc:
-            return Taken(size, exc)
-    return Taken(size)
+def _take(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
+    """`write`, by a caller that holds the lock."""
+    try:
+        taken = short_path.take(file, offset, data, requests)
+    except OSError:
+        taken = 0  # it is met again
+    if taken == len(data) > 0:
+        return Taken(taken)
+    if not taken:
+        return _put(file, offset, data, requests)
+    try:
+        rest = _put(file, offset + taken, data[taken:], requests)
+    except OSError as exc:
+        return Taken(taken, exc)
+    return rest._replace(size=taken + rest.size)
 
 
 def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
-    """`write`, by a caller that holds the lock."""
+    """What is not simple, or fails, block by block."""
     count = Counters(write_requests=requests)
     file.times_observed = False
     done = offset
     failure: OSError | None = None
     unrecorded: OSError | None = None
-    is_changed = True
     try:
         request = _begin(file, offset, data, count)
         failure = _carry_out(request)
-        done, is_changed = request.done, request.changed
+        done = request.done
         unrecorded = _record(request)
     except OSError as exc:  # before anything was done
         failure = exc
     count.received_bytes = done - offset
     count.failed_bytes = len(data) - count.received_bytes if failure else 0
     file.account.add(file.key, count)
-    file.last_was_noop = not is_changed
     file.writeback.note_rewritten(offset, done)
     if failure is not None and done == offset:
         raise failure

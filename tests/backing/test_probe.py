@@ -53,15 +53,12 @@ def test_probe_of_a_file_system_on_a_disk(
     assert probed_at(folder) == found
     assert os.listdir(folder) == []
     assert found.growth_leaves_blocks == (kind != "ext4")
-    assert not found.is_memory
-    assert found.no_wait_flags == os.RWF_NOWAIT
 
 
 def test_probe_of_a_tmpfs(tmp_path: Path) -> None:
     with mounted(tmp_path / "point", "tmpfs", "size=64m") as folder:
         found = probed(folder)
     assert found == Abilities("tmpfs", 4096, punch=True, seek_proven=True)
-    assert (found.is_memory, found.no_wait_flags) == (True, 0)
 
 
 def test_probe_of_a_file_system_without_holes_says_so(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from mirrorfs.fs import (
 from mirrorfs.fuse import connection, operations
 from mirrorfs.mirror import (
     advancing,
-    append_fast_path,
     cutting,
     finalising,
     open_file,
@@ -42,6 +41,7 @@ from mirrorfs.mirror import (
     recovery,
     resizing,
     seeding,
+    short_path,
     sync,
     writer,
 )
@@ -68,8 +68,8 @@ def make(kind: str) -> BaseException:
 
 # All that changes or syncs a file below, for the mirror or for a handler.
 MODULES = (
-    *(advancing, append_fast_path, cutting, finalising, open_file, progress, recovery, resizing),
-    *(seeding, sync, writer),
+    *(advancing, cutting, finalising, open_file, progress, recovery, resizing),
+    *(seeding, short_path, sync, writer),
     *(attributes, content, creation, names, open_files, privileges, reader, tree, xattrs),
 )
 

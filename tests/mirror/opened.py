@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 from mirrorfs.backing.probe import probe
 from mirrorfs.backing.progress_table import ProgressTable
-from mirrorfs.mirror import unchanged_fast_path
 from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.open_file import OpenFile, open_writable
 from mirrorfs.mirror.plan import Rules
 from mirrorfs.mirror.stale_tail import StaleTail
-from mirrorfs.mirror.unchanged_fast_path import Done
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,15 +24,13 @@ BIG = BLOCKS * BLOCK
 
 
 def open_for_clients(path: Path, account: Account | None = None) -> OpenFile:
-    """The file at `path`, opened with the default rules, as after a write that changed nothing; its
-    `fd` is the caller's. It has `account`, or one of its own.
+    """The file at `path`, opened with the default rules; its `fd` is the caller's. It has
+    `account`, or one of its own.
     """
     folder_fd, path_fd = os.open(path.parent, os.O_RDONLY), os.open(path, os.O_PATH)
     try:
         abilities = probe(folder_fd, writable=True)
-        file = open_writable(path_fd, KEY, abilities, Rules(), account or Account())
-        file.last_was_noop = True
-        return file
+        return open_writable(path_fd, KEY, abilities, Rules(), account or Account())
     finally:
         os.close(folder_fd)
         os.close(path_fd)
@@ -56,14 +52,3 @@ def bare_tail(valid_length: int, logical_size: int, hidden_bytes: int = 0) -> St
         durable=0,
         durable_since=0.0,
     )
-
-
-def take(file: OpenFile, offset: int, data: bytes) -> bool:
-    """Whether the unchanged fast path took a write; tried within a tick of the clock that stamps
-    files, as most writes of a copy are.
-    """
-    for _ in range(50):
-        os.utime(file.fd)
-        if unchanged_fast_path.take(file, offset, data) is not Done.NOTHING:
-            return True
-    return False

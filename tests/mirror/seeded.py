@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import progress_table, recovery_attribute
 from mirrorfs.backing.recovery_list import RecoveryList, read_list
-from mirrorfs.mirror import sync, writer
+from mirrorfs.mirror import short_path, sync, writer
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import Taken
-from tests.mirror.opened import open_for_clients, take
+from tests.mirror.opened import open_for_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +44,10 @@ class Target:
     def write(self, offset: int, data: bytes) -> None:
         assert writer.write(self.file, offset, data) == Taken(len(data))
 
-    def take(self, offset: int, data: bytes) -> bool:
-        return take(self.file, offset, data)
+    def take(self, offset: int, data: bytes) -> int:
+        """What the short path takes of a write."""
+        with self.file.lock:
+            return short_path.take(self.file, offset, data, 1)
 
     def finalise(self) -> bytes:
         sync.finalise(self.file)

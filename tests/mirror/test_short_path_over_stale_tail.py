@@ -1,38 +1,16 @@
-"""The unchanged fast path on a file with a stale tail, of each file system."""
+"""The short path of a write to a file with a stale tail, of each file system."""
 
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.mirror import unchanged_fast_path
-from mirrorfs.mirror.unchanged_fast_path import Done
 from tests.mirror.seeded import BLOCK, MIB, OLD
 
 if TYPE_CHECKING:
     from tests.mirror.seeded import Target
-
-
-def test_a_stale_tail_that_begins_while_a_write_comes_in_is_noticed(target: Target) -> None:
-    """The main loop takes the lock without waiting, and has looked at the file before."""
-
-    class Late:
-        def acquire(self, blocking: bool) -> bool:
-            target.file.lock = lock
-            target.truncate(0)
-            return lock.acquire(blocking)
-
-    lock, late = threading.Lock(), Late()
-    for _ in range(50):
-        os.utime(target.file.fd)
-        target.file.lock = late  # type: ignore[assignment]
-        found = unchanged_fast_path.take(target.file, 0, OLD * BLOCK)
-        taken = 0 if found is Done.NOTHING else BLOCK
-        assert target.finalise() == OLD * taken
-        os.pwrite(target.file.fd, OLD * 2 * MIB, 0)
 
 
 @pytest.mark.parametrize("sizes", [[BLOCK, BLOCK, 3 * BLOCK], [9728, 10_240, 7]])
