@@ -70,17 +70,19 @@ class Requests:
         """
         turn = self._turn
         steps = _Steps(turn)
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            turn.take(is_receiver=False)
-            trio.lowlevel.add_instrument(steps)
-            self._start_thread()
-            await self._ended.wait()
-            # What they see through until they end may move to the nursery.
-            is_left = await trio.to_thread.run_sync(self._join, may_wait)
-        trio.lowlevel.remove_instrument(steps)
-        turn.give()
-        return is_left
+        turn.take(is_receiver=False)
+        trio.lowlevel.add_instrument(steps)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._start_thread()
+                await self._ended.wait()
+                # What they see through until they end may move to the nursery.
+                return await trio.to_thread.run_sync(self._join, may_wait)
+        finally:
+            _native.stop()
+            trio.lowlevel.remove_instrument(steps)
+            turn.give()
 
     def stop(self) -> None:
         """Let `serve` return. To be called in the main loop's thread."""
