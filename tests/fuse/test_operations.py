@@ -86,7 +86,7 @@ def test_a_listing_is_made_of_what_fits_into_the_answer(opcode: str, has_attribu
     fs = MagicMock(folders=MagicMock(read=read))
     row = table(fs)[Opcode[opcode]]
 
-    async def use() -> bytes:
+    async def use() -> bytes | bytearray:
         return row.encode(await row.handler(9, 3, 1000))
 
     answer = trio.run(use)
