@@ -26,7 +26,6 @@ from mirrorfs.fs import (
     attributes,
     content,
     creation,
-    folders,
     names,
     open_files,
     privileges,
@@ -67,16 +66,6 @@ def make(kind: str) -> BaseException:
     return EXCEPTIONS[kind]("injected")
 
 
-# The handlers that are not in the table of operations: name, class, method.
-OTHERS = (
-    ("readdir", folders.Folders, "read"),
-    ("statfs", attributes.Attributes, "file_system"),
-    ("getxattr", xattrs.Xattrs, "get"),
-    ("listxattr", xattrs.Xattrs, "list"),
-    ("setxattr", xattrs.Xattrs, "set"),
-    ("removexattr", xattrs.Xattrs, "remove"),
-)
-
 # All that changes or syncs a file below, for the mirror or for a handler.
 MODULES = (
     *(advancing, append_fast_path, cutting, finalising, open_file, progress, recovery, resizing),
@@ -97,7 +86,7 @@ class Orders:
 
 
 def inject(orders: Orders) -> None:
-    """Put faults into every row of the table of operations, and the handlers beside it."""
+    """Put faults into every row of the table of operations."""
     table = operations.table
 
     def faulty_table(fs: Any) -> dict[Any, operations.Operation]:
@@ -105,14 +94,11 @@ def inject(orders: Orders) -> None:
             opcode: row._replace(
                 decode=wrap_call(orders, "decode", row.name, row.decode),
                 handler=wrap(orders, row.name, row.handler),
-                at_once=row.at_once and wrap_call(orders, "handler", row.name, row.at_once),
             )
             for opcode, row in table(fs).items()
         }
 
     connection.table = faulty_table  # type: ignore[attr-defined]
-    for name, owner, method in OTHERS:
-        setattr(owner, method, wrap(orders, name, getattr(owner, method)))
 
 
 def wrap(orders: Orders, name: str, inner: Any) -> Any:
