@@ -24,7 +24,7 @@ def join(*threads: threading.Thread) -> None:
 
 @in_main_loop
 async def test_only_one_thread_has_the_turn() -> None:
-    turn, inside, met = Turn(), [], []
+    turn, inside, met = Turn(), list[int](), list[int]()
 
     def work() -> None:
         for _ in range(ROUNDS):
