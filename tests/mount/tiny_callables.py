@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INODE, SIZE, HANDLE = 100, 1 << 20, 77
 # Offsets of lseek.
-RAISE, RAISE_SILENTLY, KEEP, THREAD, WHO, WAIT, GO, STOP_AGAIN, COUNT, CHECK = range(1001, 1011)
+RAISE, RAISE_SILENTLY, KEEP, THREAD, WHO, WAIT, GO, WAIT_AGAIN, COUNT, CHECK = range(1001, 1011)
 # Offsets of write.
 WRITE_RAISES, AFTER, AFTER_AT_ONCE, AFTER_RAISES, AFTER_NO_ANSWER, KEEP_DATA = range(1001, 1007)
 WRITTEN = struct.pack("=I4x", 3)
@@ -86,7 +86,7 @@ class Callables:
         }
 
     def lookup(self, message: memoryview) -> Result:
-        _, name = messages.node_name_in(message)
+        name: bytes = messages.node_name_in(message)[1]
         if name == b"answer":
             for number in self.kept:
                 self.send(number, errno.EINTR)
@@ -101,7 +101,8 @@ class Callables:
 
     def read(self, message: memoryview) -> Result:
         _, offset, size = messages.read_in(message)
-        return b"x" * max(0, min(size, SIZE - offset))
+        count: int = max(0, min(size, SIZE - offset))
+        return b"x" * count
 
     def refuse(self, name: str, arguments: tuple[Any, ...]) -> Result:
         self.report(name, arguments[2] & 0o7777, arguments[-1].umask)
@@ -143,7 +144,7 @@ class Callables:
             assert self.may_go.wait(LONG)
         elif offset == GO:
             self.may_go.set()
-        elif offset == STOP_AGAIN:
+        elif offset == WAIT_AGAIN:
             self.may_go.clear()
         elif offset == COUNT:
             result = self.count()

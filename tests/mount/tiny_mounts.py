@@ -59,7 +59,8 @@ class Tiny:
             try:
                 self.results.append(getattr(self, call)(offset, fd=fd))
             finally:
-                os.close(fd)
+                with contextlib.suppress(OSError):  # the server may have ended
+                    os.close(fd)
 
         self.waiting.append(threading.Thread(target=run, daemon=True))
         self.waiting[-1].start()
