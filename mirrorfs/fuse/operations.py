@@ -31,6 +31,11 @@ class Operation(NamedTuple):
         """Whether the kernel waits for an answer."""
         return self.name != "forget"
 
+    @property
+    def is_interruptible(self) -> bool:
+        """Whether its handler asks if a signal waits for the client."""
+        return self.name == "copy_file_range"
+
 
 def table(fs: Filesystem) -> dict[Opcode, Operation]:
     """The operations of a mount by opcode."""

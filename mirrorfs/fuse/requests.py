@@ -70,16 +70,19 @@ class Requests:
         """
         turn = self._turn
         steps = _Steps(turn)
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            turn.take(is_receiver=False)
-            trio.lowlevel.add_instrument(steps)
-            self._start_thread()
-            await self._ended.wait()
-        is_left = await trio.to_thread.run_sync(self._join, may_wait)
-        trio.lowlevel.remove_instrument(steps)
-        turn.give()
-        return is_left
+        turn.take(is_receiver=False)
+        trio.lowlevel.add_instrument(steps)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._start_thread()
+                await self._ended.wait()
+                # What they see through until they end may move to the nursery.
+                return await trio.to_thread.run_sync(self._join, may_wait)
+        finally:
+            _native.stop()
+            trio.lowlevel.remove_instrument(steps)
+            turn.give()
 
     def stop(self) -> None:
         """Let `serve` return. To be called in the main loop's thread."""
@@ -104,10 +107,11 @@ class Requests:
 
     def _join(self, may_wait: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + _JOIN_SECONDS
-        for thread in self._threads:
-            while thread.is_alive() and may_wait() and time.monotonic() < deadline:
-                thread.join(_LOOK_SECONDS)
-        return any(thread.is_alive() for thread in self._threads)
+        while alive := [thread for thread in self._threads if thread.is_alive()]:
+            if not may_wait() or time.monotonic() >= deadline:
+                break
+            alive[0].join(_LOOK_SECONDS)
+        return bool(alive)
 
     def _receiver_of(self, operation: Operation) -> Callable[[memoryview], Result]:
         """Sees a request of one operation through."""
@@ -136,7 +140,21 @@ class Requests:
                 return answer
             return answer, partial(_call_all, then)
 
-        return receive
+        return self._watched(receive) if operation.is_interruptible else receive
+
+    def _watched(self, receive: Callable[[memoryview], Result]) -> Callable[[memoryview], Result]:
+        """Have signals for a request noted while it is seen through."""
+        interrupts = self._interrupts
+
+        def receive_watched(message: memoryview) -> Result:
+            (number,) = protocol.UNIQUE.unpack_from(message)
+            interrupts.watch(number)
+            result = receive(message)
+            if not isinstance(result, EllipsisType):
+                interrupts.forget(number)
+            return result
+
+        return receive_watched
 
     def _move(
         self,
@@ -149,7 +167,6 @@ class Requests:
         if trap is not MAIN_LOOP:
             coroutine.throw(RuntimeError(f"{operation.name} waits for {trap} outside of a task"))
         (number,) = protocol.UNIQUE.unpack_from(message)
-        self._interrupts.watch(number)
         try:
             self._turn.main_loop.run_sync_soon(self._start_task, operation, coroutine, number)
         except trio.RunFinishedError:
@@ -159,7 +176,12 @@ class Requests:
 
     def _start_task(self, operation: Operation, coroutine: Any, number: int) -> None:  # noqa: ANN401
         assert self._nursery is not None
-        self._nursery.start_soon(self._finish, operation, coroutine, number)
+        try:
+            self._nursery.start_soon(self._finish, operation, coroutine, number)
+        except RuntimeError:  # the mount has ended, and left a receiver behind
+            coroutine.close()
+            if operation.is_answered:
+                _native.answer(number, errno.EIO)
 
     async def _finish(self, operation: Operation, coroutine: Any, number: int) -> None:  # noqa: ANN401
         answer: Answer = errno.EIO

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import trio
 
@@ -14,9 +14,10 @@ from mirrorfs.backing.probe import probe
 from mirrorfs.backing.statx import identify, statx
 from mirrorfs.fs.devices import Devices
 from mirrorfs.fs.inodes import InodeTable
+from mirrorfs.fs.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     import pytest
@@ -34,6 +35,21 @@ def in_main_loop(test: Callable[_P, Awaitable[None]]) -> Callable[_P, None]:
         trio.run(functools.partial(test, *args, **kwargs))
 
     return run
+
+
+def receive(turn: Turn, handler: Coroutine[Any, Any, Any]) -> object:
+    """Begin a handler as a receiver, in this thread; returns what it returns, or for what it waits:
+    `MAIN_LOOP`. It is then not gone on with.
+    """
+    turn.take(is_receiver=True)
+    try:
+        trap: object = handler.send(None)
+    except StopIteration as end:
+        return end.value
+    finally:
+        turn.give()
+        handler.close()
+    return trap
 
 
 class Clock:
@@ -56,7 +72,7 @@ async def opened_table(folder: Path, limit: int = 100) -> AsyncIterator[InodeTab
     root_fd = os.open(folder, os.O_RDONLY)
     try:
         root = statx(root_fd)
-        devices = Devices(root_fd, root, probe(root_fd, writable=False), writable=False)
+        devices = Devices(root_fd, root, probe(root_fd, writable=False), Turn(), writable=False)
         table = InodeTable(root_fd, root, devices, limit)
         try:
             yield table

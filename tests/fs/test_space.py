@@ -13,8 +13,9 @@ import trio.lowlevel
 
 from mirrorfs.fs import space as space_module
 from mirrorfs.fs.space import Space
+from mirrorfs.fs.turn import MAIN_LOOP, Turn
 from tests.fs.filesystems import make_file, opened_filesystem
-from tests.fs.tables import in_main_loop
+from tests.fs.tables import in_main_loop, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,19 +46,16 @@ class Seeds:
 
 
 class Device:
-    """Runs calls at once, and notes how."""
+    """Runs calls at once, and counts them."""
 
     def __init__(self) -> None:
-        self.runs: list[str] = []
+        self.runs = 0
         self.threads = self
+        self.turn = Turn()
         self.reclaiming = trio.Lock()
 
-    async def brief(self, function: Callable[..., Any], *args: Any) -> Any:
-        self.runs.append("brief")
-        return function(*args)
-
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        self.runs.append("thread")
+        self.runs += 1
         return function(*args)
 
 
@@ -82,10 +80,10 @@ def space_with(seeds: Seeds) -> Space:
     return Space(cast("Any", seeds), cast("Any", seeds))
 
 
-async def attempt(space: Space, disk: Disk, device: Device, brief: bool = False) -> str:
+async def attempt(space: Space, disk: Disk, device: Device) -> str:
     """What a call returns, or the name of its error."""
     try:
-        return await space.retry_after_reclaim(cast("Any", device), disk.use, "done", brief=brief)
+        return await space.retry_after_reclaim(cast("Any", device), disk.use, "done")
     except OSError as exc:
         return errno.errorcode[exc.errno or 0]
 
@@ -94,7 +92,7 @@ async def attempt(space: Space, disk: Disk, device: Device, brief: bool = False)
 async def test_a_call_that_succeeds_gives_up_nothing() -> None:
     seeds, device = Seeds("unlinked"), Device()
     assert await attempt(space_with(seeds), Disk(), device) == "done"
-    assert (seeds.calls, device.runs) == ([], ["thread"])
+    assert (seeds.calls, device.runs) == ([], 1)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -107,7 +105,7 @@ async def test_a_call_without_space_is_made_once_more_when_a_seed_was_given_up(
     space = space_with(seeds)
     assert await attempt(space, Disk(code), device) == "done"
     assert seeds.calls == ["unlinked", "seeds", "stale tails"]
-    assert device.runs == ["thread", "thread"]
+    assert device.runs == 2
     assert space.reclaimed == 1
 
 
@@ -115,7 +113,7 @@ async def test_a_call_without_space_is_made_once_more_when_a_seed_was_given_up(
 async def test_a_call_without_space_fails_where_there_is_no_seed() -> None:
     device, space = Device(), space_with(Seeds())
     assert await attempt(space, Disk(errno.ENOSPC), device) == "ENOSPC"
-    assert device.runs == ["thread"]
+    assert device.runs == 1
     assert space.reclaimed == 0
 
 
@@ -123,7 +121,7 @@ async def test_a_call_without_space_fails_where_there_is_no_seed() -> None:
 async def test_a_call_is_not_made_a_third_time() -> None:
     device, space = Device(), space_with(Seeds("unlinked", "seeds"))
     assert await attempt(space, Disk(errno.ENOSPC, errno.ENOSPC), device) == "ENOSPC"
-    assert device.runs == ["thread", "thread"]
+    assert device.runs == 2
 
 
 @in_main_loop
@@ -134,10 +132,13 @@ async def test_another_error_gives_up_nothing() -> None:
 
 
 @in_main_loop
-async def test_a_brief_call_stays_one() -> None:
-    device = Device()
-    assert await attempt(space_with(Seeds("seeds")), Disk(errno.ENOSPC), device, brief=True)
-    assert device.runs == ["brief", "brief"]
+async def test_a_receiver_moves_to_the_main_loop_before_it_gives_up_anything() -> None:
+    seeds, device = Seeds("seeds"), Device()
+    space = space_with(seeds)
+    assert receive(device.turn, attempt(space, Disk(), device)) == "done"
+    assert receive(device.turn, attempt(space, Disk(errno.EIO), device)) == "EIO"
+    assert receive(device.turn, attempt(space, Disk(errno.ENOSPC), device)) is MAIN_LOOP
+    assert (seeds.calls, space.reclaimed) == ([], 0)
 
 
 @in_main_loop

@@ -1,9 +1,8 @@
-"""The threads of a device: which call goes to which, and what the main loop waits for itself."""
+"""The threads of a device, which make the calls of the main loop."""
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -15,34 +14,13 @@ import trio.testing
 
 from mirrorfs.fs import threads as thread_pool
 from mirrorfs.fs.threads import Threads
+from mirrorfs.fs.turn import Turn
 from tests.commands import wait_for
+from tests.fs.gates import LONG, Gate, code_of, fail
 from tests.fs.tables import Clock, in_main_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-CALLS = 20
-LONG = 30.0  # seconds; nothing that works takes so long
-
-
-class Gate:
-    """A call that waits in its thread until the test lets it go on."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self._is_open = threading.Event()
-
-    def wait(self, name: str = "") -> str:
-        self.begun.append(name)
-        assert self._is_open.wait(LONG)
-        return name
-
-    def wait_for_begun(self, count: int) -> None:
-        """Wait until threads have begun so many calls."""
-        wait_for(lambda: len(self.begun) >= count)
-
-    def open(self) -> None:
-        self._is_open.set()
 
 
 @pytest.fixture
@@ -60,21 +38,9 @@ def no_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", fail)
 
 
-def fail(code: int) -> None:
-    raise OSError(code, os.strerror(code))
-
-
-async def code_of(threads: Threads, function: object, *args: object) -> int:
-    """The errno with which a call ends."""
-    assert callable(function)
-    with pytest.raises(OSError) as caught:
-        await threads.run(function, *args)
-    return caught.value.errno or -1
-
-
 @in_main_loop
 async def test_a_call_returns_and_raises_what_its_function_does() -> None:
-    threads = Threads(2)
+    threads = Threads(2, Turn())
     assert await threads.run(max, 3, 4) == 4
     assert await code_of(threads, fail, errno.EDOM) == errno.EDOM
     assert threads.busy == 0
@@ -83,23 +49,22 @@ async def test_a_call_returns_and_raises_what_its_function_does() -> None:
 
 @in_main_loop
 async def test_a_call_is_not_made_in_the_thread_of_the_main_loop() -> None:
-    threads = Threads(2)
+    threads = Threads(2, Turn())
     assert await threads.run(threading.get_ident) != threading.get_ident()
     threads.close()
 
 
 @in_main_loop
 async def test_the_thread_that_was_idle_for_the_shortest_time_gets_the_next_call(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
+    gate: Gate,
 ) -> None:
-    threads = Threads(3)
+    threads = Threads(3, Turn())
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(threads.run, gate.wait)  # type: ignore[arg-type]
         await trio.testing.wait_all_tasks_blocked()
         gate.open()
     wait_for(lambda: len(threads._idle) == 3)
-    monkeypatch.setattr(thread_pool, "_BRIEF_SECONDS", LONG)
     assert len({await threads.run(threading.get_ident) for _ in range(5)}) == 1
     threads.close()
 
@@ -107,7 +72,7 @@ async def test_the_thread_that_was_idle_for_the_shortest_time_gets_the_next_call
 @pytest.mark.parametrize("limit", [1, 2])
 @in_main_loop
 async def test_more_calls_than_threads_wait_their_turn(gate: Gate, limit: int) -> None:
-    threads, ended = Threads(limit), []
+    threads, ended = Threads(limit, Turn()), []
 
     async def call(name: str) -> None:
         ended.append(await threads.run(gate.wait, name))
@@ -130,7 +95,7 @@ async def test_more_calls_than_threads_wait_their_turn(gate: Gate, limit: int) -
 @pytest.mark.usefixtures("no_thread_starts")
 @in_main_loop
 async def test_a_call_for_which_no_thread_can_be_started_is_to_be_tried_again() -> None:
-    threads = Threads(2)
+    threads = Threads(2, Turn())
     assert await code_of(threads, max, 3, 4) == errno.EAGAIN
     assert threads.busy == 0
     threads.close()
@@ -140,7 +105,7 @@ async def test_a_call_for_which_no_thread_can_be_started_is_to_be_tried_again() 
 async def test_a_call_waits_for_a_thread_that_is_there_where_no_other_can_be_started(
     gate: Gate, request: pytest.FixtureRequest
 ) -> None:
-    threads, ended = Threads(2), []
+    threads, ended = Threads(2, Turn()), []
 
     async def call(name: str) -> None:
         ended.append(await threads.run(gate.wait, name))
@@ -160,7 +125,7 @@ async def test_a_call_waits_for_a_thread_that_is_there_where_no_other_can_be_sta
 
 @in_main_loop
 async def test_a_call_that_was_begun_is_not_cancelled(gate: Gate) -> None:
-    threads, ended = Threads(2), []
+    threads, ended = Threads(2, Turn()), []
 
     async def call(scope: trio.CancelScope) -> None:
         with scope:
@@ -180,7 +145,7 @@ async def test_a_call_that_was_begun_is_not_cancelled(gate: Gate) -> None:
 
 @in_main_loop
 async def test_cutting_off_ends_all_waiting_with_eio_and_names_the_functions(gate: Gate) -> None:
-    threads, codes = Threads(2), []
+    threads, codes = Threads(2, Turn()), []
 
     def stalled() -> None:
         gate.wait("stalled")
@@ -200,7 +165,7 @@ async def test_cutting_off_ends_all_waiting_with_eio_and_names_the_functions(gat
 
 @in_main_loop
 async def test_threads_that_were_cut_off_take_no_more_calls(gate: Gate) -> None:
-    threads = Threads(2)
+    threads = Threads(2, Turn())
     threads.cut_off()
     assert await code_of(threads, gate.wait) == errno.EIO
     threads.start(gate.wait)
@@ -210,7 +175,7 @@ async def test_threads_that_were_cut_off_take_no_more_calls(gate: Gate) -> None:
 
 @in_main_loop
 async def test_a_call_that_ends_after_it_was_cut_off_wakes_nothing(gate: Gate) -> None:
-    threads, ended = Threads(1), []
+    threads, ended = Threads(1, Turn()), []
 
     async def call() -> None:
         ended.append(await code_of(threads, gate.wait))
@@ -230,7 +195,7 @@ async def test_a_call_that_ends_after_it_was_cut_off_wakes_nothing(gate: Gate) -
 
 @in_main_loop
 async def test_closing_lets_threads_end_when_what_was_submitted_is_done(gate: Gate) -> None:
-    threads, workers = Threads(2), []
+    threads, workers = Threads(2, Turn()), []
 
     def work() -> None:
         gate.wait()
@@ -249,7 +214,7 @@ async def test_closing_lets_threads_end_when_what_was_submitted_is_done(gate: Ga
 
 @in_main_loop
 async def test_closing_ends_idle_threads() -> None:
-    threads = Threads(2)
+    threads = Threads(2, Turn())
     worker = await threads.run(threading.current_thread)
     threads.close()
     threads.join(time.monotonic() + LONG)
@@ -258,7 +223,7 @@ async def test_closing_ends_idle_threads() -> None:
 
 @in_main_loop
 async def test_an_error_of_a_call_for_which_nothing_waits_is_dropped() -> None:
-    threads = Threads(1)
+    threads = Threads(1, Turn())
     threads.start(fail, errno.EIO)
     assert await threads.run(max, 3, 4) == 4
     assert threads.busy == 0
@@ -270,8 +235,7 @@ async def test_threads_are_slow_while_the_latest_call_is_neither_done_nor_hung(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock().set_in(monkeypatch, "fs.threads")
-    monkeypatch.setattr(thread_pool, "_BRIEF_SECONDS", 0.0)
-    threads = Threads(4)
+    threads = Threads(4, Turn())
     assert not threads.is_slow
     async with trio.open_nursery() as nursery:
         seen = []
@@ -279,44 +243,11 @@ async def test_threads_are_slow_while_the_latest_call_is_neither_done_nor_hung(
             nursery.start_soon(threads.run, gate.wait)  # type: ignore[arg-type]
             await trio.testing.wait_all_tasks_blocked()
             seen.append(threads.is_slow)
+            clock.now += 2 * thread_pool._SLOW_SECONDS
+            seen.append(threads.is_slow)
             clock.now += thread_pool._HUNG_SECONDS
             seen.append(threads.is_slow)
-        assert seen == [True, False, True, False]
+        assert seen == [False, True, False] * 2
         gate.open()
     assert not threads.is_slow
     threads.close()
-
-
-@pytest.mark.parametrize(
-    ("hung_after", "rescheduled"),
-    [pytest.param(60.0, CALLS, id="slow"), pytest.param(0.0, 0, id="hung")],
-)
-def test_calls_beside_one_that_hangs_are_waited_for_in_the_main_loop_again(
-    monkeypatch: pytest.MonkeyPatch, hung_after: float, rescheduled: int
-) -> None:
-    """Beside a slow call others may be slow, too, and the main loop must wait for none of them."""
-    monkeypatch.setattr(thread_pool, "_HUNG_SECONDS", hung_after)
-    monkeypatch.setattr(thread_pool, "_BRIEF_SECONDS", 0.0)
-    waited: list[object] = []
-    wait = trio.lowlevel.wait_task_rescheduled
-
-    def count(abort: object) -> object:
-        waited.append(abort)
-        return wait(abort)  # type: ignore[arg-type]
-
-    async def use() -> None:
-        threads, over = Threads(4), threading.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(threads.run, over.wait)  # type: ignore[arg-type]
-            await trio.testing.wait_all_tasks_blocked()
-            monkeypatch.setattr(thread_pool, "_BRIEF_SECONDS", LONG)
-            monkeypatch.setattr(trio.lowlevel, "wait_task_rescheduled", count)
-            for number in range(CALLS):
-                assert await threads.run(lambda n=number: n + 1) == number + 1  # type: ignore[misc]
-            over.set()
-        assert not threads.busy
-        threads.close()
-
-    trio.run(use)
-    assert len(waited) <= rescheduled
-    assert rescheduled == 0 or waited

@@ -47,6 +47,9 @@ WRITE_IN = struct(
 )  # fmt: skip
 FLUSH_IN = struct("fuse_flush_in", fh=U64, _unused=U32, _padding=U32, lock_owner=U64)
 RELEASE_IN = struct("fuse_release_in", fh=U64, flags=U32, release_flags=U32, lock_owner=U64)
+# In newer headers it has two more fields, which are sent if FUSE_SETXATTR_EXT was negotiated.
+SETXATTR_IN = struct("fuse_setxattr_in", size=U32, flags=U32)
+GETXATTR_IN = struct("fuse_getxattr_in", size=U32, _padding=U32)
 FSYNC_IN = struct("fuse_fsync_in", fh=U64, fsync_flags=U32, _padding=U32)
 INTERRUPT_IN = struct("fuse_interrupt_in", unique=U64)
 FALLOCATE_IN = struct("fuse_fallocate_in", fh=U64, offset=U64, length=U64, mode=U32, _padding=U32)
@@ -66,6 +69,14 @@ ENTRY_OUT = struct(
     nodeid=U64, generation=U64, entry_valid=U64, attr_valid=U64, entry_valid_nsec=U32,
     attr_valid_nsec=U32, attr=ATTR,
 )  # fmt: skip
+KSTATFS = struct(
+    "fuse_kstatfs",
+    blocks=U64, bfree=U64, bavail=U64, files=U64, ffree=U64, bsize=U32, namelen=U32, frsize=U32,
+    _padding=U32, _spare=U32 * 6,
+)  # fmt: skip
+STATFS_OUT = struct("fuse_statfs_out", st=KSTATFS)
+GETXATTR_OUT = struct("fuse_getxattr_out", size=U32, _padding=U32)
+DIRENT = struct("fuse_dirent", ino=U64, off=U64, namelen=U32, type=U32)  # then the name
 OPEN_OUT = struct("fuse_open_out", fh=U64, open_flags=U32, _padding=U32)
 WRITE_OUT = struct("fuse_write_out", size=U32, _padding=U32)
 LSEEK_OUT = struct("fuse_lseek_out", offset=U64)

@@ -103,6 +103,23 @@ REQUESTS: dict[str, tuple[Callable[[memoryview], Any], memoryview, tuple[Any, ..
         ),
         (CopyRequest(UNIQUE, 1, 2, 4, 5, 6, 7, CALLER),),
     ),
+    "statfs": (messages.none_in, message(), ()),
+    "setxattr": (
+        messages.setxattr_in,
+        message(kernel.SETXATTR_IN, b"user.na\xff me\0va\0lue and more", size=6, flags=2),
+        (NODE, b"user.na\xff me", b"va\0lue", CALLER, 2),
+    ),
+    "setxattr of nothing": (
+        messages.setxattr_in,
+        message(kernel.SETXATTR_IN, b"user.name\0", size=0, flags=0),
+        (NODE, b"user.name", b"", CALLER, 0),
+    ),
+    "getxattr": (
+        messages.getxattr_in,
+        message(kernel.GETXATTR_IN, b"user.name\0", size=65536),
+        (65536, NODE, b"user.name"),
+    ),
+    "listxattr": (messages.listxattr_in, message(kernel.GETXATTR_IN, size=0), (0, NODE, CALLER)),
     "setattr of nothing": (
         messages.setattr_in,
         message(kernel.SETATTR_IN, valid=0),

@@ -126,18 +126,28 @@ def test_writes_are_never_direct_without_the_native_module(machine: Machine) -> 
 
 def test_the_native_module_is_shown_what_it_is_to_ask_for(machine: Machine) -> None:
     requests: Any = type("Requests", (), {"receivers": {5: print}})
-    machine.features().install(requests, bool)
+    machine.features().install(requests)
     assert machine.installed == {
         "requests": {5: print},
-        "is_slow": bool,
         "want": _native.CAP_DONT_MASK | _native.CAP_HANDLE_KILLPRIV_V2,
         "dont_want": _native.CAP_ASYNC_DIO,
         "max_background": optional_features.BACKGROUND,
     }
     machine.installed.clear()
     machine.reason = "it was not loaded"
-    machine.features().install(requests, bool)
+    machine.features().install(requests)
     assert machine.installed == {}
+
+
+def test_requests_are_ours_where_the_session_was_made_through_the_native_module(
+    machine: Machine,
+) -> None:
+    assert machine.features().are_requests_ours
+    machine.state["reason"] = "hooked too late"
+    assert not machine.features().are_requests_ours
+    machine.state["reason"] = ""
+    machine.reason = "it was not loaded"
+    assert not machine.features().are_requests_ours
 
 
 def test_a_feature_is_on_or_has_a_reason() -> None:

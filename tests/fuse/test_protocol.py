@@ -19,6 +19,8 @@ FLAGS = (
     "FATTR_MODE FATTR_UID FATTR_GID FATTR_SIZE FATTR_ATIME FATTR_MTIME FATTR_FH "
     "FUSE_WRITE_KILL_SUIDGID FUSE_FSYNC_FDATASYNC FOPEN_DIRECT_IO FOPEN_KEEP_CACHE"
 ).split()
+# Of these the kernel sends the beginning, up to this field.
+SHORT = {"fuse_setxattr_in": "flags"}
 HEADER = ctypes.sizeof(kernel_messages.IN_HEADER)
 IN_SIZES: dict[str, struct.Struct] = {
     name.lower(): value
@@ -34,6 +36,14 @@ def fields_of(kind: Any) -> list[str]:
     return [name for name, _ in kind._fields_ if not name.startswith("_")]
 
 
+def size_of(name: str) -> str:
+    """How C calculates the size of a structure, as the kernel sends it."""
+    if name not in SHORT:
+        return f"sizeof(struct {name})"
+    last = SHORT[name]
+    return f"offsetof(struct {name}, {last}) + sizeof(((struct {name} *)0)->{last})"
+
+
 @pytest.fixture(scope="module")
 def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """What the C compiler says of linux/fuse.h: sizes, offsets and constants by name."""
@@ -41,7 +51,7 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     wanted = {name: name for name in FLAGS}
     wanted |= {f"FUSE_{code.name}": f"FUSE_{code.name}" for code in protocol.Opcode}
     for kind in kernel_messages.STRUCTS:
-        wanted[kind.__name__] = f"sizeof(struct {kind.__name__})"
+        wanted[kind.__name__] = size_of(kind.__name__)
         for name in fields_of(kind):
             wanted[f"{kind.__name__}.{name}"] = f"offsetof(struct {kind.__name__}, {name})"
     lines = [
@@ -71,6 +81,11 @@ def test_a_request_is_as_long_as_in_the_header(header: dict[str, int], name: str
 @pytest.mark.parametrize("name", OUT_SIZES)
 def test_an_answer_is_as_long_as_in_the_header(header: dict[str, int], name: str) -> None:
     assert OUT_SIZES[name].size == header[f"fuse_{name}"]
+
+
+def test_what_comes_many_times_is_as_long_as_in_the_header(header: dict[str, int]) -> None:
+    assert protocol.FORGET_ONE.size == header["fuse_forget_one"]
+    assert protocol.DIRENT.size == header["fuse_dirent"]
 
 
 def test_opcodes_and_flags_are_those_of_the_header(header: dict[str, int]) -> None:

@@ -1,79 +1,35 @@
-"""Handlers that are begun where their request is received: they end there, or wait and go on."""
+"""Requests that a receiver sees through itself, and what it says to the native module."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
-from collections.abc import Awaitable, Callable
+import threading
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 import trio.lowlevel
-import trio.testing
 
-from mirrorfs import _native
-from mirrorfs.fuse import protocol
-from mirrorfs.fuse.guard import Guard
-from mirrorfs.fuse.interrupts import Interrupts
 from mirrorfs.fuse.operations import Operation
 from mirrorfs.fuse.protocol import Opcode
 from mirrorfs.fuse.requests import Requests
-from mirrorfs.mirror.counters import Account
+from tests.fs.tables import in_main_loop
 from tests.fuse import kernel_messages as kernel
 from tests.fuse.kernel_messages import NODE, UNIQUE, message
+from tests.fuse.sessions import Session, decode, wait_until
 
 if TYPE_CHECKING:
-    from types import EllipsisType
+    import pytest
 
-Handler = Callable[[int], Awaitable[object]]
-ANSWERS_LATER: EllipsisType = ...
-SENT = message()
+    from mirrorfs.fs.turn import Turn
 
-
-class Connection:
-    """The requests of a session with two operations: READLINK, and LSEEK, which is ours."""
-
-    def __init__(self, handler: Handler, at_once: Callable[[int], object] | None = None) -> None:
-        self.account, self.interrupts = Account(), Interrupts()
-        rows = {
-            Opcode.READLINK: Operation("readlink", decode, handler, encode),
-            Opcode.LSEEK: Operation("lseek", decode, handler, encode, True, at_once),
-        }
-        self.requests = Requests(rows, Guard(self.account), self.interrupts)
-
-    def receive(self, opcode: Opcode = Opcode.READLINK, sent: memoryview = SENT) -> Any:
-        """What the native module does with a request: an answer, or None to pass it on."""
-        return self.requests.receivers[opcode](sent)
-
-    @property
-    def errors(self) -> dict[str, int]:
-        return self.account.snapshot().errors
-
-
-def decode(sent: memoryview) -> tuple[int]:
-    (node_id,) = protocol.NODE.unpack_from(sent)
-    return (node_id,)
-
-
-def encode(value: object) -> bytes:
-    return f"answer {value}".encode()
-
-
-@pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, object]]:
-    """What the native module was given to send later: number of the request, and answer."""
-    sent: list[tuple[int, object]] = []
-    monkeypatch.setattr(_native, "answer", lambda *words: sent.append(words))
-    return sent
+ANSWER = b"answer %d" % NODE
+INTERRUPT = message(kernel.INTERRUPT_IN, unique=UNIQUE)
+OTHER_INTERRUPT = message(kernel.INTERRUPT_IN, unique=UNIQUE + 1)
 
 
 async def echo(node_id: int) -> int:
-    return node_id
-
-
-async def wait_once(node_id: int) -> int:
-    await trio.lowlevel.checkpoint()
     return node_id
 
 
@@ -81,197 +37,226 @@ async def fail(_node_id: int) -> int:
     raise OSError(errno.EDOM, os.strerror(errno.EDOM))
 
 
-async def fail_late(_node_id: int) -> int:
-    await trio.lowlevel.checkpoint()
-    raise OSError(errno.EDOM, os.strerror(errno.EDOM))
-
-
 async def have_a_bug(_node_id: int) -> int:
     raise ZeroDivisionError
 
 
-def test_a_handler_that_does_not_wait_is_answered_at_once() -> None:
-    session = Connection(echo)
-    assert session.receive() == b"answer %d" % NODE
-    assert session.requests.take_begun("readlink") is None
-
-
-def test_what_a_handler_raises_at_once_is_the_errno_of_the_answer() -> None:
-    session = Connection(fail)
-    assert session.receive() == errno.EDOM
-    assert session.errors == {"EDOM": 1}
-    assert session.requests.take_begun("readlink") is None
-
-
-def test_a_bug_in_a_handler_or_a_message_that_cannot_be_decoded_is_eio() -> None:
-    session = Connection(have_a_bug)
-    assert session.receive() == errno.EIO
-    assert session.receive(sent=memoryview(b"short")) == errno.EIO
-    assert session.receive(Opcode.LSEEK, memoryview(b"short")) == errno.EIO
-    assert session.errors == {"EIO": 3}
-
-
-def test_an_answer_that_cannot_be_encoded_is_eio() -> None:
-    session = Connection(echo)
-    rows = {Opcode.READLINK: Operation("readlink", decode, echo, have_no_answer)}
-    session.requests = Requests(rows, Guard(session.account), session.interrupts)
-    assert session.receive() == errno.EIO
+async def wait_outside_of_a_task(node_id: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return node_id
 
 
 def have_no_answer(_value: object) -> bytes:
     raise TypeError
 
 
-def test_a_handler_that_waits_is_passed_on_and_taken_by_its_name_once() -> None:
-    async def use() -> None:
-        session = Connection(wait_once)
-        assert session.receive() is None
-        begun = session.requests.take_begun("readlink")
-        assert begun is not None
-        assert session.requests.take_begun("readlink") is None
-        assert await begun == NODE
-
-    trio.run(use)
-
-
-def test_a_handler_that_waits_is_not_taken_by_another_name(
-    caplog: pytest.LogCaptureFixture,
+@in_main_loop
+async def test_a_handler_that_does_not_wait_is_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def use() -> None:
-        session = Connection(wait_once)
-        assert session.receive() is None
-        assert session.requests.take_begun("unlink") is None
-        assert session.requests.take_begun("readlink") is None
+    seen = []
 
-    trio.run(use)
-    assert [record.message for record in caplog.records] == [
-        "readlink was begun, but unlink was called"
-    ]
+    async def handler(node_id: int) -> int:
+        seen.append((threading.get_ident(), session.turn.is_receiver, session.turn._lock.locked()))
+        return node_id
 
-
-def test_a_handler_that_waits_goes_on_in_the_task_in_which_it_is_awaited() -> None:
-    tasks = []
-
-    async def handler(_node_id: int) -> str:
-        for _ in range(3):
-            tasks.append(trio.lowlevel.current_task())
-            await trio.lowlevel.checkpoint()
-        with trio.move_on_after(0) as scope:
-            await trio.sleep_forever()
-        assert scope.cancelled_caught
-        return "value"
-
-    async def use() -> None:
-        session = Connection(handler)
-        assert session.receive() is None
-        begun = session.requests.take_begun("readlink")
-        assert begun is not None
-        assert await begun == "value"
-        assert set(tasks) == {trio.lowlevel.current_task()}
-
-    trio.run(use)
+    session = Session(monkeypatch, handler)
+    assert session.receive() == ANSWER
+    assert seen == [(threading.get_ident(), True, True)]
+    assert session.answers == []
+    assert session.errors == {}
 
 
-def test_what_a_handler_raises_after_it_has_waited_is_raised_where_it_is_awaited() -> None:
-    async def use() -> None:
-        session = Connection(fail_late)
-        assert session.receive() is None
-        begun = session.requests.take_begun("readlink")
-        assert begun is not None
-        with pytest.raises(OSError) as caught:
-            await begun
-        assert caught.value.errno == errno.EDOM
-
-    trio.run(use)
-
-
-def test_an_operation_of_ours_is_answered_at_once_where_that_is_possible() -> None:
-    session = Connection(fail, at_once=lambda node_id: node_id)
-    assert session.receive(Opcode.LSEEK) == b"answer %d" % NODE
-
-
-def test_what_the_quick_way_of_an_operation_of_ours_raises_is_its_answer() -> None:
-    def refuse(_node_id: int) -> object:
-        raise OSError(errno.EBADF, "")
-
-    assert Connection(echo, at_once=refuse).receive(Opcode.LSEEK) == errno.EBADF
-
-
-def test_an_operation_of_ours_before_the_session_is_served_is_eio() -> None:
-    assert Connection(echo).receive(Opcode.LSEEK) == errno.EIO
-
-
-@pytest.mark.parametrize("at_once", [None, lambda _node_id: None])
-@pytest.mark.parametrize(
-    ("handler", "expected"),
-    [
-        (echo, b"answer %d" % NODE),
-        (wait_once, b"answer %d" % NODE),
-        (fail_late, errno.EDOM),
-        (have_a_bug, errno.EIO),
-    ],
-)
-def test_an_operation_of_ours_is_answered_once_by_a_task(
-    answers: list[tuple[int, object]], handler: Handler, at_once: Any, expected: object
+@in_main_loop
+async def test_what_a_handler_raises_is_the_errno_of_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def use() -> None:
-        session = Connection(handler, at_once)
-        async with trio.open_nursery() as nursery:
-            session.requests.serve_tasks_in(nursery)
-            assert session.receive(Opcode.LSEEK) is ANSWERS_LATER
-            assert answers == []
-        assert answers == [(UNIQUE, expected)]
-
-    trio.run(use)
+    session = Session(monkeypatch, fail)
+    assert session.receive() == errno.EDOM
+    assert session.errors == {"EDOM": 1}
 
 
-async def wait_for_ever(_node_id: int) -> int:
-    await trio.sleep_forever()
-    raise AssertionError
-
-
-def test_an_operation_of_ours_that_is_cut_off_by_the_end_of_the_mount_is_eio(
-    answers: list[tuple[int, object]],
+@in_main_loop
+async def test_a_bug_in_a_handler_or_a_message_that_cannot_be_decoded_is_eio(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def use() -> None:
-        session = Connection(wait_for_ever)
-        async with trio.open_nursery() as nursery:
-            session.requests.serve_tasks_in(nursery)
-            assert session.receive(Opcode.LSEEK) is ANSWERS_LATER
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert answers == [(UNIQUE, errno.EIO)]
-        assert session.errors == {}
-        assert not session.interrupts.note(UNIQUE)
-
-    trio.run(use)
+    session = Session(monkeypatch, have_a_bug)
+    assert session.receive() == errno.EIO
+    assert session.receive(sent=memoryview(b"short")) == errno.EIO
+    assert session.errors == {"EIO": 2}
 
 
-def test_a_signal_for_an_operation_of_ours_is_noted_while_it_runs(
-    answers: list[tuple[int, object]],
+@in_main_loop
+async def test_an_answer_that_cannot_be_encoded_is_eio(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(monkeypatch, echo)
+    rows = {Opcode.READLINK: Operation("readlink", decode, echo, have_no_answer)}
+    session.requests = Requests(rows, session.turn, session.requests._guard, session.interrupts)
+    assert session.receive() == errno.EIO
+    assert session.errors == {"EIO": 1}
+
+
+@in_main_loop
+async def test_a_handler_that_waits_for_more_than_a_call_without_moving_is_a_bug(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = Session(monkeypatch, wait_outside_of_a_task)
+    assert session.receive() == errno.EIO
+    assert session.errors == {"EIO": 1}
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "readlink waits for" in str(record.exc_info[1])
+    assert session.answers == []
+
+
+def test_a_handler_that_moves_after_the_end_of_the_main_loop_is_closed_and_eio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[bool] = []
+
+    async def handler(_node_id: int) -> None:
+        try:
+            await session.turn.to_main_loop()
+        finally:
+            closed.append(True)
+
+    async def make() -> Session:
+        return Session(monkeypatch, handler)
+
+    session = trio.run(make)
+    assert session.receive() == errno.EIO
+    assert closed == [True]
+    assert session.answers == []
+
+
+@in_main_loop
+async def test_access_and_poll_are_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(monkeypatch, echo)
+    assert session.receive(Opcode.ACCESS) == session.receive(Opcode.POLL) == errno.ENOSYS
+    assert session.errors == {}
+
+
+class After:
+    """A handler that has two calls made after the answer."""
+
+    def __init__(self, turn: Turn | None = None, error: Exception | None = None) -> None:
+        self.turn = turn
+        self.called: list[object] = []
+        self._error = error
+        self.moves = False
+
+    def call(self) -> None:
+        assert self.turn is not None
+        self.called.append(self.turn._lock.locked())
+        if self._error is not None:
+            raise self._error
+
+    async def handler(self, node_id: int) -> int:
+        assert self.turn is not None
+        self.turn.then(self.call)
+        self.turn.then(self.call)
+        if self.moves:
+            await self.turn.to_main_loop()
+        if node_id == 0:
+            raise OSError(errno.EDOM, "")
+        return node_id
+
+
+@in_main_loop
+async def test_calls_that_are_to_come_then_are_made_after_the_answer_without_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after = After()
+    session = Session(monkeypatch, after.handler)
+    after.turn = session.turn
+    answer, then = session.receive()
+    assert answer == ANSWER
+    assert after.called == []
+    then()
+    assert after.called == [False, False]
+    assert session.turn.take_then() == []
+
+
+@in_main_loop
+async def test_calls_that_are_to_come_then_come_after_an_error_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after = After()
+    session = Session(monkeypatch, after.handler)
+    after.turn = session.turn
+    answer, then = session.receive(sent=memoryview(bytes(48)))
+    assert answer == errno.EDOM
+    then()
+    assert after.called == [False, False]
+
+
+@in_main_loop
+async def test_calls_that_are_to_come_then_are_made_at_once_where_the_answer_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after = After()
+    after.moves = True
+    session = Session(monkeypatch, after.handler)
+    after.turn = session.turn
+    async with session.served():
+        session.send()
+        await wait_until(lambda: session.answers and session.results)
+        assert session.results == [...]
+        assert len(after.called) == 2
+
+
+@in_main_loop
+async def test_an_error_of_a_call_that_was_to_come_then_does_not_keep_others_from_coming(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    after = After(error=OSError(errno.EIO, "injected"))
+    session = Session(monkeypatch, after.handler)
+    after.turn = session.turn
+    with caplog.at_level(logging.DEBUG):
+        session.receive()[1]()
+    assert len(after.called) == 2
+    assert len([one for one in caplog.records if "injected" in one.getMessage()]) == 2
+
+
+@in_main_loop
+async def test_a_signal_for_a_copy_is_noted_while_a_receiver_sees_it_through(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[bool] = []
-    interrupt = message(kernel.INTERRUPT_IN, unique=UNIQUE)
-    other = message(kernel.INTERRUPT_IN, unique=UNIQUE + 1)
 
-    async def use() -> None:
-        async def wait_for_a_signal(_node_id: int) -> int:
+    async def handler(node_id: int) -> int:
+        for sent in (OTHER_INTERRUPT, INTERRUPT):
+            session.turn.give()  # as while a call is made
+            assert session.receive(Opcode.INTERRUPT, sent) == b""
+            session.turn.take(is_receiver=True)
             seen.append(session.interrupts.is_interrupted(UNIQUE))
-            await has_come.wait()
-            seen.append(session.interrupts.is_interrupted(UNIQUE))
-            raise InterruptedError(errno.EINTR, "")
+        return node_id
 
-        session, has_come = Connection(wait_for_a_signal), trio.Event()
-        async with trio.open_nursery() as nursery:
-            session.requests.serve_tasks_in(nursery)
-            assert session.receive(Opcode.LSEEK) is ANSWERS_LATER
-            await trio.testing.wait_all_tasks_blocked()
-            assert session.receive(Opcode.INTERRUPT, other) is None  # libfuse's business
-            assert session.receive(Opcode.INTERRUPT, interrupt) == b""
-            has_come.set()
-        assert session.receive(Opcode.INTERRUPT, interrupt) is None
-        assert not session.interrupts.is_interrupted(UNIQUE)
-
-    trio.run(use)
+    session = Session(monkeypatch, handler)
+    assert session.receive(Opcode.COPY_FILE_RANGE) == ANSWER
     assert seen == [False, True]
-    assert answers == [(UNIQUE, errno.EINTR)]
+    assert not session.interrupts.note(UNIQUE)
+    assert session.receive(Opcode.INTERRUPT, INTERRUPT) == b""
+    assert not session.interrupts.is_interrupted(UNIQUE)
+
+
+@in_main_loop
+async def test_a_signal_for_a_copy_that_failed_is_noted_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for handler in fail, have_a_bug:
+        session = Session(monkeypatch, handler)
+        assert session.receive(Opcode.COPY_FILE_RANGE) in {errno.EDOM, errno.EIO}
+        assert not session.interrupts.note(UNIQUE)
+
+
+@in_main_loop
+async def test_a_signal_for_another_request_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Any] = []
+
+    async def handler(node_id: int) -> int:
+        noted.append(session.interrupts.note(UNIQUE))
+        return node_id
+
+    session = Session(monkeypatch, handler)
+    assert session.receive() == ANSWER
+    assert noted == [False]

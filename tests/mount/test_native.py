@@ -2,137 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
-import json
 import os
-import re
 import signal
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs.fuse.protocol import Opcode
 from tests.commands import run
-from tests.mount import tiny_fs
+from tests.mount import tiny_callables as tiny_fs
+from tests.mount.tiny_mounts import TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
+    from collections.abc import Callable
 
+    from tests.mount.tiny_mounts import Tiny
     from tests.mounted import Mirror
 
-TOP = Path(__file__).parent.parent.parent
 PUNCH_KEEP = 3
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass
-class Tiny:
-    """The mount, and what its callables reported."""
-
-    path: Path
-    report: Path
-    server: subprocess.Popen[bytes]
-    fd: int
-
-    def seek(self, offset: int, whence: int = os.SEEK_DATA) -> int | str:
-        """The position, or the name of the error."""
-        try:
-            return os.lseek(self.fd, offset, whence)
-        except OSError as exc:
-            return errno.errorcode[exc.errno or 0]
-
-    def write(self, offset: int) -> int | str:
-        """How many of three bytes were written, or the name of the error."""
-        try:
-            return os.pwrite(self.fd, b"abc", offset)
-        except OSError as exc:
-            return errno.errorcode[exc.errno or 0]
-
-    def fallocate(self, mode: int, offset: int, length: int) -> str:
-        failed = libc.fallocate(self.fd, mode, ctypes.c_long(offset), ctypes.c_long(length))
-        return errno.errorcode[ctypes.get_errno()] if failed else "done"
-
-    def wait_in_background(self, number: int) -> subprocess.Popen[bytes]:
-        """Another process that makes an lseek which is not answered."""
-        name, offset = self.path / f"file{number}", tiny_fs.KEEP
-        code = f"import os; os.lseek(os.open('{name}', os.O_RDONLY), {offset}, os.SEEK_DATA)"
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-
-    def reported(self, name: str, count: int = 1) -> list[Any]:
-        """Waits until there are so many; an answer may come before the report."""
-        deadline = time.monotonic() + 60
-        while True:
-            values = [json.loads(line) for line in self.report.read_text().splitlines()]
-            found = [value[1:] for value in values if value[0] == name]
-            if len(found) >= count:
-                return found
-            assert time.monotonic() < deadline, (name, values)
-            time.sleep(0.01)
-
-    def rss_kib(self) -> int:
-        status = Path(f"/proc/{self.server.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
-
-    def end(self) -> None:
-        """The server leaves nothing behind, and has complained about nothing."""
-        if self.fd >= 0:
-            with contextlib.suppress(OSError):  # the server may be dead: see what it said
-                os.close(self.fd)
-            self.fd = -1
-        if self.server.returncode is None:
-            self.server.terminate()
-        _, complaints = self.server.communicate(timeout=60)
-        assert (self.server.returncode, complaints) == (0, b"")
-        assert not self.path.is_mount()
-
-    def state(self) -> Any:
-        self.end()
-        return self.reported("state")[0][0]
-
-
-@pytest.fixture
-def mount_tiny(tmp_path: Path) -> Iterator[Callable[..., Tiny]]:
-    """Mounts with the given words; ends every mount, and looks that it ended well."""
-    mounts: list[Tiny] = []
-
-    def mount(*words: str, **environment: str) -> Tiny:
-        path = tmp_path / f"tiny-{len(mounts)}"
-        path.mkdir()
-        report = path.with_suffix(".report")
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.mount.tiny_fs", path, report, *words],
-            cwd=TOP,
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-        )
-        mounts.append(Tiny(path, report, server, -1))
-        deadline = time.monotonic() + 60
-        while not path.is_mount():
-            assert server.poll() is None, server.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        mounts[-1].fd = os.open(path / "file0", os.O_RDWR)
-        return mounts[-1]
-
-    yield mount
-    try:
-        for tiny in mounts:
-            tiny.end()
-    finally:
-        for tiny in mounts:
-            tiny.server.kill()
-            run("umount", "--lazy", tiny.path, check=False)
-
-
-@pytest.fixture
-def tiny(mount_tiny: Callable[..., Tiny]) -> Tiny:
-    return mount_tiny()
 
 
 def test_requests_reach_their_receivers(tiny: Tiny) -> None:
@@ -141,15 +31,15 @@ def test_requests_reach_their_receivers(tiny: Tiny) -> None:
     assert tiny.fallocate(PUNCH_KEEP, 0, 4096) == "done"
     assert tiny.fallocate(0, 1 << 40, 1 << 41) == "ENOSPC"
     assert tiny.reported("fallocate", 2) == [
-        [77, PUNCH_KEEP, 0, 4096],
-        [77, 0, 1 << 40, 1 << 41],
+        [tiny_fs.HANDLE, PUNCH_KEEP, 0, 4096],
+        [tiny_fs.HANDLE, 0, 1 << 40, 1 << 41],
     ]
 
 
 def test_a_request_names_its_caller(tiny: Tiny) -> None:
     assert tiny.seek(tiny_fs.WHO) == tiny_fs.WHO + 1
     assert tiny.reported("who") == [
-        [tiny_fs.INODE, 77, os.SEEK_DATA, os.getuid(), os.getgid(), os.getpid()]
+        [tiny_fs.INODE, tiny_fs.HANDLE, os.SEEK_DATA, os.getuid(), os.getgid(), os.getpid()]
     ]
 
 
@@ -159,7 +49,7 @@ def test_the_state_shows_what_was_negotiated(tiny: Tiny) -> None:
     assert state["protocol"][0] == 7
     assert state["want"] & ~state["capable"] == 0
     assert state["max_write"] >= 1 << 17
-    assert tiny.reported("released") == [[0, 4]]
+    assert tiny.reported("released") == [[0, 0]]
 
 
 def test_an_exception_of_a_receiver_is_eio_and_the_mount_lives(tiny: Tiny) -> None:
@@ -172,18 +62,26 @@ def test_a_thread_may_answer_later(tiny: Tiny) -> None:
     assert [tiny.seek(tiny_fs.THREAD) for _ in range(3)] == [8, 8, 8]
 
 
-def test_a_request_is_answered_or_passed_on_to_pyfuse3(tiny: Tiny) -> None:
+def test_a_request_is_answered_with_bytes_or_an_errno(tiny: Tiny) -> None:
     assert [tiny.write(offset) for offset in (0, 1, 2, 3, 4096)] == [3, 3, 3, "ENOSPC", 3]
 
 
+def test_a_request_of_any_size_arrives_whole(tiny: Tiny) -> None:
+    for size in (1, 4096, 1 << 17, 1 << 20):
+        assert os.pwrite(tiny.fd, bytes(size), 4096) == size
+
+
 def test_a_result_that_is_no_answer_becomes_eio(tiny: Tiny) -> None:
-    for offset in range(4, 11):
+    for offset in tiny_fs.NO_ANSWERS:
         assert tiny.write(offset) == "EIO", offset
     assert tiny.write(tiny_fs.WRITE_RAISES) == "EIO"
-    reported = [str(words[0]) for words in tiny.reported("unraisable", 3)]
+    reported = [str(words[0]) for words in tiny.reported("unraisable", 6)]
     assert [text.split("(")[0] for text in reported] == [
-        "TypeError",
+        "TypeError",  # a text
         "OverflowError",
+        "TypeError",  # None
+        "TypeError",  # a tuple of one
+        "TypeError",  # a tuple of three
         "ZeroDivisionError",
     ]
     assert tiny.write(1) == 3
@@ -209,7 +107,7 @@ def test_a_request_that_is_open_at_the_end_is_answered_by_the_kernel(tiny: Tiny)
         _, complaint = caller.communicate(timeout=60)
         assert b"ConnectionAbortedError" in complaint or b"ENOTCONN" in complaint
     assert tiny.reported("end") == [[3]]
-    assert tiny.reported("released") == [[0, 4]]
+    assert tiny.reported("released") == [[0, 0]]
 
 
 def test_a_mount_whose_native_module_came_after_pyfuse3_works_without_it(
@@ -237,9 +135,9 @@ def assert_plain(tiny: Tiny) -> None:
     assert os.pread(tiny.fd, 4, 0) == b"xxxx"
 
 
-def test_only_requests_that_were_installed_are_shown(mount_tiny: Callable[..., Tiny]) -> None:
-    tiny = mount_tiny("--requests", str(tiny_fs.FALLOCATE))
-    assert tiny.seek(5) == 5
+def test_what_was_not_installed_is_left_to_libfuse(mount_tiny: Callable[..., Tiny]) -> None:
+    tiny = mount_tiny("--without", str(int(Opcode.LSEEK)))
+    assert tiny.seek(5) == 5  # libfuse knows no lseek here, so the kernel answers
     assert tiny.fallocate(PUNCH_KEEP, 0, 4096) == "done"
     assert tiny.state()["hooked"] == 1
 
@@ -269,11 +167,11 @@ def test_many_requests_leave_no_memory_behind(tiny: Tiny) -> None:
 
 
 def hurry(tiny: Tiny, count: int) -> None:
-    """Requests that are answered, passed on, and, a hundredth of them, raise."""
+    """Requests that are answered in every way, and, a hundredth of them, raise."""
     for _ in range(count // 100):
         for _ in range(98):
             os.lseek(tiny.fd, 5, os.SEEK_DATA)
-        for offset in range(7):
+        for offset in (*range(7), tiny_fs.AFTER_AT_ONCE):
             tiny.write(offset)
         assert tiny.seek(tiny_fs.RAISE_SILENTLY) == "EIO"
 
@@ -314,7 +212,7 @@ def test_the_sanitizers_find_nothing_in_the_native_module(
     assert f"{tmp_path}/mirrorfs/_native" in Path(f"/proc/{tiny.server.pid}/maps").read_text()
     test_requests_reach_their_receivers(tiny)
     test_a_thread_may_answer_later(tiny)
-    test_a_request_is_answered_or_passed_on_to_pyfuse3(tiny)
+    test_a_request_is_answered_with_bytes_or_an_errno(tiny)
     test_an_exception_of_a_receiver_is_eio_and_the_mount_lives(tiny)
     hurry(tiny, 2000)
     callers = [tiny.wait_in_background(number) for number in (1, 2, 3)]
@@ -323,4 +221,4 @@ def test_the_sanitizers_find_nothing_in_the_native_module(
     tiny.end()
     for caller in callers:
         caller.communicate(timeout=60)
-    assert tiny.reported("released") == [[0, 4]]
+    assert tiny.reported("released") == [[0, 0]]

@@ -53,7 +53,10 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
         for call, words in [
             (_native.bind, {}), (_native.install, {"requests": 1}),
             (_native.install, {"requests": {26: print}}), (_native.install, {"want": "x"}),
-            (_native.install, {"other": None}),
+            (_native.install, {"other": None}), (_native.install, {"requests": {1: 1}}),
+            (_native.install, {"requests": {0: print}}),
+            (_native.install, {"requests": {64: print}}),
+            (_native.install, {"requests": {"1": print}}),
         ]:
             try:
                 call(**words)
@@ -73,10 +76,32 @@ def test_bind_and_install_refuse_what_makes_no_sense() -> None:
         "ValueError",
         "TypeError",
         "TypeError",
+        "ValueError",
+        "ValueError",
+        "ValueError",
+        "TypeError",
         " is not loaded",
         " has no fuse_session_new behind it",
-        " has no fuse_version behind it",
+        " has no fuse_session_process_buf behind it",
     ]
+
+
+def test_without_a_session_nothing_is_received_or_answered() -> None:
+    done = python(
+        """
+        from mirrorfs import _native
+        _native.answer(5, b"")
+        try:
+            _native.serve(print)
+        except RuntimeError as exc:
+            print(exc)
+        print(_native.is_ended())
+        _native.stop()
+        print(_native.is_ended())
+        """
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["there is no session", "False", "True"]
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

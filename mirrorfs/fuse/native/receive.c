@@ -9,7 +9,7 @@
  *   an errno, or bytes    the answer, which is sent from here
  *   (answer, callable)    the answer, and what is called after it was sent
  *   ... (Ellipsis)        it will be answered later, by answer()
- *   None                  libfuse deals with it (FUSE_INIT, and what nobody knows)
+ * What has no callable libfuse deals with (FUSE_INIT, and what nobody knows).
  *
  * What it guarantees.
  * - A request is answered here or by libfuse, never both. An exception in the callable is reported
@@ -177,7 +177,7 @@ static void end_all(void)
     pthread_mutex_unlock(&crew.lock);
 }
 
-/* A new session begins. Returns false, with an exception, if that is not possible. */
+/* A new session begins. */
 void receive_reset(void)
 {
     static bool is_set_up;
@@ -211,6 +211,12 @@ static bool send(int fd, uint64_t unique, int error, const void *payload, size_t
     if (!unique)
         return true;
     return writev(fd, pieces, size ? 2 : 1) >= 0 || errno != EINVAL;
+}
+
+/* -1 if that session has ended: its descriptor may be that of another file now. */
+static int fd_of(struct fuse_session *one)
+{
+    return one && one == session ? real.session_fd(one) : -1;
 }
 
 /* Send what the callable has returned: an errno, or the payload of a success. */
@@ -249,11 +255,12 @@ static void call_after(PyObject *callable)
 }
 
 /* Show a request to its callable, and send what that returns. */
-static void show(int fd, PyObject *message, const struct fuse_in_header *header)
+static void show(struct fuse_session *from, PyObject *message, const struct fuse_in_header *header)
 {
     uint64_t unique = expected_by(header);
     PyObject *callable = Py_NewRef(callables[header->opcode]);
     PyObject *result = PyObject_CallOneArg(callable, message);
+    int fd = fd_of(from);
     if (!result) {
         PyErr_WriteUnraisable(callable);
         send(fd, unique, EIO, NULL, 0);
@@ -275,7 +282,7 @@ static void pass_on(struct fuse_session *to, void *message, size_t size)
 }
 
 /* See to a request of `size` bytes in the bytearray `buffer`. Called with the GIL held. */
-static void take(struct fuse_session *from, int fd, PyObject *buffer, size_t size)
+static void take(struct fuse_session *from, PyObject *buffer, size_t size)
 {
     struct fuse_in_header *header = (void *)PyByteArray_AS_STRING(buffer);
     killpriv_received(header, size);
@@ -287,11 +294,11 @@ static void take(struct fuse_session *from, int fd, PyObject *buffer, size_t siz
     PyObject *message = all ? PySequence_GetSlice(all, 0, (Py_ssize_t)size) : NULL;
     Py_XDECREF(all);
     if (message) {
-        show(fd, message, header);
+        show(from, message, header);
         Py_DECREF(message);
     } else {
         PyErr_WriteUnraisable(buffer);
-        send(fd, expected_by(header), ENOMEM, NULL, 0);
+        send(fd_of(from), expected_by(header), ENOMEM, NULL, 0);
     }
 }
 
@@ -346,7 +353,7 @@ static bool lead(struct fuse_session *from, uint64_t term)
         Py_END_ALLOW_THREADS
         if (!size)
             break;
-        take(from, fd, buffer, size);
+        take(from, buffer, size);
         if (((struct fuse_in_header *)memory)->opcode == FUSE_INIT)
             Py_CLEAR(buffer); /* what was negotiated may want a larger one */
         leads = end_work(term);
@@ -399,8 +406,7 @@ static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
     PyObject *result;
     if (!PyArg_ParseTuple(arguments, "KO:answer", &unique, &result))
         return NULL;
-    if (session)
-        send_result(real.session_fd(session), unique, result);
+    send_result(fd_of(session), unique, result);
     Py_RETURN_NONE;
 }
 
