@@ -7,8 +7,8 @@ import subprocess
 from setuptools import Extension, setup
 
 FOLDER = "mirrorfs/fuse/native"
-_SOURCES = ("module", "hooks", "receive", "killpriv", "statx")
-_HEADERS = ("native", "killpriv")
+_SOURCES = ("module", "hooks", "receive", "crew", "killpriv", "statx")
+_HEADERS = ("native", "crew", "killpriv")
 _USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
 
 

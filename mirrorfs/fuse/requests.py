@@ -119,8 +119,8 @@ class Requests:
         turn, errno_of = self._turn, self._guard.errno_of
 
         def receive(message: memoryview) -> Result:
-            turn.take(is_receiver=True)
             answer: Answer | EllipsisType
+            turn.take(is_receiver=True)
             try:
                 coroutine: Any = handler(*decode(message))
                 try:
@@ -131,8 +131,9 @@ class Requests:
                     answer = self._move(operation, coroutine, trap, message)
             except Exception as exc:
                 answer = errno_of(name, exc)
-            then = turn.take_then()
-            turn.give()
+            finally:
+                then = turn.take_then()
+                turn.give()
             if not then:
                 return answer
             if isinstance(answer, EllipsisType):

@@ -19,6 +19,7 @@
  * ends the old one for us, too.
  */
 #define _GNU_SOURCE /* dladdr1, dlinfo, RTLD_NOLOAD */
+#include "crew.h"
 #include "native.h"
 
 #include <dlfcn.h>
@@ -169,7 +170,7 @@ static void prepare_killpriv(struct fuse_session *made)
     bool is_added_here = (wanted & FUSE_CAP_HANDLE_KILLPRIV_V2) && real.session_custom_io &&
                          real.version() < KNOWS_KILLPRIV_V2;
     killpriv_reset();
-    receive_reset();
+    crew_reset();
     if (is_added_here)
         killpriv_watch_reply(made, real.session_custom_io);
 }

@@ -1,5 +1,5 @@
-/* mirrorfs._native: the hooks before libfuse (hooks.c, killpriv.c), the threads
- * that receive requests (receive.c) and statx(2) (statx.c). One module, since it has to be loaded in one way: with
+/* mirrorfs._native: the hooks before libfuse (hooks.c, killpriv.c), the threads that receive requests
+ * (receive.c, crew.c) and statx(2) (statx.c). One module, since it has to be loaded in one way: with
  * RTLD_GLOBAL, before pyfuse3; see hooks.c. */
 #include "native.h"
 

@@ -37,6 +37,5 @@ int hooks_set_up(PyObject *module);
 size_t hooks_max_write(void);
 
 bool receive_install(PyObject *by_opcode);
-void receive_reset(void);
 
 #endif

@@ -2,9 +2,8 @@
  *
  * How. One thread leads: it waits for the next request, shows it to the callable for its opcode, in
  * the kernel's own form (linux/fuse.h), and sends the answer. Nothing is handed from one thread to
- * another, which would cost more than most answers. But a callable may wait for a disk. So a second
- * thread watches: when the leader has been away for AWAY_NS it takes over the lead, and the other
- * joins those that watch when it is done (leader and followers; Schmidt et al., POSA 2, 2000).
+ * another, which would cost more than most answers. But a callable may wait for a disk: then another
+ * thread takes over (crew.c).
  * What the callable returns says how it goes on:
  *   an errno, or bytes    the answer, which is sent from here
  *   (answer, callable)    the answer, and what is called after it was sent
@@ -23,41 +22,26 @@
  * - The device is read without waiting (O_NONBLOCK): a request that the kernel takes back between
  *   "there is one" and "read it" would else stop all others until the next. */
 #define _GNU_SOURCE /* ppoll */
+#include "crew.h"
 #include "native.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sched.h>
-#include <sys/eventfd.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     OPCODES = 64,
-    AWAY_NS = 1000000,     /* so long the leader may be away */
-    RESTLESS_NS = 5000000, /* so long an idle leader is watched before the watcher sleeps */
     SPIN_NS = 40000,       /* so long a request that is expected is waited for awake */
-    SPARE = 4,             /* threads that stay when they are not needed */
+    RETRY_NS = 1000000000, /* so long after no thread could be started */
     HEAD_BYTES = 4096,     /* of a message, before the data of a write */
     LEAST_WRITE = 1 << 20, /* the data of a write, if the negotiation does not say more */
 };
 
 static PyObject *callables[OPCODES];
-
-static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t stir;  /* the leader went to work, or it is the end */
-    pthread_cond_t spare; /* there is no watcher */
-    int64_t busy_since;   /* 0 while the leader waits for a request */
-    uint64_t term;        /* a number for each leader */
-    bool is_led, is_watched, is_asleep, is_ended;
-    unsigned followers;
-    int end_fd; /* can be read when is_ended */
-} crew = {.lock = PTHREAD_MUTEX_INITIALIZER, .spare = PTHREAD_COND_INITIALIZER, .end_fd = -1};
 
 /* Take what install() was given: a dict of opcode and callable, or None. */
 bool receive_install(PyObject *by_opcode)
@@ -83,119 +67,6 @@ bool receive_install(PyObject *by_opcode)
         callables[opcode] = Py_NewRef(value);
     }
     return true;
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
-
-/* ---- who leads ---- */
-
-static void wait_until(pthread_cond_t *condition, int64_t end)
-{
-    struct timespec limit = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
-    pthread_cond_timedwait(condition, &crew.lock, &limit);
-}
-
-/* Watch the leader until it is away, or there is none. The lock is held. */
-static void watch(void)
-{
-    int64_t idle_since = 0;
-    while (!crew.is_ended && crew.is_led) {
-        int64_t begun = crew.busy_since, now = now_ns();
-        if (begun && now - begun >= AWAY_NS)
-            return;
-        if (begun) {
-            idle_since = 0;
-            wait_until(&crew.stir, begun + AWAY_NS);
-        } else if (!idle_since || now - idle_since < RESTLESS_NS) {
-            idle_since = idle_since ? idle_since : now;
-            wait_until(&crew.stir, now + AWAY_NS);
-        } else {
-            crew.is_asleep = true;
-            pthread_cond_wait(&crew.stir, &crew.lock);
-            crew.is_asleep = false;
-        }
-    }
-}
-
-/* Wait until this thread is to lead; returns its term, or 0 if the thread is to end. */
-static uint64_t follow(void)
-{
-    uint64_t term = 0;
-    pthread_mutex_lock(&crew.lock);
-    if (crew.followers < SPARE || !crew.is_led) {
-        crew.followers++;
-        while (!crew.is_ended && crew.is_watched)
-            pthread_cond_wait(&crew.spare, &crew.lock);
-        crew.is_watched = true;
-        watch();
-        crew.is_watched = false;
-        pthread_cond_signal(&crew.spare);
-        if (!crew.is_ended) {
-            crew.is_led = true;
-            crew.busy_since = 0;
-            term = ++crew.term;
-        }
-        crew.followers--;
-    }
-    pthread_mutex_unlock(&crew.lock);
-    return term;
-}
-
-static void begin_work(void)
-{
-    pthread_mutex_lock(&crew.lock);
-    crew.busy_since = now_ns();
-    if (crew.is_asleep)
-        pthread_cond_signal(&crew.stir);
-    pthread_mutex_unlock(&crew.lock);
-}
-
-/* Returns whether the leader of this term still leads. */
-static bool end_work(uint64_t term)
-{
-    pthread_mutex_lock(&crew.lock);
-    bool leads = crew.term == term && !crew.is_ended;
-    if (leads)
-        crew.busy_since = 0;
-    pthread_mutex_unlock(&crew.lock);
-    return leads;
-}
-
-static void end_all(void)
-{
-    pthread_mutex_lock(&crew.lock);
-    crew.is_ended = true;
-    if (crew.end_fd >= 0)
-        (void)!write(crew.end_fd, &(uint64_t){1}, sizeof(uint64_t));
-    pthread_cond_broadcast(&crew.stir);
-    pthread_cond_broadcast(&crew.spare);
-    pthread_mutex_unlock(&crew.lock);
-}
-
-/* A new session begins. */
-void receive_reset(void)
-{
-    static bool is_set_up;
-    pthread_mutex_lock(&crew.lock);
-    if (!is_set_up) {
-        pthread_condattr_t attributes;
-        pthread_condattr_init(&attributes);
-        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-        pthread_cond_init(&crew.stir, &attributes);
-        is_set_up = true;
-    }
-    if (crew.end_fd >= 0)
-        close(crew.end_fd);
-    crew.end_fd = eventfd(0, EFD_CLOEXEC);
-    crew.is_ended = crew.end_fd < 0;
-    crew.is_led = false;
-    crew.busy_since = 0;
-    pthread_mutex_unlock(&crew.lock);
 }
 
 /* ---- one request ---- */
@@ -307,7 +178,7 @@ static void take(struct fuse_session *from, PyObject *buffer, size_t size)
 static size_t next_request(int fd, void *memory, size_t size)
 {
     static bool is_expected; /* by the leader */
-    struct pollfd sources[] = {{.fd = fd, .events = POLLIN}, {.fd = crew.end_fd, .events = POLLIN}};
+    struct pollfd sources[] = {{.fd = fd, .events = POLLIN}, {.fd = crew_end_fd(), .events = POLLIN}};
     for (;;) {
         int64_t until = now_ns() + SPIN_NS;
         int ready = 0;
@@ -330,12 +201,17 @@ static size_t next_request(int fd, void *memory, size_t size)
 
 /* One request after the other, until another thread leads, or the end, for which it returns false.
  * Called with the GIL held. */
-static bool lead(struct fuse_session *from, uint64_t term)
+static bool lead(struct fuse_session *from, uint64_t term, PyObject *start_another)
 {
     int fd = real.session_fd(from);
     PyObject *buffer = NULL;
     bool leads = true;
+    int64_t tried = 0;
     while (leads) {
+        if (crew_is_alone() && now_ns() - tried > RETRY_NS) {
+            tried = now_ns();
+            call_after(start_another);
+        }
         if (!buffer || Py_REFCNT(buffer) > 1) { /* a request that is not done yet lies in it */
             size_t data = hooks_max_write() > LEAST_WRITE ? hooks_max_write() : LEAST_WRITE;
             Py_XSETREF(buffer, PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)data + HEAD_BYTES));
@@ -349,14 +225,14 @@ static bool lead(struct fuse_session *from, uint64_t term)
         Py_BEGIN_ALLOW_THREADS
         size = next_request(fd, memory, room);
         if (size)
-            begin_work();
+            crew_begin_work();
         Py_END_ALLOW_THREADS
         if (!size)
             break;
         take(from, buffer, size);
         if (((struct fuse_in_header *)memory)->opcode == FUSE_INIT)
             Py_CLEAR(buffer); /* what was negotiated may want a larger one */
-        leads = end_work(term);
+        leads = crew_end_work(term);
     }
     Py_XDECREF(buffer);
     return !leads;
@@ -375,14 +251,12 @@ static PyObject *serve(PyObject *Py_UNUSED(module), PyObject *start_another)
     for (;;) {
         uint64_t term;
         Py_BEGIN_ALLOW_THREADS
-        term = follow();
+        term = crew_follow();
         Py_END_ALLOW_THREADS
         if (!term)
             break;
-        if (!crew.followers)
-            call_after(start_another);
-        if (!lead(from, term)) {
-            end_all();
+        if (!lead(from, term, start_another)) {
+            crew_end();
             break;
         }
     }
@@ -391,13 +265,13 @@ static PyObject *serve(PyObject *Py_UNUSED(module), PyObject *start_another)
 
 static PyObject *stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    end_all();
+    crew_end();
     Py_RETURN_NONE;
 }
 
 static PyObject *is_ended(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(crew.is_ended);
+    return PyBool_FromLong(crew_is_ended());
 }
 
 static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
