@@ -56,7 +56,6 @@ def test_receivers_that_are_left_are_used_again(tiny: Tiny) -> None:
         tiny.report.write_text("")
     wait_for(lambda: int(tiny.seek(tiny_fs.COUNT)) <= SPARE + 1)
     tiny.end()
-    assert tiny.reported("served")[0][1] == 0
 
 
 def test_idle_receivers_end_when_they_are_stopped(tiny: Tiny) -> None:
@@ -64,9 +63,8 @@ def test_idle_receivers_end_when_they_are_stopped(tiny: Tiny) -> None:
     tiny.seek(tiny_fs.GO)
     tiny.finish()
     tiny.end()
-    started, left = tiny.reported("served")[0]
+    (started,) = tiny.reported("served")[0]
     assert started > FILES
-    assert left == 0
 
 
 def test_a_receiver_that_waits_when_they_are_stopped_sees_its_request_through(tiny: Tiny) -> None:
@@ -74,9 +72,10 @@ def test_a_receiver_that_waits_when_they_are_stopped_sees_its_request_through(ti
     tiny.server.send_signal(signal.SIGTERM)
     tiny.reported("stopped")
     tiny.server.send_signal(signal.SIGUSR1)  # lets it go on
-    tiny.end()
+    tiny.close()
+    tiny.expect_end()
+    assert len(tiny.reported("stopped")) == 1
     assert tiny.finish() == [tiny_fs.WAIT + 1]
-    assert tiny.reported("served")[0][1] == 0
 
 
 def test_receivers_end_with_the_mount(tiny: Tiny) -> None:
@@ -84,9 +83,8 @@ def test_receivers_end_with_the_mount(tiny: Tiny) -> None:
     tiny.close()
     run("umount", tiny.path)
     tiny.expect_end()
-    started, left = tiny.reported("served")[0]
+    (started,) = tiny.reported("served")[0]
     assert started >= 2
-    assert left == 0
     assert tiny.reported("released") == [[0, 0]]
 
 

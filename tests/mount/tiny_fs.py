@@ -72,8 +72,7 @@ def main() -> None:
             del given
         pyfuse3.init(tiny_by_pyfuse3.Operations(), words.mount_point, {"fsname=tiny"})
         if is_installed:
-            signal.signal(signal.SIGUSR1, lambda *_: callables.may_go.set())
-            receivers.serve(report)
+            receivers.serve(report, callables.may_go)
         else:
             tiny_by_pyfuse3.serve()
         if is_bound:
@@ -95,41 +94,36 @@ class Receivers:
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._started = 0
-        self._has_ended = threading.Event()
 
     def count(self) -> int:
         """How many there are."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return len(self._threads)
+        return sum(thread.is_alive() for thread in self._threads)
 
-    def serve(self, report: Any) -> None:
+    def serve(self, report: Any, may_go: threading.Event) -> None:
         """Receive until a signal comes, or the mount ends."""
         from mirrorfs import _native
 
-        def stop(*_: object) -> None:
-            _native.stop()
-            report("stopped")
-            self._has_ended.set()
-
-        signal.signal(signal.SIGTERM, stop)
+        # Waited for, not handled: between the end of a check and the beginning of a wait a handler
+        # would be passed over.
+        signals = {signal.SIGTERM, signal.SIGUSR1}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         self._start()
-        self._has_ended.wait()
-        for thread in self._threads:
-            thread.join(60)
-        report("served", self._started, self.count())
+        while not _native.is_ended() or self.count():
+            came = signal.sigtimedwait(signals, 0.01)
+            if came is not None and came.si_signo == signal.SIGUSR1:
+                may_go.set()
+            elif came is not None:
+                _native.stop()
+                report("stopped")
+        report("served", self._started)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._receive, daemon=True)
-        self._threads.append(thread)
-        self._started += 1
-        thread.start()
-
-    def _receive(self) -> None:
         from mirrorfs import _native
 
-        _native.serve(self._start)
-        if _native.is_ended():
-            self._has_ended.set()
+        thread = threading.Thread(target=_native.serve, args=(self._start,), daemon=True)
+        thread.start()
+        self._threads = [*self._threads, thread]
+        self._started += 1
 
 
 if __name__ == "__main__":
