@@ -15,18 +15,6 @@ from mirrorfs.backing import syscalls, tree
 from mirrorfs.backing.statx import Status, identify, statx
 
 
-def look_up_cached(parent_fd: int, name: bytes) -> tuple[int, Status]:
-    """An O_PATH descriptor of a name that the kernel has in its cache, and its status, without
-    waiting. Raises OSError otherwise, ENOENT where the cache knows that there is no such name.
-    """
-    fd = syscalls.open_cached(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        return fd, identify(fd, ask=False)
-    except OSError:
-        os.close(fd)
-        raise
-
-
 def look_up(parent_fd: int, name: bytes, remote_dev: int | None) -> tuple[int, Status]:
     """An O_PATH descriptor of `name` in the folder `parent_fd`, and its status (`status_of`)."""
     fd = tree.open_path(parent_fd, name)

@@ -35,7 +35,6 @@ _MNT_DETACH = 2
 RENAME_NOREPLACE = 1
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
-_RESOLVE_CACHED = 0x20
 _MAX_HANDLE_BYTES = 128
 HANDLE_HEADER = struct.Struct("Ii")  # of a file handle: how many bytes follow, and their type
 
@@ -95,23 +94,13 @@ def _check(result: int) -> int:
     return result
 
 
-def open_cached(parent_fd: int, name: bytes, flags: int) -> int:
-    """A descriptor of `name` in the folder `parent_fd`, opened with `flags`, if the kernel has all
-    that it needs in memory (openat2(2), RESOLVE_CACHED). BlockingIOError if it might need the disk.
-    """
-    return _openat2(parent_fd, name, flags, _RESOLVE_CACHED)
-
-
 def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
     """A descriptor of `path` below the folder `root_fd`, opened with `flags` and through no
     symbolic link (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS).
     """
-    return _openat2(root_fd, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
-
-
-def _openat2(folder_fd: int, path: bytes, flags: int, resolve: int) -> int:
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
-    return _check(_libc.syscall(_SYS_OPENAT2, folder_fd, path, how, len(how)))
+    return _check(_libc.syscall(_SYS_OPENAT2, root_fd, path, how, len(how)))
 
 
 def seek_hole(fd: int, offset: int) -> int:

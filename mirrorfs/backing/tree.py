@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import acl, syscalls
-from mirrorfs.backing.statx import Status, statx
+from mirrorfs.backing.statx import Status, identify, statx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,24 +41,35 @@ def open_path(parent_fd: int, name: bytes) -> int:
 
 def create_file(
     parent_fd: int, name: bytes, mode: int, caller: Credentials, use: Callable[[int], None]
-) -> tuple[int, int]:
-    """Make a regular file; returns its O_PATH descriptor, and one for reading and writing that does
-    not move atime, where the file is the daemon's. Raises OSError, FileExistsError if the name is
-    taken.
+) -> tuple[int, int, Status]:
+    """Make a regular file; returns its O_PATH descriptor, one for reading and writing that does not
+    move atime, where the file is the daemon's, and its status. Raises OSError, FileExistsError if
+    the name is taken.
 
-    `use` is called with the O_PATH descriptor before the file gets its mode, which may not let the
+    `use` is called with the O_PATH descriptor before the file gets a mode that may not let the
     daemon's user open it.
     """
+    inherited = find_xattr(parent_fd, acl.DEFAULT)
+    wanted = stat.S_IMODE(mode if inherited is not None else mode & ~caller.umask)
+    is_plain = inherited is None and wanted & 0o600 == 0o600
+    is_plain &= (caller.uid, caller.gid) == (os.geteuid(), os.getegid())
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=parent_fd)
+    fd = os.open(name, flags, wanted if is_plain else 0o600, dir_fd=parent_fd)
     with _undone_on_error(parent_fd, name) as opened:
         opened.append(fd)
         with contextlib.suppress(PermissionError):  # some servers give what is made to another user
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
         path_fd = os.open(fd_path(fd), os.O_PATH | os.O_CLOEXEC)
         opened.append(path_fd)
-        _hand_over(path_fd, parent_fd, mode, caller, use)
-    return path_fd, fd
+        made = identify(path_fd)
+        if is_plain and (made.uid, made.gid) == (caller.uid, caller.gid):
+            use(path_fd)
+            if stat.S_IMODE(made.mode) == wanted:
+                return path_fd, fd, made
+            os.chmod(fd_path(path_fd), wanted)
+        else:
+            _hand_over(path_fd, parent_fd, mode, caller, use)
+        return path_fd, fd, identify(path_fd)
 
 
 def make_folder(parent_fd: int, name: bytes, mode: int, caller: Credentials) -> int:

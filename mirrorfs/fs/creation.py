@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import tree
 from mirrorfs.backing.reader import NO_READER, open_reader
-from mirrorfs.backing.statx import identify
 from mirrorfs.fs.control import ControlFolder
 from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.pinned_inodes import Pinned
@@ -146,10 +145,7 @@ def _create(
                 reader = open_reader(fd, keeps_atime, abilities)
                 opened.callback(os.close, reader.fd)
 
-        fd, file_fd = tree.create_file(parent_fd, name, mode, caller, open_it)
-        opened.callback(os.close, fd)
-        opened.callback(os.close, file_fd)
-        status = identify(fd)
+        fd, file_fd, status = tree.create_file(parent_fd, name, mode, caller, open_it)
         opened.pop_all()
     if access == os.O_RDONLY:
         os.close(file_fd)

@@ -84,12 +84,6 @@ class Names:
     async def find(self, parent: Inode, name: bytes) -> tuple[int, Status]:
         """An O_PATH descriptor of `name`, and what is known of its status without a server."""
         device = parent.device
-        if device.is_local:
-            try:
-                return lookup.look_up_cached(parent.fd, name)
-            except OSError as exc:
-                if exc.errno == errno.ENOENT:
-                    raise
         return await device.threads.run(lookup.look_up, parent.fd, name, device.remote_dev)
 
     async def _find_finished(
