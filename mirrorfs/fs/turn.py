@@ -50,7 +50,7 @@ class Turn:
         self._lock.release()
 
     def then(self, call: Callable[[], object]) -> None:
-        """Have a receiver call something when it has answered and given the turn away; it must not
+        """Have a receiver call something when one has answered and given the turn away; it must not
         touch the tables.
         """
         self._then.append(call)

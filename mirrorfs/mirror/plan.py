@@ -70,7 +70,7 @@ def plan(new: Data, old: bytes | bytearray | None, start: int, rules: Rules) -> 
     ascending order, neighbours of one kind joined.
     """
     size, end = len(new), start + len(new)
-    zero = _zero_blocks(new, rules.block_bytes) if rules.punch else frozenset()
+    zero = zero_blocks(new, rules.block_bytes) if rules.punch else frozenset()
     equal = _equal_blocks(new, old, rules.block_bytes) if old is not None else range(0)
     blocks = -(-size // rules.block_bytes)
     if len(zero) == blocks:
@@ -95,8 +95,8 @@ def _join(kinds: list[Kind], start: int, end: int, block: int) -> list[Step]:
     return steps
 
 
-def _zero_blocks(new: Data, block: int) -> frozenset[int] | set[int]:
-    """Indices of the all-zero blocks of `new`."""
+def zero_blocks(new: Data, block: int) -> frozenset[int] | set[int]:
+    """Indices of the all-zero blocks of `new`, the last of which may be short."""
     firsts = bytes(new[::block])
     found: set[int] = set()
     if is_zero(new):

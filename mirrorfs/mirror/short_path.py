@@ -16,7 +16,7 @@ from mirrorfs.backing import holes
 from mirrorfs.mirror import basis, gaps, progress
 from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.old_blocks import uncover
-from mirrorfs.mirror.plan import Data, Kind, Step, is_zero, pieces, plan
+from mirrorfs.mirror.plan import Data, Kind, Step, is_zero, pieces, plan, zero_blocks
 
 if TYPE_CHECKING:
     from mirrorfs.mirror.open_file import OpenFile
@@ -54,10 +54,8 @@ def take(file: OpenFile, offset: int, data: Data, requests: int) -> int:
 
 def _append(file: OpenFile, offset: int, data: Data, requests: int) -> int:
     """Data at the end of the file, which is that of a block, none of it a block of zeros."""
-    if offset % file.rules.block_bytes:
-        return 0
-    steps = plan(data, None, offset, file.rules)
-    if len(steps) > 1 or steps[0].kind is not Kind.WRITE:
+    rules = file.rules
+    if offset % rules.block_bytes or (rules.punch and zero_blocks(data, rules.block_bytes)):
         return 0
     return _store(file, offset, data, requests, Counters())
 
@@ -127,8 +125,8 @@ def _classify(file: OpenFile, offset: int, data: Data) -> Counters | None:
         return None
     whole = not (offset % rules.block_bytes or len(data) % rules.block_bytes)
     if whole and _is_hole(file, offset, end):
-        is_data = plan(data, None, offset, rules) == [Step(Kind.WRITE, offset, end)]
-        return Counters(written_bytes=len(data)) if is_data else None
+        has_zeros = rules.punch and zero_blocks(data, rules.block_bytes)
+        return None if has_zeros else Counters(written_bytes=len(data))
     old = basis.read(file.fd, offset, end)
     if len(old) != len(data):
         return None
