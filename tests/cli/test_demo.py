@@ -36,6 +36,7 @@ def test_the_demo_shows_that_only_changed_blocks_are_written(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("made", "number"),
     [
@@ -53,7 +54,7 @@ def test_an_interrupted_demo_removes_its_mount_and_its_folder(
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: list(tmp_path.glob(f"mirrorfs-demo-*/{made}")), seconds=100)
+    wait_for(lambda: list(tmp_path.glob(f"mirrorfs-demo-*/{made}")), seconds=500)
     os.killpg(process.pid, number)  # as a terminal does
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + number
