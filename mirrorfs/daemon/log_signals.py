@@ -37,7 +37,7 @@ def start(status_line: Callable[[], str]) -> None:
                     log.info("%s", status_line())
                 else:
                     _log_stacks()
-            except Exception:  # the tables are the main loop's, which goes on changing them
+            except Exception:  # without the turn, others go on changing the tables
                 log.exception("the status could not be read; send the signal again")
 
     threading.Thread(target=answer, name="signals", daemon=True).start()

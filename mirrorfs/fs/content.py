@@ -1,7 +1,6 @@
 """Handlers for the content of open files: read and write.
 
-A handler runs in the main loop's thread, and comes to its end there where memory answers; only a
-call that may wait is a thread's.
+Used by whoever has the turn (`turn`), which is given away around each call below.
 """
 
 from __future__ import annotations

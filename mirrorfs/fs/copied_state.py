@@ -5,7 +5,7 @@ other files than those that are made here. Refusing it would end every such copy
 its files can be made, written, given attributes and renamed as others can, and are nowhere. They
 are known by name as long as the kernel knows them.
 
-Everything here runs in the main loop's thread.
+Used by whoever has the turn (`turn`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ in its place.
 The mount itself may turn up below its own backing folder, by a bind mount. Any call on it there
 would wait for the daemon itself, so it is known by its number and never touched.
 
-Everything here runs in the main loop's thread.
+Used by whoever has the turn (`turn`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a client sees of an inode, and how inodes that were found become known to the kernel.
 
-Runs in the main loop's thread.
+Runs in the thread that has the turn (`turn`).
 """
 
 from __future__ import annotations

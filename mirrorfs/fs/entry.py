@@ -46,7 +46,7 @@ NO_CHANGES = Changes()
 class WriteRequest(NamedTuple):
     """One write request, with what the kernel says of it.
 
-    `data` may be lent: its memory is good until the handler waits for the first time.
+    `data` may lie in the kernel's message.
     """
 
     handle: int

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Inode:
-    """Identity, place and descriptor of one inode; only the main loop's thread changes it."""
+    """Identity, place and descriptor of one inode; only who has the turn changes it."""
 
     __slots__ = (
         "device",

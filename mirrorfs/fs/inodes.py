@@ -11,8 +11,8 @@ A descriptor pins the mount that it was opened in. So those in other mounts than
 folder's own (`visiting`) are given up soon after their last use, and are then opened again by name
 only: a handle would need another descriptor there.
 
-Everything here runs in the main loop's thread, so no lock is needed; what may block is done by the
-threads of the inode's device. Lookup counts follow FUSE: each entry handed to the kernel adds one,
+Used by whoever has the turn (`turn`), so no lock is needed; what may block goes by the inode's
+device. Lookup counts follow FUSE: each entry handed to the kernel adds one,
 `forget` takes them away.
 """
 

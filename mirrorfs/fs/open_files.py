@@ -4,8 +4,7 @@ A file is finalised (`mirror.seeding`) before its last writer has closed it. One
 emptied, and closed when it had written little or nothing, is left for a moment: qemu-img does so,
 and comes back to write (`StaleTail.awaits_more`). So is one that cannot be finalised, until it can.
 
-Everything here runs in the main loop's thread; what may block is done by threads of the inode's
-device.
+Used by whoever has the turn (`turn`); what may block goes by the inode's device.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _UNSYNCED_SECONDS = 600.0
 
 
 class RecentlySeeded:
-    """Since when, on the monotonic clock. Runs in the main loop's thread."""
+    """Since when, on the monotonic clock. Used by whoever has the turn."""
 
     def __init__(self) -> None:
         self._by_id: dict[int, float] = {}

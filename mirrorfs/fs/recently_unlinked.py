@@ -2,7 +2,7 @@
 it anew.
 
 A few, not for long, and given up at once when space is short or a client wants to know what is
-free: their blocks are not free before. Runs in the main loop's thread.
+free: their blocks are not free before. Runs in the thread that has the turn (`turn`).
 """
 
 from __future__ import annotations

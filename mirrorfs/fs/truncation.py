@@ -1,6 +1,6 @@
 """Sizes set by clients: ftruncate(2), truncate(2), and open(2) with O_TRUNC.
 
-Runs in the main loop's thread.
+Runs in the thread that has the turn (`turn`).
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def read_in(message: memoryview) -> Arguments:
 
 
 def write_in(message: memoryview) -> Arguments:
-    """One WriteRequest, whose data is lent."""
+    """One WriteRequest, whose data lies in the message."""
     begin = protocol.WRITE_IN
     uid, gid, pid, fh, offset, _, write_flags, flags = begin.unpack_from(message)
     takes_setid = bool(write_flags & protocol.FUSE_WRITE_KILL_SUIDGID)

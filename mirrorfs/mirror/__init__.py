@@ -3,7 +3,7 @@ without a mount.
 
     plan, seed_rules                        decisions, pure
     open_file, writeback, stale_tail        state: of an open file, of its inode, of old blocks
-    writer, copy_range, discard, truncate,  operations of clients, for worker threads; each takes
+    writer, copy_range, discard, truncate,  operations of clients, by any thread; each takes
     sync                                    the lock of the open file
     short_path                              writes that need one decision for all their blocks
     view                                    what clients see, without a lock

@@ -7,7 +7,7 @@ equal by construction: nothing is compared before it is cloned.
 Guarantees: the size never exceeds what was copied; an error is raised only if nothing was. A crash
 leaves each block of the target as it was or as it is in the source.
 
-Called by a worker thread. Takes the lock of the target for each piece, and that of the source, if
+Called by any thread. Takes the lock of the target for each piece, and that of the source, if
 clients write it, too, while blocks are shared: of two files the one with the smaller (device,
 inode) first.
 """

@@ -5,7 +5,7 @@ zeros; space that a client reserves is really there (`preallocate=honour`). An e
 data as they were, as far as the file system below does. A crash leaves each range as it was, or
 zero.
 
-Called by worker threads; every function takes the lock of the open file, ends its stale tail where
+Called by any thread; every function takes the lock of the open file, ends its stale tail where
 that is in the way, and raises the OSError of the file system below (fallocate(2)).
 """
 

@@ -66,7 +66,7 @@ class OpenFile:
 
     # Guards every change of the content, and the fields below unless they say otherwise.
     lock: threading.Lock = field(default_factory=threading.Lock)
-    # How many handles and calls under way use it. Belongs to the main loop.
+    # How many handles and calls under way use it. Guarded by its owner's turn.
     handles: int = 0
 
     # --- What is known of its content.
@@ -75,13 +75,13 @@ class OpenFile:
     writeback: Writeback = field(default_factory=Writeback)
     # The last run of data that was found; what makes a hole or cuts the file cuts it, too.
     run: holes.Run = field(default_factory=holes.Run)
-    # What the disk reads ahead of a client that writes in order. Belongs to the main loop.
+    # What the disk reads ahead of a client that writes in order.
     ahead: ReadAhead = field(default_factory=ReadAhead)
 
     # --- What a client may have observed, and what a write has to undo.
 
     # A client may have seen the times of the file since they were moved last, so that the next
-    # change must move them visibly. Set by the main loop without the lock.
+    # change must move them visibly. Set without the lock.
     times_observed: bool = False
     # A client has given it a capability (capabilities(7)), which a write takes away.
     has_capability: bool = False

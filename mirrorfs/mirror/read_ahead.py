@@ -24,8 +24,8 @@ _STREAK = 3
 
 
 class ReadAhead:
-    """One for each open file. `note` and `not_now` are called by the main loop, `read` by a worker
-    thread, one at a time.
+    """One for each open file. `note` and `not_now` are called by one thread at a time, `read` by
+    another, once for each `note` that says so.
     """
 
     __slots__ = ("_at_end", "_busy", "_next", "_reach", "_requested", "_streak")
@@ -71,7 +71,7 @@ class ReadAhead:
         `View`.
 
         Seeking locks what was opened, with all its duplicates (lseek in the kernel), and here it
-        may wait for the disk; so the file is opened anew, lest the main loop wait for it, too.
+        may wait for the disk; so the file is opened anew, lest a writer wait for it, too.
         """
         own_fd = -1
         try:

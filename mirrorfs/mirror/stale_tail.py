@@ -95,7 +95,7 @@ class StaleTail:
 
     def note_stalled(self, fd: int) -> None:
         """Note in the table if a change of the file `fd` is held up by the disk. Without the lock
-        of the open file, which the worker thread that is held up has. Raises OSError (fstat(2)).
+        of the open file, which the thread that is held up has. Raises OSError (fstat(2)).
         """
         if self.place >= 0:
             self.table.note_stalled(self.place, fd)

@@ -2,7 +2,7 @@
 
 Guarantees: after `sync` has returned, a power cut loses nothing that was written to the file
 before; after it has raised, nothing that reading the file shows is believed (`writeback`). Called
-by worker threads; every function but `sync_unwritten` takes the lock of the open file.
+by any thread; every function but `sync_unwritten` takes the lock of the open file.
 """
 
 from __future__ import annotations

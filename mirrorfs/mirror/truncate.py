@@ -2,7 +2,7 @@
 
 Guarantees: clients see the new size, with zeros in what is new, as soon as `truncate` returns; an
 error leaves the size as it was. A crash leaves the old size or the new one, or, with a seed, a file
-that the next mount finalises. Called by worker threads; takes the lock of the open file.
+that the next mount finalises. Called by any thread; takes the lock of the open file.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ pwrite would have put them; an error is raised only if none are. A crash leaves 
 interrupted at the same place leaves, because a range is only ever replaced by its new content, left
 alone if it holds that already, or punched if it is zero.
 
-Called by worker threads; each public function takes the lock of the open file, and inside it that
+Called by any thread; each public function takes the lock of the open file, and inside it that
 of the account.
 """
 
