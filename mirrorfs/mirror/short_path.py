@@ -124,8 +124,8 @@ def _classify(file: OpenFile, offset: int, data: Data) -> Counters | None:
     if not file.compares:
         return None
     whole = not (offset % rules.block_bytes or len(data) % rules.block_bytes)
-    if whole and _is_hole(file, offset, end):
-        has_zeros = rules.punch and zero_blocks(data, rules.block_bytes)
+    if whole and rules.punch and _is_hole(file, offset, end):
+        has_zeros = zero_blocks(data, rules.block_bytes)
         return None if has_zeros else Counters(written_bytes=len(data))
     old = basis.read(file.fd, offset, end)
     if len(old) != len(data):

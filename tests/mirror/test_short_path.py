@@ -13,6 +13,7 @@ import pytest
 
 from mirrorfs.backing import syscalls
 from mirrorfs.mirror import short_path, writer
+from mirrorfs.mirror.plan import Rules
 from mirrorfs.mirror.truncate import truncate
 from mirrorfs.mirror.writer import Taken
 from tests.mirror.opened import KEY, open_for_clients
@@ -158,6 +159,18 @@ def test_what_needs_more_than_one_decision_is_left_to_the_writer(
     assert not target.take(offset, data)
     assert not target.counted
     assert target.content == before
+
+
+def test_zeros_that_are_kept_are_unchanged_over_a_hole_and_written_at_the_end(
+    target: Target,
+) -> None:
+    target.file.rules = Rules(punch=False)
+    before = os.fstat(target.file.fd).st_blocks
+    assert target.take(4 * BLOCK, ZEROS * 4) == 4 * BLOCK
+    assert target.counted["unchanged_bytes"] == 4 * BLOCK
+    assert os.fstat(target.file.fd).st_blocks == before
+    assert target.take(8 * BLOCK, ZEROS) == BLOCK
+    assert target.counted["written_bytes"] == BLOCK
 
 
 @pytest.mark.parametrize("place", [0, 4 * BLOCK, 8 * BLOCK])
