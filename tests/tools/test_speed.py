@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tools.benchmark.works import Tree, Work
 
 CPU = "CPU of the daemon, \N{MICRO SIGN}s a write"
-KEPT = {"filled.dat", "many", "listed"}  # what later works need again
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +100,15 @@ def test_a_whole_copy_is_removed(tree: Tree, plain: Mounted) -> None:
         assert list(plain.path.iterdir()) == []
 
 
-def test_nothing_stays_but_what_later_works_need(tree: Tree, plain: Mounted) -> None:
-    for work in works.works(tree, quick=True):
+@pytest.mark.parametrize("start", ["read", "stat", "create and unlink", "list"])
+def test_a_turn_leaves_what_the_next_one_finds(start: str, tree: Tree, plain: Mounted) -> None:
+    (work,) = chosen(tree, start)
+    left = []
+    for _ in range(2):
         with work.prepare(plain) as timed:
             timed()
-    assert {path.name for path in plain.path.iterdir()} == KEPT
+        left.append({path: path.stat().st_ino for path in plain.path.rglob("*")})
+    assert left[0] == left[1]
 
 
 def test_a_client_that_cannot_write_ends_the_run(tree: Tree, plain: Mounted) -> None:

@@ -169,7 +169,11 @@ def _spans_of_clients(contents: list[bytes], total: int, paths: list[Path]) -> l
     wait = partial(barrier.wait, _CLIENT_SECONDS)
 
     def client(path: Path) -> None:
-        spans.put(_write(path, _CREATE, contents, total, wait))
+        try:
+            spans.put(_write(path, _CREATE, contents, total, wait))
+        except BaseException:
+            barrier.abort()  # the others need not wait for this one
+            raise
 
     clients = [context.Process(target=client, args=(path,)) for path in paths]
     for process in clients:
