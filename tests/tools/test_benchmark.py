@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tools.benchmark import against, contenders, copies, figures, nights
+from tools.benchmark import against, contenders, copies, figures, machine, nights
 from tools.benchmark.figures import LESS, MORE, Figure, Ratio
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ def test_what_has_gone_is_named_if_its_part_was_measured() -> None:
     old = earlier(**{name: ratio(1, MORE) for name in ("speed: a", "speed: b", "device: c")})
     notes = against.remarks(old, {"speed: a": ratio(1, MORE)}, is_busy=False)
     assert notes == ["Measured earlier and not now: speed: b."]
+
+
+def test_what_another_file_system_gave_is_not_missed() -> None:
+    old = earlier(**{f"speed: {at}: a": ratio(1, MORE) for at in ("ext4", "xfs")})
+    assert against.remarks(old, {"speed: xfs: a": ratio(1, MORE)}, is_busy=False) == []
 
 
 def test_a_busy_machine_is_said() -> None:
@@ -136,6 +141,30 @@ def test_a_copy_that_failed_is_shown_and_is_no_success(tmp_path: Path) -> None:
     found: dict[str, nights.Rounds] = {"xfs": {"mirrorfs, cp": [{}]}}
     assert nights.lines(found, image)[-1] == "| xfs | `mirrorfs, cp` | **FAILED** |"
     assert not nights.is_good(found)
+
+
+@pytest.mark.parametrize("word", ["tmpfs", "memory"])
+def test_speed_can_be_measured_in_memory_by_either_name(word: str) -> None:
+    parser = figures.parser("tools/bench", None, [*machine.KINDS, machine.TMPFS])
+    assert parser.parse_args(["--fs", f"ext4,{word}"]).fs == ["ext4", "tmpfs"]
+
+
+def test_a_file_system_that_a_tool_cannot_measure_on_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        figures.parser("tools/tooltable", None).parse_args(["--fs", "xfs,tmpfs"])
+    assert "tmpfs: only ext4, xfs, btrfs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "disks"), [([], ["xfs"]), (["ext4", "tmpfs"], ["ext4"]), (["tmpfs"], [])]
+)
+def test_parts_that_need_a_disk_pass_over_tmpfs(
+    chosen: list[str], disks: list[str], tmp_path: Path
+) -> None:
+    setting = contenders.Setting({}, tmp_path, tmp_path, True, 0, chosen, [])
+    assert setting.disks(["xfs"]) == disks
 
 
 def test_the_peer_stands_beside_mirrorfs() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tools.benchmark import figures
 from tools.benchmark.figures import MORE, Ratio
 
-SCHEMA = 2
+SCHEMA = 3
 ALLOWED = 0.10
 _TITLES = ("worse", "before", "now", "best before", "best now", "by", "runs overlap")
 
@@ -77,9 +77,14 @@ def remarks(old: dict[str, Any], now: dict[str, Ratio], is_busy: bool) -> list[s
         found.append(
             f"The machine was busy when {when} run began: measure again, with more --runs."
         )
-    parts = {name.partition(":")[0] for name in now}
-    gone = [name for name in old["ratios"] if name.partition(":")[0] in parts and name not in now]
+    measured = {_place(name) for name in now}
+    gone = [name for name in old["ratios"] if _place(name) in measured and name not in now]
     return [*found, f"Measured earlier and not now: {'; '.join(gone)}."] if gone else found
+
+
+def _place(name: str) -> str:
+    """The part of the benchmark that has measured it, and the file system if it says so."""
+    return name.rpartition(": ")[0]
 
 
 def report(changes: list[Change], notes: list[str]) -> list[str]:

@@ -1,13 +1,13 @@
-"""What is measured: a plain folder, mirrorfs, and file systems that do less than it.
+"""What is measured: a plain folder, mirrorfs, and libfuse's passthrough_ll in C, which does less.
 
-Those are libfuse's passthrough_ll in C, and bindfs. The peer is the mirrorfs of another checkout.
+The peer is the mirrorfs of another checkout.
 """
 
 import functools
 import gzip
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from tools.benchmark import machine
 from tools.benchmark.machine import run
 
-PLAIN, BINDFS, LL = "plain folder", "bindfs", "passthrough_ll"
+PLAIN, LL = "plain folder", "passthrough_ll"
 MIRROR, PEER = "mirrorfs", "peer"
 ROOT = Path(__file__).parents[2]
 _EXAMPLES = Path("/usr/share/doc/libfuse3-dev/examples")
@@ -96,6 +96,10 @@ class Setting:
     kinds: list[str]
     disk_mb_s: list[float]
 
+    def disks(self, usual: Sequence[str]) -> list[str]:
+        """Those of the kinds that a loop device can have, or the usual ones if none was chosen."""
+        return [kind for kind in self.kinds or usual if kind in machine.KINDS]
+
     @property
     def mirrors(self) -> list[str]:
         """This checkout's mirrorfs, and the peer if there is one."""
@@ -107,7 +111,6 @@ def known(peer: Path | None = None) -> dict[str, Contender]:
     # Neighbours in time are disturbed alike: mirrorfs beside those that it is held against.
     found = [
         Contender(PLAIN),
-        Contender(BINDFS, lambda backing, point, _: ["bindfs", "-f", backing, point]),
         Contender(LL, _passthrough_ll),
         Contender(MIRROR, functools.partial(_mirrorfs, ROOT)),
         *([Contender(PEER, functools.partial(_mirrorfs, _checked(peer)))] if peer else []),

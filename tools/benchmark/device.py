@@ -21,7 +21,7 @@ def measure(setting: Setting) -> Report:
     small: list[tuple[str, str, Cost]] = []
     with scratch(setting.disk) as work:
         made = copies.make(work)
-        for kind in setting.kinds or KINDS:
+        for kind in setting.disks(KINDS):
             found[kind] = nights.measure(work, kind, nights.Plan(pairs, setting.contenders, made))
             small += [
                 (kind, name, _ten_bytes(work, kind, setting.contenders[name], made))

@@ -10,10 +10,11 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from tools.benchmark.machine import KINDS
+from tools.benchmark.machine import KINDS, TMPFS
 
 MORE, LESS = "more", "less"  # which is better
 
@@ -87,19 +88,21 @@ def words(text: str) -> list[str]:
     return text.split(",")
 
 
-def _kinds(text: str) -> list[str]:
-    found = words(text)
-    if unknown := [kind for kind in found if kind not in KINDS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: only {', '.join(KINDS)}")
+def _kinds(known: Sequence[str], text: str) -> list[str]:
+    found = [TMPFS if kind == "memory" else kind for kind in words(text)]
+    if unknown := [kind for kind in found if kind not in known]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: only {', '.join(known)}")
     return found
 
 
-def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """What all command lines have in common."""
+def parser(
+    program: str, description: str | None, known: Sequence[str] = KINDS
+) -> argparse.ArgumentParser:
+    """What all command lines have in common; `known` are the file systems that can be chosen."""
     made = argparse.ArgumentParser(prog=program, description=description)
     add = made.add_argument
-    on = f"file systems to measure on, each on a loop device: {', '.join(KINDS)}"
-    add("--fs", type=_kinds, default=[], metavar="KIND[,KIND]", help=on)
+    on = f"file systems to measure on, disks as loop devices: {', '.join(known)}"
+    add("--fs", type=partial(_kinds, known), default=[], metavar="KIND[,KIND]", help=on)
     add("--peer", type=Path, metavar="DIR", help="measure the mirrorfs of another checkout, too")
     add("--folder", type=Path, default=Path(tempfile.gettempdir()))
     add("--json", type=Path, metavar="FILE")

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("ext4", "xfs", "btrfs")
+KINDS = ("ext4", "xfs", "btrfs")  # on loop devices
+TMPFS = "tmpfs"
 _END_SECONDS = 30
 # Control groups version 1; the root group holds for every process.
 _LIMITS = [

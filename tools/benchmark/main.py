@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.benchmark import against, contenders, device, fairness, figures, growth, nightly, speed
 from tools.benchmark.contenders import MIRROR, PEER, Setting
-from tools.benchmark.machine import say, scratch
+from tools.benchmark.machine import KINDS, TMPFS, say, scratch
 
 _PARTS = {
     "speed": speed.measure,
@@ -24,15 +24,16 @@ _BUSY_SHARE = 0.25
 
 
 def main() -> int:
-    parser = figures.parser("tools/bench", __doc__)
+    parser = figures.parser("tools/bench", __doc__, [*KINDS, TMPFS])
     parser.set_defaults(json=Path("bench.json"))
     parser.epilog = (
-        "Without --fs speed is measured in memory, nightly on xfs, device on all three. "
+        f"Without --fs speed is measured on {', '.join(speed.KINDS)}, nightly on xfs, device on "
+        f"{', '.join(KINDS)}; tmpfs is for speed only. "
         "Exit code 1 if --against finds a ratio that is worse by more than 10 %, or if something "
         "could not be measured."
     )
     add = parser.add_argument
-    runs = "counted runs: of speed after a warm-up (5), of nightly (3; with --quick 1)"
+    runs = "counted runs: of speed after a warm-up (5, of trees 3), of nightly (3; with --quick 1)"
     add("--runs", "--repeat", type=int, default=0, metavar="N", help=runs)
     add("--quick", action="store_true", help="a quarter of the data")
     usual = f"repeatable; without it {', '.join(_USUAL)}"

@@ -30,7 +30,7 @@ def measure(setting: Setting) -> Report:
     with machine.scratch(setting.memory) as work:
         sizes = (_CONTENT_BYTES // scale, _APPARENT_BYTES // scale)
         made = copies.make(work, *sizes, _CHANGED_PERCENT)
-        for kind in setting.kinds or ["xfs"]:
+        for kind in setting.disks(["xfs"]):
             for mb_s in setting.disk_mb_s:
                 plan = nights.Plan(_PAIRS, setting.contenders, made, runs, mb_s)
                 found[f"{kind}, {mb_s:g} MB/s"] = nights.measure(work, kind, plan)

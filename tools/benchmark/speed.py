@@ -1,211 +1,153 @@
-"""Speed in memory (tmpfs) or on file systems of a disk, each piece of work by all in turn.
+"""Speed on file systems on loop devices in memory, and on tmpfs, each piece of work by all in turn.
 
-In memory only the way through FUSE costs anything, so that ratios to the others tell what a change
-to it is worth; what exists for speed alone must show its gain on a disk. Every figure is measured
-in the same run as those that it is compared with.
+On tmpfs only the way through FUSE costs anything, so that ratios to the others tell what a change
+to it is worth; on ext4 and xfs the file system below has its share, as it has for a user, and no
+disk blurs the figures. Every figure is measured in the same run as those it is compared with.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from tools.benchmark import figures, machine
-from tools.benchmark.contenders import LL, MIRROR, PEER, Mounted, Setting
+from tools.benchmark.contenders import LL, MIRROR, PEER, Contender, Mounted, Setting
 from tools.benchmark.figures import LESS, MORE, Figure, Ratio, Report
+from tools.benchmark.machine import TMPFS
+from tools.benchmark.works import LAST_WITH_FEW_FILES, Tree, Work, works
 
-KIB, MIB = 1 << 10, 1 << 20
-_SIZES = {"1 MiB": MIB, "256 KiB": 256 * KIB, "32 KiB": 32 * KIB, "4 KiB": 4 * KIB}
-_NEW_DATA = "write new data, 1 MiB, MB/s"
-_CREATE = "create and unlink, 1/s"
-_RUNS = 5
-_CPU = "CPU seconds of the daemon a GB, new data, 1 MiB"
-_PEAK = "peak memory of the daemon, MiB"
-_QUIET_SECONDS = 0.2
-_QUIET_CPU_SECONDS = 0.002
-_QUIET_TRIES = 100
-
-Item = TypeVar("Item")
-Row = dict[str, Figure]  # by contender, of every counted run
+KINDS = ("ext4", "xfs", TMPFS)
+_DISK_GIB = 6  # what all together write and remove; it is memory
+_QUIET_SECONDS = 0.05
+_QUIET_CPU_SECONDS = 0.0005
+_QUIET_TRIES = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One row. `seconds` does `amount` of the label's unit in a mount, and times it.
+class Row:
+    """By contender, of every counted run."""
 
-    `is_forgotten` says whether the kernel is to forget names and attributes before each call.
-    """
+    figures: dict[str, Figure]
+    better: str = MORE
 
-    label: str
-    amount: float
-    seconds: Callable[[Mounted], float]
-    is_forgotten: bool = False
+    def over(self, name: str) -> Figure:
+        return self.figures[MIRROR].over(self.figures[name])
+
+    def ratio(self) -> Ratio:
+        return Ratio.of(self.figures[MIRROR], self.figures[LL], self.better)
+
+
+Rows = dict[str, Row]
 
 
 def measure(setting: Setting) -> Report:
-    rows = {} if setting.kinds else _measured(setting, setting.memory, setting.memory)
-    for kind in setting.kinds:
-        machine.say(f"{kind}: speed")
-        with machine.new_disk(setting.disk, kind) as disk:
-            found = _measured(setting, disk.point, disk.own)
-        rows |= {f"{kind}: {label}": row for label, row in found.items()}
-    ratios = {
-        f"speed: {label} (/ {LL})": Ratio.of(
-            row[MIRROR], row[LL], LESS if label.endswith((_CPU, _PEAK)) else MORE
-        )
-        for label, row in rows.items()
-        if LL in row
+    rows: Rows = {}
+    with machine.scratch(setting.memory) as own:
+        tree = Tree.made(own, setting.quick)
+        for kind in setting.kinds or KINDS:
+            machine.say(f"{kind}: speed")
+            with _place(setting.memory, kind) as (place, beside):
+                found = _measured(setting, place, beside, tree)
+            rows |= {f"{kind}: {label}": row for label, row in found.items()}
+    data = {label: row.figures for label, row in rows.items()}
+    return Report(data, table(rows), ratios(rows))
+
+
+def ratios(rows: Rows) -> dict[str, Ratio]:
+    return {
+        f"speed: {label} (/ {LL})": row.ratio() for label, row in rows.items() if LL in row.figures
     }
-    return Report(dict(rows), _table(rows), ratios)
 
 
-def _measured(setting: Setting, place: Path, own: Path) -> dict[str, Row]:
+def table(rows: Rows) -> list[str]:
+    """Median (smallest-largest) of each contender; ratios are medians of those of single runs."""
+    names = list(next(iter(rows.values())).figures)
+    over = [name for name in (LL, PEER) if name in names]
+    cells = (
+        [label if row.better == MORE else f"{label} (less is better)"]
+        + [row.figures[name].spelled() for name in names]
+        + [row.over(name).spelled(2) for name in over]
+        for label, row in rows.items()
+    )
+    return figures.table(["work", *names, *(f"{MIRROR} / {name}" for name in over)], cells)
+
+
+@contextmanager
+def _place(memory: Path, kind: str) -> Iterator[tuple[Path, Path]]:
+    """A folder on a file system of that kind, and one beside it for mounts."""
+    if kind == TMPFS:
+        with machine.scratch(memory) as own:
+            yield own, own
+    else:
+        with machine.new_disk(memory, kind, _DISK_GIB) as disk:
+            yield disk.point, disk.own
+
+
+def _measured(setting: Setting, place: Path, own: Path, tree: Tree) -> Rows:
     """All rows, of backing folders in `place`; mounts are made in `own`."""
-    rows: dict[str, Row] = {}
+    rows: Rows = {}
     with ExitStack() as stack:
-        mounted = {
-            name: stack.enter_context(
-                contender.mounted(place / f"backing-{number}", own / f"mount-{number}")
-            )
+
+        def mounted(number: int, contender: Contender) -> Mounted:
+            folders = place / f"backing-{number}", own / f"mount-{number}"
+            return stack.enter_context(contender.mounted(*folders))
+
+        known = {
+            name: mounted(number, contender)
             for number, (name, contender) in enumerate(setting.contenders.items())
         }
-        for work in _works(setting.quick):
-            rows |= _rows(work, mounted, setting.runs or _RUNS)
+        for work in works(tree, setting.quick):
+            rows |= rows_of(work, known, setting.runs or work.runs)
     return rows
 
 
-def _rows(work: Work, mounted: dict[str, Mounted], runs: int) -> dict[str, Row]:
+def rows_of(work: Work, mounted: dict[str, Mounted], runs: int) -> Rows:
     """The work's row, after one uncounted turn, and perhaps one of what it cost the daemons."""
 
     def once(name: str) -> tuple[float, float]:
-        # What one has left to be written to a disk must not fall into the next one's time.
-        machine.run("sync", "-f", mounted[name].backing)
-        if work.is_forgotten:
-            _forget_names(list(mounted.values()))
-        begun = mounted[name].cpu_seconds()
-        seconds = work.seconds(mounted[name])
-        return work.amount / seconds, mounted[name].cpu_seconds() - begun
+        one = mounted[name]
+        with work.prepare(one) as timed:
+            # What is left to be written to a disk must not fall into the time of what comes next.
+            machine.run("sync", "-f", one.backing)
+            if work.is_forgotten:
+                _forget_names(list(mounted.values()))
+            begun = _cpu_seconds_when_idle([one]) if work.pieces else 0.0
+            seconds = timed()
+            used = _cpu_seconds_when_idle([one]) - begun if work.pieces else 0.0
+        return work.amount / seconds, 1e6 * used / max(work.pieces, 1)
 
     taken = figures.in_turns(list(mounted), runs, once, warm_ups=1)
-    rows = {work.label: {at: Figure(tuple(rate for rate, _ in one)) for at, one in taken.items()}}
-    if work.label == _NEW_DATA:
-        gigabytes = work.amount / 1e3
-        rows[_CPU] = {at: Figure(tuple(s / gigabytes for _, s in one)) for at, one in taken.items()}
-    if work.label == _CREATE:  # the last with few files: memory grows with known ones
-        rows[_PEAK] = {at: Figure((one.memory_mib("VmHWM"),) * runs) for at, one in mounted.items()}
+    rows = {
+        work.label: Row({at: Figure(tuple(rate for rate, _ in one)) for at, one in taken.items()})
+    }
+    if work.pieces:
+        label = (
+            f"{work.label.rpartition(', ')[0]}, CPU of the daemon, \N{MICRO SIGN}s a {work.piece}"
+        )
+        spent = {at: Figure(tuple(spent for _, spent in one)) for at, one in taken.items()}
+        rows[label] = Row(spent, LESS)
+    if work.label == LAST_WITH_FEW_FILES:
+        peaks = {at: Figure((one.memory_mib("VmHWM"),) * runs) for at, one in mounted.items()}
+        rows["peak memory of the daemon, MiB"] = Row(peaks, LESS)
     return rows
 
 
 def _forget_names(mounted: list[Mounted]) -> None:
     """Let the kernel forget all names and attributes that are not in use.
 
-    It tells the FUSE daemons of each, which must not fall into the next measurement: returns when
-    all of them are idle again.
+    It tells the FUSE daemons of each, which must not fall into the next measurement.
     """
     Path("/proc/sys/vm/drop_caches").write_text("2\n")
-    used = -1.0
-    for _ in range(_QUIET_TRIES):
+    _cpu_seconds_when_idle(mounted)
+
+
+def _cpu_seconds_when_idle(mounted: list[Mounted]) -> float:
+    """What the daemons have used, as soon as they use no more: some work goes on after a call."""
+    used = sum(one.cpu_seconds() for one in mounted)
+    for _ in range(_QUIET_TRIES if any(one.pid for one in mounted) else 0):
+        time.sleep(_QUIET_SECONDS)
         before, used = used, sum(one.cpu_seconds() for one in mounted)
         if used - before < _QUIET_CPU_SECONDS:
-            return
-        time.sleep(_QUIET_SECONDS)
-
-
-def _table(rows: dict[str, Row]) -> list[str]:
-    """Median (smallest-largest) of each contender; ratios are medians of those of single runs."""
-    names = list(next(iter(rows.values())))
-    over = [name for name in (LL, PEER) if name in names]
-    cells = (
-        [label, *(row[name].spelled() for name in names)]
-        + [row[MIRROR].over(row[name]).spelled(2) for name in over]
-        for label, row in rows.items()
-    )
-    return figures.table(["work", *names, *(f"{MIRROR} / {name}" for name in over)], cells)
-
-
-def _works(quick: bool) -> Iterable[Work]:
-    for name, size in _SIZES.items():
-        total, data = _total_bytes(size, quick), os.urandom(size)
-        contents = {"new data": data, "equal data": data, "zeros": bytes(size)}
-        for kind, content in contents.items():
-            write = partial(_write, total, content, is_fresh=kind != "equal data")
-            yield Work(f"write {kind}, {name}, MB/s", total / 1e6, write)
-    read_bytes = _total_bytes(MIB, quick)
-    files, listed = (250, 2500) if quick else (1000, 10_000)
-    yield Work("read, 1 MiB, MB/s", read_bytes / 1e6, lambda mount: _read(mount, read_bytes))
-    yield Work("stat, 1/s", files, lambda mount: _stat(mount.path / "many", files))
-    yield Work(_CREATE, files, lambda mount: _create_and_unlink(mount.path, files))
-    label = f"list {listed:,} files with attributes, 1/s"
-    yield Work(label, listed, lambda mount: _list(mount.path / "listed", listed), is_forgotten=True)
-
-
-def _total_bytes(size: int, quick: bool) -> int:
-    """What is written in requests of `size` bytes."""
-    full = 256 * MIB if size >= 256 * KIB else 32 * MIB if size > 4 * KIB else 8 * MIB
-    return full // 4 if quick else full
-
-
-def _each(call: Callable[[Item], object], items: Iterable[Item]) -> float:
-    """Seconds that a call takes with all items."""
-    begun = time.perf_counter()
-    for item in items:
-        call(item)
-    return time.perf_counter() - begun
-
-
-def _write(total: int, content: bytes, mount: Mounted, is_fresh: bool) -> float:
-    """`content` over and over, into a new file or the one that is there."""
-    path = mount.path / "bench.dat"
-    if is_fresh:
-        path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    seconds = _each(lambda offset: os.pwrite(fd, content, offset), range(0, total, len(content)))
-    os.close(fd)
-    return seconds
-
-
-def _read(mount: Mounted, total: int) -> float:
-    """A file of data, made once. The mount has nothing of it in its cache, the folder below all."""
-    path = mount.path / "read.dat"
-    if not path.exists():
-        path.write_bytes(os.urandom(MIB) * (total // MIB))
-    machine.make_cold(path)
-    machine.read_through(mount.backing / path.name)
-    with path.open("rb", buffering=0) as file:
-        fd = file.fileno()
-        return _each(lambda offset: os.pread(fd, MIB, offset), range(0, total, MIB))
-
-
-def _stat(many: Path, count: int) -> float:
-    paths = _populated(many, count)
-    time.sleep(1.1)  # attributes hold for a second
-    return _each(os.stat, paths)
-
-
-def _create_and_unlink(folder: Path, count: int) -> float:
-    def create_and_unlink(path: str) -> None:
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
-        os.unlink(path)
-
-    return _each(create_and_unlink, [f"{folder}/new-{number}" for number in range(count)])
-
-
-def _list(many: Path, count: int) -> float:
-    """What `ls -l` does. In the first turn, which does not count, the kernel knows all files."""
-    _populated(many, count)
-    with os.scandir(many) as entries:
-        return _each(lambda entry: entry.stat(follow_symlinks=False), entries)
-
-
-def _populated(many: Path, count: int) -> list[str]:
-    """Paths of empty files in a folder that is made once."""
-    paths = [f"{many}/{number}" for number in range(count)]
-    if not many.exists():
-        many.mkdir()
-        for path in paths:
-            Path(path).touch()
-    return paths
+            break
+    return used
