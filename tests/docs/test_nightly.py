@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +55,7 @@ def machine(kind: str, tmp_path: Path) -> Iterator[Machine]:
         write(machine, "vm.img", 40 * MIB, os.urandom(4 * MIB))
         write(machine, "db/data.img", 8 * MIB, os.urandom(4 * MIB))
         os.truncate(machine / SOURCE / "vm.img", 64 * MIB)
+        write(machine, "vm.img", 0, b"")  # truncating has moved its time
         machine.follow("install", "fstab", "mount", "job", "cron")
         yield machine
     finally:
@@ -62,15 +64,15 @@ def machine(kind: str, tmp_path: Path) -> Iterator[Machine]:
 
 def write(machine: Machine, name: str, offset: int, data: bytes) -> None:
     """Change an image at the source. Its time moves by more than the second that rsync compares,
-    and lies a day back: a torn copy has the time at which it was torn.
+    and lies a day back: a torn copy has the time at which it was torn, and would be passed over if
+    that were the time of the image.
     """
     path = machine / SOURCE / name
     path.parent.mkdir(exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o640)
     before = os.fstat(fd)
-    modified = before.st_mtime + 2 if before.st_size else before.st_mtime - 86_400
     os.pwrite(fd, data, offset)
-    os.utime(fd, (before.st_atime, modified))
+    os.utime(fd, (before.st_atime, min(before.st_mtime, time.time() - 86_400) + 2))
     os.close(fd)
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 MIB = 1 << 20
-MAX_SIZE = 3 * MIB
+# Of 4 MiB, which xfs may allocate ahead of an append, a stale tail outlives an fsync (`has_begun`).
+MAX_SIZE = 3 * MIB // 2
 
 places = st.integers(0, MAX_SIZE // BLOCK).map(lambda n: n * BLOCK) | st.integers(0, MAX_SIZE)
 low_places = st.just(0) | st.integers(0, 40).map(lambda n: n * BLOCK) | st.integers(0, 40 * BLOCK)
