@@ -13,7 +13,6 @@ Used by whoever has the turn (`turn`).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
@@ -32,8 +31,6 @@ from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from mirrorfs.backing.mounts import Mount
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
@@ -110,17 +107,32 @@ class Device:
         else:
             threads.start(os.close, fd)
 
-    @contextlib.asynccontextmanager
-    async def long_call(self) -> AsyncIterator[None]:
-        """For a request that may take long: most threads are left to others. A receiver makes it
-        as any other.
-        """
-        turn = self.threads.turn
-        if turn.is_receiver:
-            yield
-            return
-        async with self.long_calls:
-            yield
+    def long_call(self) -> LongCall:
+        """For a request that may take long: most threads are left to others."""
+        return LongCall(self)
+
+
+class LongCall:
+    """`async with LongCall(device)`: the block has one of the places of its long calls. A receiver
+    that may make its calls itself needs none.
+    """
+
+    __slots__ = ("_device", "_has_place")
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._has_place = False
+
+    async def __aenter__(self) -> None:
+        threads = self._device.threads
+        if not threads.may_run_here:
+            await threads.turn.to_main_loop()
+            await self._device.long_calls.acquire()
+            self._has_place = True
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._has_place:
+            self._device.long_calls.release()
 
 
 class Devices:

@@ -104,17 +104,21 @@ class Threads:
         calls = (*self._here, *self._waited_for)
         return any(_SLOW_SECONDS < now - call.begun < _HUNG_SECONDS for call in calls)
 
+    @property
+    def may_run_here(self) -> bool:
+        """Whether whoever has the turn is a receiver, and makes a call itself."""
+        is_open = self.turn.is_receiver and not self.is_cut_off
+        return is_open and not self.is_slow and len(self._here) < _MAX_HERE
+
     async def run(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
         """Call `function(*args)`, and let others have the turn meanwhile; returns what it returns,
         raises what it raises.
 
         Raises EIO if the waiting is cut off; the call may then still take effect.
         """
-        turn = self.turn
-        if turn.is_receiver:
-            if not self.is_cut_off and not self.is_slow and len(self._here) < _MAX_HERE:
-                return self._run_here(function, args)
-            await turn.to_main_loop()
+        if self.may_run_here:
+            return self._run_here(function, args)
+        await self.turn.to_main_loop()
         return await self._run_in_thread(function, args)
 
     def _run_here(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _T:

@@ -11,6 +11,7 @@ of the mount.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -180,9 +181,10 @@ class Requests:
         try:
             self._nursery.start_soon(self._finish, operation, coroutine, number)
         except RuntimeError:  # the mount has ended, and left a receiver behind
-            coroutine.close()
             if operation.is_answered:
                 _native.answer(number, errno.EIO)
+            with contextlib.suppress(RuntimeError):  # it may want to wait once more as it ends
+                coroutine.close()
 
     async def _finish(self, operation: Operation, coroutine: Any, number: int) -> None:  # noqa: ANN401
         answer: Answer = errno.EIO

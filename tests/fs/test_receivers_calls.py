@@ -206,3 +206,18 @@ async def test_a_receiver_takes_no_place_among_the_long_calls_of_the_main_loop()
     device.threads.turn.is_receiver = False
     assert await handler() == 1
     assert device.long_calls.borrowed_tokens == 0
+
+
+@in_main_loop
+async def test_a_long_call_on_a_slow_device_takes_its_place_in_the_main_loop(clock: Clock) -> None:
+    device = Device(5, Turn())
+    threads = device.threads
+
+    async def handler() -> int:
+        async with device.long_call():
+            return device.long_calls.borrowed_tokens
+
+    with under_way(threads):
+        clock.now += 2 * thread_pool._SLOW_SECONDS
+        assert receive(threads.turn, handler()) is MAIN_LOOP
+    assert receive(threads.turn, handler()) == 0

@@ -293,3 +293,36 @@ async def test_a_receiver_is_waited_for_no_longer_than_some_seconds(
     assert ended == [True]
     gate.open()
     await wait_until(lambda: session.answers)
+
+
+@in_main_loop
+async def test_what_was_left_behind_and_wants_to_wait_as_it_ends_does_not_end_the_main_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+
+    async def handler(_node_id: int) -> None:
+        session.turn.give()
+        gate.wait()
+        session.turn.take(is_receiver=True)
+        try:
+            await session.turn.to_main_loop()
+        finally:
+            await session.turn.to_main_loop()
+
+    session = Session(monkeypatch, handler)
+    ended: list[Any] = []
+
+    async def serve() -> None:
+        ended.append(await session.requests.serve(lambda: False))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        session.send()
+        await wait_until(lambda: gate.begun)
+        session.requests.stop()
+    assert ended == [True]
+    gate.open()
+    await wait_until(lambda: session.answers)
+    await trio.testing.wait_all_tasks_blocked()
+    assert session.answers == [(UNIQUE, errno.EIO)]
