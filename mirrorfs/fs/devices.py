@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _THREADS = 48
 # Long calls (copy_file_range, fallocate) leave most of the threads to short ones.
 _LONG_CALLS = 16
+# Receivers that may be closing files of one device.
+_CLOSES = 8
 _CLOSE_SECONDS = 10.0
 
 
@@ -48,6 +50,7 @@ class Device:
 
     __slots__ = (
         "abilities",
+        "closing",
         "dev",
         "identity",
         "inodes",
@@ -70,6 +73,7 @@ class Device:
         self.mounts: set[int] = set()  # ids of the mounts that lead to it
         self.table_lines: set[tuple[int, str]] = set()  # id and device in the mount table
         self.threads = Threads(_THREADS, turn)
+        self.closing: set[int] = set()  # descriptors that receivers close
         self.long_calls = trio.CapacityLimiter(_LONG_CALLS)
         self.reclaiming = trio.Lock()  # space (`Space`)
 
@@ -102,10 +106,18 @@ class Device:
         threads = self.threads
         if threads.is_cut_off:
             return  # a thread that was left behind may use it
-        if threads.turn.is_receiver:
-            threads.turn.then(partial(os.close, fd))
+        if threads.may_run_here and len(self.closing) < _CLOSES:
+            self.closing.add(fd)
+            threads.turn.then(partial(self._close, fd))
         else:
             threads.start(os.close, fd)
+
+    def _close(self, fd: int) -> None:
+        """By a receiver, without the turn."""
+        try:
+            os.close(fd)
+        finally:
+            self.closing.discard(fd)
 
     def long_call(self) -> LongCall:
         """For a request that may take long: most threads are left to others."""

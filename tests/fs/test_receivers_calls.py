@@ -195,6 +195,28 @@ async def test_a_receiver_closes_a_descriptor_when_it_has_answered(
 
 
 @in_main_loop
+async def test_no_more_than_some_receivers_close_files_of_a_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On one whose disk hangs each may be away for good."""
+    closed: list[int] = []
+    monkeypatch.setattr(os, "close", closed.append)
+    turn = Turn()
+    device = Device(5, turn)
+    turn.take(is_receiver=True)
+    for fd in range(1000, 1010):
+        device.close_fd(fd)
+    then = turn.take_then()
+    turn.give()
+    wait_for(lambda: sorted(closed) == [1008, 1009])
+    for call in then:
+        call()
+    assert sorted(closed) == list(range(1000, 1010))
+    assert not device.closing
+    device.threads.close()
+
+
+@in_main_loop
 async def test_a_receiver_takes_no_place_among_the_long_calls_of_the_main_loop() -> None:
     device = Device(5, Turn())
 
