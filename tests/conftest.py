@@ -10,6 +10,8 @@ import shutil
 import signal
 import stat
 import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +24,6 @@ from tests.mounted import OWNER_OF, STATE_FOLDERS, Mirror, tables_left, without_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # A job in the background of a shell inherits these ignored, and so would every command below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,8 +32,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _CLONE_NEWNS = 0x20000
-# The folder of all files of the tests, unless --basetemp names one.
+# The folder of all files of the tests, unless --basetemp names one; kept if one failed.
 _OURS = pytest.StashKey[str]()
+_PREFIX = "mirrorfs-tests-"
+_KEPT_SECONDS = 3 * 86_400
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,11 +51,19 @@ def pytest_configure(config: pytest.Config) -> None:
     that starts on this machine closes that one to all but its owner.
     """
     if config.option.basetemp is None:
-        config.option.basetemp = config.stash[_OURS] = tempfile.mkdtemp(prefix="mirrorfs-tests-")
+        _remove_old()
+        config.option.basetemp = config.stash[_OURS] = tempfile.mkdtemp(prefix=_PREFIX)
     if "PYTEST_XDIST_WORKER" in os.environ and not config.getoption("--quick"):
         if ctypes.CDLL(None).unshare(_CLONE_NEWNS):
             pytest.exit("the tests need a mount namespace of their own: run them as root")
         run("mount", "--make-rprivate", "/")
+
+
+def _remove_old() -> None:
+    """Remove what tests that failed have left days ago."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if folder.stat().st_mtime < time.time() - _KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)
