@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mirrorfs.fs.control import ControlFolder
     from mirrorfs.fs.entry import WriteRequest
     from mirrorfs.fs.handles import HandleTable
-    from mirrorfs.fs.inodes import InodeTable
     from mirrorfs.fs.kernel import Kernel
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.privileges import Privileges
@@ -35,7 +34,6 @@ class Content:
 
     def __init__(
         self,
-        inodes: InodeTable,
         handles: HandleTable,
         open_files: OpenFiles,
         privileges: Privileges,
@@ -45,7 +43,6 @@ class Content:
         quiet_log: QuietLog,
         kernel: Kernel,
     ) -> None:
-        self._inodes = inodes
         self._handles = handles
         self._open_files = open_files
         self._privileges = privileges
@@ -78,21 +75,20 @@ class Content:
             return self._control.write(handle, request.offset, bytes(request.data))
         if not isinstance(handle, FileHandle) or handle.open_file is None:
             raise refuse(errno.EBADF)
-        file, data = handle.open_file, request.data
+        file, data = handle.open_file, bytes(request.data)
         if request.takes_setid:
-            data = bytes(data)  # what follows may wait
             await self._privileges.drop(handle.inode, request.writer)
         try:
             if request.appends:
-                taken = await self._append(handle, file, request.offset, bytes(data))
+                taken = await self._append(handle, file, request.offset, data)
             else:
-                taken = await self._write(handle, file, request.offset, bytes(data))
+                taken = await self._write(handle, file, request.offset, data)
         except OSError as exc:
             if not handle.pending.code:  # from no writer: no thread, or none that answers
                 handle.pending.note(exc, request.offset)
             self._log.failure(handle.inode, exc.errno or errno.EIO)
             raise
-        if taken < len(request.data) and handle.pending.code:  # else another write made it good
+        if taken < len(data) and handle.pending.code:  # else another write made it good
             self._log.failure(handle.inode, handle.pending.code)
         if handle.synchronous:
             await self._open_files.sync(handle.inode, file, handle.data_only)

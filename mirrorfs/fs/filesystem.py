@@ -83,7 +83,7 @@ class Filesystem:
             inodes, entries, names, files, unlinked, space, control, account, policy, options
         )
         self.content = Content(
-            inodes, handles, open_files, privileges, space, control, account, log, kernel
+            handles, open_files, privileges, space, control, account, log, kernel
         )
         self.xattrs = Xattrs(inodes, open_files, space, account, texts.stats_json)
         self.sparse = Sparse(
