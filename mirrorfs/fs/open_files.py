@@ -188,7 +188,6 @@ class OpenFiles:
             if self._seeded.has(inode) and inode.fd >= 0:
                 return statx(inode.fd, ask=False)
             return status
-        file.times_observed = True
         if not file.seeded:
             return status
         tail = file.stale_tail  # first, since it may end meanwhile; and it may begin

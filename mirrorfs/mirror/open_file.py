@@ -78,11 +78,8 @@ class OpenFile:
     # What the disk reads ahead of a client that writes in order.
     ahead: ReadAhead = field(default_factory=ReadAhead)
 
-    # --- What a client may have observed, and what a write has to undo.
+    # --- What a write has to undo.
 
-    # A client may have seen the times of the file since they were moved last, so that the next
-    # change must move them visibly. Set without the lock.
-    times_observed: bool = False
     # A client has given it a capability (capabilities(7)), which a write takes away.
     has_capability: bool = False
 
@@ -134,7 +131,6 @@ class OpenFile:
         """Do to the file what a write does besides its content: move mtime and ctime, and take the
         capability away. The caller holds the lock. Raises OSError.
         """
-        self.times_observed = False
         self.begin_change()
         syscalls.touch(self.fd)
         if self.has_capability:

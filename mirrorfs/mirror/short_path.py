@@ -9,7 +9,6 @@ pwrite interrupted at that place leaves. Called under the lock of the open file.
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
@@ -21,8 +20,6 @@ from mirrorfs.mirror.plan import Data, Kind, Step, is_zero, pieces, plan, zero_b
 if TYPE_CHECKING:
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.mirror.stale_tail import StaleTail
-
-_CLOCK_REALTIME_COARSE = 5  # clock_gettime(2): the clock that stamps files
 
 
 def take(file: OpenFile, offset: int, data: Data, requests: int) -> int:
@@ -43,8 +40,7 @@ def take(file: OpenFile, offset: int, data: Data, requests: int) -> int:
         return 0
     if count.written_bytes:
         return _store(file, offset, data, requests, count) if tail is None else 0
-    if file.has_capability or file.times_observed or not _is_stamped(status):
-        file.touch()
+    file.touch()
     count.write_requests, count.received_bytes = requests, len(data)
     if tail is not None:
         _advance(file, tail, offset, end, count)
@@ -61,7 +57,6 @@ def _append(file: OpenFile, offset: int, data: Data, requests: int) -> int:
 
 
 def _store(file: OpenFile, offset: int, data: Data, requests: int, count: Counters) -> int:
-    file.times_observed = False
     taken = os.pwrite(file.fd, data, offset)
     count.write_requests = requests if taken == len(data) else 0
     count.received_bytes = count.written_bytes = taken
@@ -101,17 +96,6 @@ def _advance(file: OpenFile, tail: StaleTail, offset: int, end: int, count: Coun
     uncover(file, tail, tail.valid_length, end)
     if progress.move_valid_length(tail, offset, end, count.hole_bytes == end - offset):
         tail.note_ended(file.fd)
-
-
-def _is_stamped(status: os.stat_result) -> bool:
-    """Whether a write at this moment would leave both times as they are.
-
-    Files are stamped by a clock that moves every few milliseconds, or by a finer one if a process
-    has seen their times since (Documentation/filesystems/multigrain-ts.rst); see
-    `OpenFile.times_observed`.
-    """
-    tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-    return status.st_ctime_ns >= tick and tick <= status.st_mtime_ns <= time.time_ns()
 
 
 def _classify(file: OpenFile, offset: int, data: Data) -> Counters | None:

@@ -57,5 +57,4 @@ def _is_done(file: OpenFile, size: int, is_open: bool) -> bool:
         syscalls.move_mtime(file.fd)
     except OSError:  # ftruncate(2) reports what there is to report
         return False
-    file.times_observed = False
     return True

@@ -113,7 +113,6 @@ def _take(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
 def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
     """What is not simple, or fails, block by block."""
     count = Counters(write_requests=requests)
-    file.times_observed = False
     done = offset
     failure: OSError | None = None
     unrecorded: OSError | None = None
