@@ -17,6 +17,7 @@ _MIN_BLOCK_BYTES = 4096
 _MAX_BLOCK_BYTES = 1 << 24
 _MAX_DIGITS = 15
 _MAX_SECONDS = 86400
+_MAX_DAYS = 36500
 _MAX_NAME_BYTES = 255
 
 # Reads what the user gave for the option NAME; None stands for a word without `=`. Returns the
@@ -137,6 +138,12 @@ def _seconds(name: str, text: str) -> float:
     return seconds
 
 
+def _days(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_DAYS):
+        raise UsageError(f"option {name}: '{text}' is not a number of days; 0 turns it off")
+    return int(text)
+
+
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """The options of one mount, checked. Sizes in bytes, times in seconds; None stands for a
@@ -202,6 +209,18 @@ class MountOptions:
         "BACKING/.mirrorfs",
         "folder for what is remembered between mounts",
         value=None,
+    )
+    history_days: int = _option(
+        "history",
+        _value("DAYS", _days),
+        "400",
+        "how long sessions, the writes of one run to one file, stay known (0: not at all)",
+    )
+    session_quiet: float = _option(
+        "session_quiet",
+        _value("SECONDS", _seconds),
+        "5",
+        "how long after its last writer has closed a file a session ends",
     )
     log: str | None = _option(
         "log",

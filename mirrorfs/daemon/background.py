@@ -60,9 +60,15 @@ class Background:
         await self._fs.late_recovery.finish_all(self._fs.devices.root)
 
     async def _sweep(self) -> None:
+        steps = (
+            self._sweep_unlinked,
+            self._sweep_inodes,
+            self._fs.open_files.sweep,
+            self._sweep_sessions,
+        )
         while True:
             await trio.sleep(_SWEEP_SECONDS)
-            for step in (self._sweep_unlinked, self._sweep_inodes, self._fs.open_files.sweep):
+            for step in steps:
                 await self._guarded(step)
 
     async def _watch(self) -> None:
@@ -78,6 +84,9 @@ class Background:
 
     async def _sweep_inodes(self) -> None:
         self._fs.inodes.sweep()
+
+    async def _sweep_sessions(self) -> None:
+        self._fs.sessions.sweep()
 
     async def _trim(self) -> None:
         """Give memory back when clients have moved data and have then been quiet for a moment."""

@@ -70,6 +70,7 @@ async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
     connection = Connection(_setup(spec), lambda: {"readahead": readahead.describe()})
     mount = Mount(connection, spec.mount_point)
     log_signals.start(connection.fs.status_line)
+    connection.fs.start()
     connection.mount(spec.mount_point, _fuse_options(spec))
     mount.note_device()
     _log_mounted(spec)
@@ -96,6 +97,7 @@ def _setup(spec: MountSpec) -> Setup:
         spec.abilities,
         spec.state_folder.path,
         spec.state_folder.no_seeds,
+        spec.state_folder.catalog_folder,
         spec.state_folder.left,
         _descriptor_limit(),
         log_setup.destination(),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class StateFolder:
     """Where the recovery list is kept; `path` is None, and `no_seeds` the reason, if files get no
-    seeds.
+    seeds. `catalog_folder` is the folder, too, where anything can be kept there.
 
     `lock_fd` is the descriptor that keeps other mounts out of a folder that the user has named, -1
     for the default. `left` are the entries that a crash has left on the list and that are not
@@ -23,6 +23,7 @@ class StateFolder:
 
     path: bytes | None
     no_seeds: str = ""
+    catalog_folder: bytes | None = None
     lock_fd: int = -1
     left: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = ()

@@ -62,6 +62,7 @@ def prepare(backing: bytes, backing_fd: int, options: MountOptions) -> StateFold
     return StateFolder(
         path=None if no_seeds else used,
         no_seeds=no_seeds,
+        catalog_folder=None if options.ro or found[used].no_seeds else used,
         lock_fd=lock_fd,
         left=found[used].left,
         notes=tuple(note for one in found.values() for note in one.notes),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.privileges import Privileges
     from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.truncation import Truncation
 
 
@@ -39,6 +40,7 @@ class Attributes:
         truncation: Truncation,
         privileges: Privileges,
         control: ControlFolder,
+        sessions: Sessions,
     ) -> None:
         self._inodes = inodes
         self._entries = entries
@@ -48,6 +50,7 @@ class Attributes:
         self._truncation = truncation
         self._privileges = privileges
         self._control = control
+        self._sessions = sessions
 
     async def get(self, node_id: int) -> Entry:
         """stat(2)."""
@@ -79,6 +82,8 @@ class Attributes:
             else:
                 check = None if is_open else self._late_recovery.check_of(inode)
                 await inode.device.threads.run(set_attributes, inode.fd, changes, caller, check)
+            if changes.mtime_ns is not None:
+                self._sessions.stamped(inode.key)
             return await self._entries.attributes(inode)
 
     async def file_system(self) -> os.statvfs_result:

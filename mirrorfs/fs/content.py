@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.privileges import Privileges
     from mirrorfs.fs.quiet_log import QuietLog
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.space import Space
     from mirrorfs.fs.threads import Threads
     from mirrorfs.mirror.counters import Account
@@ -40,6 +41,7 @@ class Content:
         space: Space,
         control: ControlFolder,
         account: Account,
+        sessions: Sessions,
         quiet_log: QuietLog,
         kernel: Kernel,
     ) -> None:
@@ -49,6 +51,7 @@ class Content:
         self._space = space
         self._control = control
         self._account = account
+        self._sessions = sessions
         self._log = quiet_log
         self._kernel = kernel
 
@@ -76,6 +79,7 @@ class Content:
         if not isinstance(handle, FileHandle) or handle.open_file is None:
             raise refuse(errno.EBADF)
         file, data = handle.open_file, bytes(request.data)
+        self._sessions.begin(handle.inode, file, request.writer)
         if request.takes_setid:
             await self._privileges.drop(handle.inode, request.writer)
         try:
@@ -86,15 +90,19 @@ class Content:
         except OSError as exc:
             if not handle.pending.code:  # from no writer: no thread, or none that answers
                 handle.pending.note(exc, request.offset)
-            self._log.failure(handle.inode, exc.errno or errno.EIO)
+            self._failed(handle, exc)
             raise
         if taken < len(data) and handle.pending.code:  # else another write made it good
-            self._log.failure(handle.inode, handle.pending.code)
+            self._failed(handle, refuse(handle.pending.code))
         if handle.synchronous:
             await self._open_files.sync(handle.inode, file, handle.data_only)
         elif request.sync_flags and handle.is_direct:
             await self._open_files.sync(handle.inode, file, is_data_only(request.sync_flags))
         return taken
+
+    def _failed(self, handle: FileHandle, error: OSError) -> None:
+        self._log.failure(handle.inode, error.errno or errno.EIO)
+        self._sessions.note_error(handle.inode.key, error)
 
     async def _write(self, handle: FileHandle, file: OpenFile, offset: int, data: bytes) -> int:
         """Write; where the disk is full, once more what is left, when space was reclaimed. What may
@@ -107,7 +115,7 @@ class Content:
         code = failure.errno if failure is not None else 0
         if taken < len(data) and await self._space.reclaim(device, code, since):
             # The request goes on: it has not failed yet, and is not counted twice.
-            self._account.add(file.key, Counters(failed_bytes=taken - len(data)))
+            file.count(Counters(failed_bytes=taken - len(data)))
             rest = data[taken:]
             more, failure = await self._try_write(handle, file, offset + taken, rest, requests=0)
             taken += more
@@ -140,7 +148,7 @@ class Content:
                 if not await self._space.reclaim(device, exc.errno, since):
                     raise
                 # The request goes on: it has not failed yet, and is not counted twice.
-                self._account.add(file.key, Counters(failed_bytes=-len(data)))
+                file.count(Counters(failed_bytes=-len(data)))
                 where, result = await device.threads.run(writer.append, file, data, 0)
         except OSError as exc:
             handle.pending.note(exc, file.size if device.is_local else offset)

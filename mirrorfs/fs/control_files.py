@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.inodes import InodeTable
     from mirrorfs.fs.kernel import Kernel
     from mirrorfs.fs.policy import Policy
+    from mirrorfs.fs.recorder import Recorder
     from mirrorfs.fs.setup import Setup
     from mirrorfs.fs.written_files import WrittenFiles
     from mirrorfs.mirror.counters import Account, FileKey
@@ -35,6 +36,7 @@ class ControlFiles:
         policy: Policy,
         recovery_list: RecoveryList | None,
         kernel: Kernel,
+        recorder: Recorder | None,
     ) -> None:
         self._setup = setup
         self._account = account
@@ -44,6 +46,7 @@ class ControlFiles:
         self._policy = policy
         self._recovery_list = recovery_list
         self._kernel = kernel
+        self._recorder = recorder
         self._mounted_at = time.time()
 
     def files(self) -> dict[str, ControlFile]:
@@ -53,6 +56,7 @@ class ControlFiles:
             "stats": ControlFile(0o444, lambda: reports.stats_text(account.snapshot())),
             "stats.json": ControlFile(0o444, self.stats_json),
             "files.json": ControlFile(0o400, self._files_json),
+            "history.json": ControlFile(0o400, self._history_json),
             "metrics": ControlFile(0o444, self._metrics),
             "config.json": ControlFile(0o400, self._config_json),
             "reset": ControlFile(0o200, accept=lambda data: reports.parse_reset(account, data)),
@@ -61,9 +65,18 @@ class ControlFiles:
     def stats_json(self) -> bytes:
         """The content of the control file of that name."""
         setup = self._setup
+        recorder = self._recorder
         return reports.stats_json(
-            self._account.snapshot(), setup.backing, self._mounted_at, self._file_system()
+            self._account.snapshot(),
+            setup.backing,
+            None if recorder is None else setup.catalog_folder,
+            self._mounted_at,
+            self._file_system(),
+            None if recorder is None else recorder.life(),
         )
+
+    def _history_json(self) -> bytes:
+        return reports.history_json([] if self._recorder is None else self._recorder.recent())
 
     def _file_system(self) -> dict[str, object]:
         abilities = self._setup.abilities

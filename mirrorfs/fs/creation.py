@@ -153,4 +153,5 @@ def _create(
     proven = abilities.tells_holes(file_fd)
     key = status.key
     file = OpenFile(file_fd, key, abilities, rules, account, readable=True, seek_proven=proven)
+    file.is_new = True
     return _Created(fd, status, reader, file)

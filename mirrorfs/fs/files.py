@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.late_recovery import LateRecovery
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.privileges import Privileges
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.truncation import Truncation
     from mirrorfs.mirror.open_file import OpenFile
     from mirrorfs.options import MountOptions
@@ -39,6 +40,7 @@ class Files:
         truncation: Truncation,
         privileges: Privileges,
         control: ControlFolder,
+        sessions: Sessions,
         options: MountOptions,
         kernel: Kernel,
     ) -> None:
@@ -49,6 +51,7 @@ class Files:
         self._truncation = truncation
         self._privileges = privileges
         self._control = control
+        self._sessions = sessions
         self._options = options
         self._kernel = kernel
 
@@ -91,12 +94,13 @@ class Files:
             raise
         return Opened(number, handle.is_direct)
 
-    async def flush(self, number: int) -> None:
+    async def flush(self, number: int, caller: Credentials) -> None:
         """close(2) of one of the descriptors of a handle: what is not good is reported."""
         handle = self._handles.any(number)
         if not isinstance(handle, FileHandle) or handle.open_file is None:
             return
         inode, file = handle.inode, handle.open_file
+        self._sessions.flushed(handle, caller.pid)
         if not inode.device.is_local:
             # Only a file system that is not local holds errors back until close.
             await self._open_files.flush(inode, file)
@@ -121,6 +125,8 @@ class Files:
         handle = self._handles.pop(number)
         if not isinstance(handle, FileHandle):
             return
+        if handle.open_file is not None:
+            self._sessions.released(handle)
         try:
             await self._close(handle)
         finally:

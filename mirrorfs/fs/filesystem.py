@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.backing.statx import statx
+from mirrorfs.catalog.catalog import Catalog
 from mirrorfs.fs.attributes import Attributes
 from mirrorfs.fs.content import Content
 from mirrorfs.fs.control import ControlFolder
@@ -25,6 +26,8 @@ from mirrorfs.fs.policy import Policy
 from mirrorfs.fs.privileges import Privileges
 from mirrorfs.fs.quiet_log import QuietLog
 from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
+from mirrorfs.fs.recorder import Recorder
+from mirrorfs.fs.sessions import Sessions
 from mirrorfs.fs.space import Space
 from mirrorfs.fs.sparse import Sparse
 from mirrorfs.fs.truncation import Truncation
@@ -46,6 +49,7 @@ class Filesystem:
 
     def __init__(self, setup: Setup, kernel: Kernel) -> None:
         options = setup.options
+        self._catalog_folder, self._mount_point = setup.catalog_folder, setup.mount_point
         root = statx(setup.backing_fd)
         self.account = account = Account()
         self.handles = handles = HandleTable()
@@ -57,37 +61,55 @@ class Filesystem:
         self.late_recovery = late = LateRecovery(recovery, self._recovery_list, setup.left, kernel)
         policy = Policy(options, keeps_list=self._recovery_list is not None)
         written, log = WrittenFiles(account), QuietLog()
+        self.recorder = recorder = _recorder(setup, account)
+        self.sessions = sessions = Sessions(handles, recorder, options.session_quiet)
         self.unlinked = unlinked = RecentlyUnlinked()
         self.open_files = open_files = OpenFiles(
-            inodes, handles, account, policy, self._recovery_list, late, written, log
+            inodes, handles, account, policy, self._recovery_list, late, written, sessions, log
         )
         space = Space(unlinked, open_files)
         texts = ControlFiles(
-            setup, account, inodes, handles, written, policy, self._recovery_list, kernel
+            setup, account, inodes, handles, written, policy, self._recovery_list, kernel, recorder
         )
         control = ControlFolder(options.control, texts.files(), _name_in_root(setup))
         entries = Entries(inodes, open_files, options.attr_timeout)
         privileges = Privileges(entries, kernel)
-        truncation = Truncation(handles, open_files, entries, privileges, space)
+        truncation = Truncation(handles, open_files, entries, privileges, space, sessions)
         self.names = names = Names(
-            inodes, entries, open_files, unlinked, late, space, control, written, policy
+            inodes, entries, open_files, unlinked, late, space, control, written, sessions, policy
         )
         self.folders = Folders(inodes, handles, entries, late, control, options)
         self.attributes = Attributes(
-            inodes, entries, open_files, unlinked, late, truncation, privileges, control
+            inodes, entries, open_files, unlinked, late, truncation, privileges, control, sessions
         )
         self.files = files = Files(
-            inodes, handles, open_files, late, truncation, privileges, control, options, kernel
+            inodes,
+            handles,
+            open_files,
+            late,
+            truncation,
+            privileges,
+            control,
+            sessions,
+            options,
+            kernel,
         )
         self.creation = Creation(
             inodes, entries, names, files, unlinked, space, control, account, policy, options
         )
         self.content = Content(
-            handles, open_files, privileges, space, control, account, log, kernel
+            handles, open_files, privileges, space, control, account, sessions, log, kernel
         )
         self.xattrs = Xattrs(inodes, open_files, space, account, texts.stats_json)
         self.sparse = Sparse(
-            handles, open_files, privileges, space, log, kernel, options.preallocate == "honour"
+            handles,
+            open_files,
+            privileges,
+            space,
+            sessions,
+            log,
+            kernel,
+            options.preallocate == "honour",
         )
 
     def status_line(self) -> str:
@@ -100,6 +122,12 @@ class Filesystem:
             f"{now['unchanged_bytes']}, punched {now['punched_bytes']}, hole "
             f"{now['hole_bytes']}, shared {now['shared_bytes']}, failed {now['failed_bytes']}"
         )
+
+    def start(self) -> None:
+        """Begin to remember; before the mount may hide the state folder."""
+        if self.recorder is not None:
+            folder = self._catalog_folder or b""
+            self.recorder.start((folder + b"/").startswith(self._mount_point + b"/"))
 
     def close_files(self) -> None:
         """Have threads close what clients left open, and the tables. Threads that were left behind
@@ -116,8 +144,18 @@ class Filesystem:
     def end_threads(self) -> None:
         """Wait for the threads to end, after `close_files`; may take as long as the disk."""
         self.devices.close()
+        self.sessions.end_all()
+        if self.recorder is not None:
+            self.recorder.close()
         if self._recovery_list is not None:
             self._recovery_list.progress_table.close()
+
+
+def _recorder(setup: Setup, account: Account) -> Recorder | None:
+    if setup.options.ro or not setup.options.history_days:
+        return None
+    catalog = Catalog(setup.catalog_folder)
+    return Recorder(catalog, setup.backing_fd, account, setup.options.history_days)
 
 
 def _recovery_list(setup: Setup) -> RecoveryList | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from mirrorfs.backing.reader import NO_READER, Reader
+from mirrorfs.catalog.session import Ending
 from mirrorfs.fs.entry import refuse
 
 if TYPE_CHECKING:
@@ -51,10 +52,14 @@ class PendingError:
         if self.code and start <= self.offset < end:
             self.code = 0
 
-    def cut(self, size: int) -> None:
-        """Forget the error if the place where it happened is beyond the new end, in bytes."""
-        if not size or self.offset >= size:
+    def cut(self, size: int) -> bool:
+        """Forget the error if the place where it happened is beyond the new end, in bytes; returns
+        whether data is missing for it.
+        """
+        is_cut = bool(self.code) and (not size or self.offset >= size)
+        if is_cut:
             self.code = 0
+        return is_cut and size > 0
 
     def forget_failed_sync(self) -> None:
         """Forget the error of a failed fsync: all of the file has been written anew and synced."""
@@ -75,6 +80,8 @@ class FileHandle:
     reader: Reader = NO_READER  # for reads; none if it was opened write-only
     open_file: OpenFile | None = None  # for writes; None if it was opened read-only
     pending: PendingError = field(default_factory=PendingError)
+    # How the process that closed it last ended.
+    closed: Ending = Ending.CLOSED
     # O_DSYNC or O_SYNC: each write is durable when it is answered; with O_DSYNC alone, its data.
     synchronous: bool = False
     data_only: bool = False

@@ -52,6 +52,11 @@ class Inode:
         """Whether it can be the inode with this generation below, of which 0 says nothing."""
         return self.has_own_generation or generation in {0, self.generation}
 
+    def path_of(self, name: bytes) -> bytes:
+        """The path below the root of `name` in this folder."""
+        folder = self.path()
+        return folder + b"/" + name if folder else name
+
     def path(self) -> bytes:
         """The path below the root by which it was last seen, for messages, reports and the recovery
         list. May be called in any thread.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.policy import Policy
     from mirrorfs.fs.recently_unlinked import RecentlyUnlinked
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.space import Space
     from mirrorfs.fs.written_files import WrittenFiles
     from mirrorfs.mirror.seed_search import OldFile
@@ -51,6 +52,7 @@ class Names:
         space: Space,
         control: ControlFolder,
         written: WrittenFiles,
+        sessions: Sessions,
         policy: Policy,
     ) -> None:
         self._inodes = inodes
@@ -62,6 +64,7 @@ class Names:
         self._space = space
         self._control = control
         self._written = written
+        self._sessions = sessions
         self._policy = policy
         self._exports = Exports(inodes, entries, late_recovery, self.lookup, self.forget_one)
 
@@ -156,6 +159,7 @@ class Names:
             status = await self._space.retry_after_reclaim(
                 parent.device, _link, inode.fd, parent.fd, new_name
             )
+            self._sessions.linked(inode.key, parent.path_of(new_name))
             return self._entries.adopt(parent, new_name, -1, status)
 
     async def unlink(self, parent_id: int, name: bytes) -> None:
@@ -180,13 +184,14 @@ class Names:
             )
             if old is not None:
                 self._unlinked.hold(parent, name, old)
-            self._lost_name(fd, status)
+            self._lost_name(fd, status, parent.path_of(name))
 
-    def _lost_name(self, fd: int, status: Status) -> None:
-        """One name of the inode with `status` (as it was before) is gone; `fd` is a descriptor of
-        it.
+    def _lost_name(self, fd: int, status: Status, path: bytes) -> None:
+        """One name of the inode with `status` (as it was before), which was at `path`, is gone;
+        `fd` is a descriptor of it.
         """
         is_last = status.nlink <= 1 or stat.S_ISDIR(status.mode)
+        self._sessions.removed(status.key, path, is_last)
         inode = self._inodes.index.find(status)
         if inode is None:
             self._devices.at(status.dev).close_fd(fd)
@@ -228,15 +233,20 @@ class Names:
             inode = self._inodes.index.find(moved)
             if inode is not None and not is_same:
                 inode.parent, inode.name = new_parent, new_name
+            paths = old_parent.path_of(name), new_parent.path_of(new_name)
             if met is None:
+                self._sessions.moved(moved.key, *paths, None)
                 return
             if is_same or flags & tree.RENAME_EXCHANGE:
+                if not is_same:
+                    self._sessions.exchanged(moved.key, met[1].key, paths)
                 other = self._inodes.index.find(met[1])
                 if other is not None and not is_same:
                     other.parent, other.name = old_parent, name
                 device.close_fd(met[0])
             else:
-                self._lost_name(*met)
+                self._lost_name(*met, paths[1])
+                self._sessions.moved(moved.key, *paths, met[1])
 
     async def _finalise(self, inode: Inode) -> None:
         """Let the file below be what clients see, if it is a file that is being written."""

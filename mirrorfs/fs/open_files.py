@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.late_recovery import LateRecovery
     from mirrorfs.fs.policy import Policy
     from mirrorfs.fs.quiet_log import QuietLog
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.written_files import WrittenFiles
     from mirrorfs.mirror.counters import Account
     from mirrorfs.mirror.open_file import OpenFile
@@ -61,6 +62,7 @@ class OpenFiles:
         recovery_list: RecoveryList | None,
         late_recovery: LateRecovery,
         written: WrittenFiles,
+        sessions: Sessions,
         quiet_log: QuietLog,
     ) -> None:
         self._inodes = inodes
@@ -70,6 +72,7 @@ class OpenFiles:
         self._recovery_list = recovery_list
         self._late_recovery = late_recovery
         self._written = written
+        self._sessions = sessions
         self._log = quiet_log
         self._by_id: dict[int, OpenFile] = {}
         # Closed, but not finalised: until when to wait for a client that comes back.
@@ -120,6 +123,7 @@ class OpenFiles:
         file.recovery_list = self._recovery_list
         file.seeded = self._seeded.may_be_marked(inode)
         file.writeback = self._written.note_opened(inode)
+        self._sessions.opened(inode, file)
 
     def _let_go(self, inode: Inode, file: OpenFile) -> bool:
         """The end of a `share`, where the file is still used or has nothing to finalise. A thread
@@ -133,6 +137,7 @@ class OpenFiles:
         self.report_failed_sync(inode, file)
         del self._by_id[inode.node_id]
         self._written.note_closed(inode.key, file.writeback)
+        self._sessions.closed(inode.key)
         if file.seeded:
             self._seeded.note(inode)
         for fd in _fds(file):
@@ -319,6 +324,7 @@ class OpenFiles:
         if code == errno.EINTR:  # it was not even tried
             return
         self._log.failure(inode, code)
+        self._sessions.note_error(inode.key, error)
         file = self.get(inode)
         if file is None:
             self._written.note_failure(inode.key)

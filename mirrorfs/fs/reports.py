@@ -13,6 +13,7 @@ from mirrorfs.backing.paths import path_text
 from mirrorfs.fs.entry import refuse
 
 if TYPE_CHECKING:
+    from mirrorfs.catalog.session import Session
     from mirrorfs.mirror.counters import Account, Snapshot
 
 SCHEMA = 1
@@ -49,19 +50,28 @@ def stats_text(snapshot: Snapshot) -> bytes:
 
 
 def stats_json(
-    snapshot: Snapshot, backing: bytes, mounted_at: float, file_system: dict[str, object]
+    snapshot: Snapshot,
+    backing: bytes,
+    state_folder: bytes | None,
+    mounted_at: float,
+    file_system: dict[str, object],
+    life: dict[str, int] | None,
 ) -> bytes:
-    """The counters as one JSON object, with the mount's description."""
+    """The counters as one JSON object, with the mount's description. `state_folder` and `life`, the
+    counters of all mounts up to now, are None where nothing is remembered.
+    """
     return _json(
         {
             "schema": SCHEMA,
             "pid": os.getpid(),
             "version": __version__,
             "backing": path_text(backing),
+            "state_folder": None if state_folder is None else path_text(state_folder),
             "mounted_at": mounted_at,
             "file_system": file_system,
             "counters": {**snapshot.since_mount, "errors": snapshot.errors},
             "since_reset": {**snapshot.since_reset, "errors": snapshot.errors_since_reset},
+            "life": life,
         }
     )
 
@@ -76,6 +86,11 @@ def config_json(
     return _json(
         {"schema": SCHEMA, "options": options, "file_system": file_system, "extras": extras}
     )
+
+
+def history_json(recent: list[Session]) -> bytes:
+    """The last sessions, the last one first."""
+    return _json({"schema": SCHEMA, "sessions": [one.as_dict() for one in recent]})
 
 
 def file_json(counters: dict[str, int]) -> bytes:

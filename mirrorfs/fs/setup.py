@@ -22,6 +22,7 @@ class Setup:
     abilities: Abilities  # of the file system of the backing folder
     state_folder: bytes | None  # where the recovery list is kept; None if files get no seeds
     no_seeds: str  # and why
+    catalog_folder: bytes | None  # where the catalog is kept; None if it is not
     left: tuple[Entry, ...]  # on the recovery list, and not finalised yet
     descriptors: int  # how many are kept for files that are merely known
     log: str  # where log lines go, for config.json

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.privileges import Privileges
     from mirrorfs.fs.quiet_log import QuietLog
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.space import Space
     from mirrorfs.mirror.open_file import OpenFile
 
@@ -39,6 +40,7 @@ class Sparse:
         open_files: OpenFiles,
         privileges: Privileges,
         space: Space,
+        sessions: Sessions,
         quiet_log: QuietLog,
         kernel: Kernel,
         preallocates: bool,
@@ -47,6 +49,7 @@ class Sparse:
         self._open_files = open_files
         self._privileges = privileges
         self._space = space
+        self._sessions = sessions
         self._log = quiet_log
         self._kernel = kernel
         self._preallocates = preallocates
@@ -58,6 +61,7 @@ class Sparse:
         handle, file = self._for_writing(number)
         device = handle.inode.device
         async with device.long_call():
+            self._sessions.begin(handle.inode, file, caller)
             await self._privileges.drop(handle.inode, caller)
             end, keep_size = offset + length, bool(mode & FALLOC_FL_KEEP_SIZE)
             run = partial(self._space.retry_after_reclaim, device)
@@ -88,6 +92,7 @@ class Sparse:
             # thread waits for one device only.
             raise refuse(errno.EXDEV)
         async with inode.device.long_call():
+            self._sessions.begin(handle.inode, file, request.caller)
             await self._privileges.drop(handle.inode, request.caller)
             written = self._open_files.get(inode)
             if written is not None:
@@ -114,6 +119,7 @@ class Sparse:
             except OSError as exc:
                 if exc.errno != errno.EINTR:  # nothing was tried then
                     handle.pending.note(exc, request.target_offset)
+                    self._sessions.note_error(handle.inode.key, exc)
                 raise
         handle.pending.note_taken(request.target_offset, copied)
         return copied.size

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mirrorfs.fs.inode import Inode
     from mirrorfs.fs.open_files import OpenFiles
     from mirrorfs.fs.privileges import Privileges
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.space import Space
     from mirrorfs.mirror.open_file import OpenFile
 
@@ -33,12 +34,14 @@ class Truncation:
         entries: Entries,
         privileges: Privileges,
         space: Space,
+        sessions: Sessions,
     ) -> None:
         self._handles = handles
         self._open_files = open_files
         self._entries = entries
         self._privileges = privileges
         self._space = space
+        self._sessions = sessions
 
     async def set_size(
         self, inode: Inode, number: int | None, size: int, caller: Credentials
@@ -49,10 +52,12 @@ class Truncation:
         handle = self._handles.any(number) if number is not None else None
         if isinstance(handle, FileHandle) and handle.open_file is not None:
             file = handle.open_file
+            self._sessions.begin(inode, file, caller)
             seeds = file.recovery_list is not None and await self._may_read(inode, caller)
             await self._truncate(handle.inode, file, size, seeds, is_open=True)
         else:
             file = await self._open_files.share(inode, os.O_WRONLY)
+            self._sessions.begin(inode, file, caller)
             try:
                 await self._truncate(inode, file, size, seeds=False, is_open=False)
             finally:
@@ -70,5 +75,5 @@ class Truncation:
     ) -> None:
         await self._space.retry_after_reclaim(inode.device, truncate, file, size, seeds, is_open)
         for handle in self._handles.of(inode):
-            if handle.open_file is file:
-                handle.pending.cut(size)
+            if handle.open_file is file and handle.pending.cut(size):
+                self._sessions.note_lost(inode.key)

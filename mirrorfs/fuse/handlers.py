@@ -137,7 +137,7 @@ class Handlers(pyfuse3.Operations):
         return count
 
     async def flush(self, fh: int) -> None:
-        await self._run("flush", fh)
+        await self._run("flush", fh, Credentials(0, 0))  # pyfuse3 does not say who
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._run("fsync", fh, datasync)

@@ -134,6 +134,11 @@ def handle_in(message: memoryview) -> Arguments:
     return protocol.FH_IN.unpack_from(message)
 
 
+def flush_in(message: memoryview) -> Arguments:
+    """A handle, credentials."""
+    return *protocol.FH_IN.unpack_from(message), _caller(message)
+
+
 def none_in(_message: memoryview) -> Arguments:
     """Nothing."""
     return ()
@@ -181,7 +186,7 @@ def write_in(message: memoryview) -> Arguments:
         fh,
         offset,
         message[begin.size :],
-        Credentials(uid, gid, pid) if takes_setid else None,
+        Credentials(uid, gid, pid),
         takes_setid,
         bool(flags & os.O_APPEND),
         flags & os.O_SYNC,

@@ -67,7 +67,7 @@ def table(fs: Filesystem) -> dict[Opcode, Operation]:
         Opcode.STATFS: op(
             "statfs", messages.none_in, fs.attributes.file_system, messages.statfs_out
         ),
-        Opcode.FLUSH: op("flush", messages.handle_in, files.flush, nothing),
+        Opcode.FLUSH: op("flush", messages.flush_in, files.flush, nothing),
         Opcode.FSYNC: op("fsync", messages.fsync_in, files.fsync, nothing),
         Opcode.RELEASE: op("release", messages.handle_in, files.release, nothing),
         Opcode.OPENDIR: op("opendir", messages.opendir_in, fs.folders.open, messages.folder_out),

@@ -166,7 +166,9 @@ def _copy_hole(work: _Copy, stop: int) -> int:
                 count.punched_bytes = make_hole(target, start, min(end, before.st_size))
         count.received_bytes = end - start
         count.hole_bytes = count.received_bytes - count.punched_bytes
-        target.account.add(target.key, count)
+        if count.punched_bytes:
+            target.tally.changed.mark(start, end)
+        target.count(count)
         target.count_freed(before)
         target.writeback.note_rewritten(start, end)
     return end - start
@@ -189,7 +191,8 @@ def _clone(work: _Copy, stop: int) -> int:
                 raise
             work.clone = False
             return 0
-        target.account.add(target.key, Counters(received_bytes=size, shared_bytes=size))
+        target.tally.changed.mark(start, start + size)
+        target.count(Counters(received_bytes=size, shared_bytes=size))
         target.count_freed(before)
         target.writeback.note_rewritten(start, start + size)
     work.left_bytes -= size // 16  # a clone costs next to nothing; it is bounded all the same

@@ -89,10 +89,13 @@ class Account:
         self._reset_errors: dict[str, int] = {}
         self._files: OrderedDict[FileKey, Counters] = OrderedDict()
 
-    def add(self, key: FileKey, delta: Counters) -> None:
-        """Add `delta` to the mount's counters and to those of the file `key`."""
+    def add(self, key: FileKey, delta: Counters, session: Counters) -> None:
+        """Add `delta` to the mount's counters, to those of the file `key`, and to those of a
+        session of it.
+        """
         with self._lock:
             self._total.add(delta)
+            session.add(delta)
             counters = self._files.get(key)
             if counters is None:
                 counters = self._files[key] = Counters()

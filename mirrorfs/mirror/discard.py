@@ -42,10 +42,11 @@ def discard(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
         with size_kept_on_error(file, before.st_size):
             if end > before.st_size and not keep_size:
                 resize(file, before.st_size, end)
-            make_hole(file, start, end)
+            if make_hole(file, start, end):
+                file.tally.changed.mark(start, end)
         file.writeback.note_rewritten(start, end)
         size = os.fstat(file.fd).st_size
-        file.account.add(file.key, Counters(discarded_bytes=max(0, min(end, size) - start)))
+        file.count(Counters(discarded_bytes=max(0, min(end, size) - start)))
         file.count_freed(before)
 
 
@@ -56,7 +57,7 @@ def _discard_unseen(file: OpenFile, tail: StaleTail, start: int, end: int, keep_
     else:
         file.touch()
     discarded = max(0, min(end, tail.logical_size) - start)
-    file.account.add(file.key, Counters(discarded_bytes=discarded))
+    file.count(Counters(discarded_bytes=discarded))
 
 
 def keep_zeros(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
@@ -67,6 +68,7 @@ def keep_zeros(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
         finalise(file)
         file.run.cut(start, end)
         syscalls.zero_range(file.fd, start, end, keep_size)
+        file.tally.changed.mark(start, end)
 
 
 def preallocate(file: OpenFile, start: int, end: int, keep_size: bool) -> None:

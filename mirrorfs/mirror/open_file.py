@@ -25,6 +25,7 @@ from mirrorfs.backing import holes, syscalls, tree
 from mirrorfs.mirror import progress
 from mirrorfs.mirror.counters import Counters
 from mirrorfs.mirror.read_ahead import ReadAhead
+from mirrorfs.mirror.tally import Tally
 from mirrorfs.mirror.writeback import Writeback
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class OpenFile:
     seek_proven: bool = False
     # It can only be appended to (chattr(1)), and `fd` appends wherever it is written to.
     append_only: bool = False
+    # It was made by the client that has it open.
+    is_new: bool = False
     # Gives its path below the backing folder; called when that is needed.
     path: Callable[[], bytes] = bytes
 
@@ -68,6 +71,11 @@ class OpenFile:
     lock: threading.Lock = field(default_factory=threading.Lock)
     # How many handles and calls under way use it. Guarded by its owner's turn.
     handles: int = 0
+
+    # --- What is done to it.
+
+    # In this session; another object takes its place while no client writes.
+    tally: Tally = field(default_factory=Tally)
 
     # --- What is known of its content.
 
@@ -179,13 +187,17 @@ class OpenFile:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             start, view = start + taken, view[taken:]
 
+    def count(self, delta: Counters) -> None:
+        """Add `delta` to the account, and to this session. May be called without the lock."""
+        self.account.add(self.key, delta, self.tally.counters)
+
     def count_freed(self, before: os.stat_result) -> None:
         """Count by how many bytes the file occupies less than `before`; the caller holds the lock.
         Raises OSError.
         """
         freed = (before.st_blocks - os.fstat(self.fd).st_blocks) * 512
         if freed > 0:
-            self.account.add(self.key, Counters(freed_bytes=freed))
+            self.count(Counters(freed_bytes=freed))
 
     @property
     def is_seek_trusted(self) -> bool:

@@ -44,7 +44,7 @@ def take(file: OpenFile, offset: int, data: Data, requests: int) -> int:
     count.write_requests, count.received_bytes = requests, len(data)
     if tail is not None:
         _advance(file, tail, offset, end, count)
-    file.account.add(file.key, count)
+    file.count(count)
     return len(data)
 
 
@@ -60,7 +60,8 @@ def _store(file: OpenFile, offset: int, data: Data, requests: int, count: Counte
     taken = os.pwrite(file.fd, data, offset)
     count.write_requests = requests if taken == len(data) else 0
     count.received_bytes = count.written_bytes = taken
-    file.account.add(file.key, count)
+    file.tally.changed.mark(offset, offset + taken)
+    file.count(count)
     return taken
 
 

@@ -125,7 +125,7 @@ def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
         failure = exc
     count.received_bytes = done - offset
     count.failed_bytes = len(data) - count.received_bytes if failure else 0
-    file.account.add(file.key, count)
+    file.count(count)
     file.writeback.note_rewritten(offset, done)
     if failure is not None and done == offset:
         raise failure
@@ -255,6 +255,7 @@ def _store(request: _Request, start: int, stop: int) -> None:
         )
         if not taken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+        request.file.tally.changed.mark(start, start + taken)
         start += taken
         request.changed = True
         request.count.written_bytes += taken
@@ -287,6 +288,7 @@ def _make_hole(request: _Request, step: Step, start: int, stop: int) -> None:
                 raise
             _write_zeros(request, start, stop)
             return
+        file.tally.changed.mark(start, stop)
         request.changed = True
     punched = sum(max(0, min(last, stop) - max(first, start)) for first, last in data)
     request.count.punched_bytes += punched

@@ -30,6 +30,7 @@ class Mount:
         self.inodes = SimpleNamespace(sweep=lambda: None)
         self.devices = SimpleNamespace(root=None)
         self.open_files = SimpleNamespace(sweep=self.nothing, note_stalls=lambda: None)
+        self.sessions = SimpleNamespace(sweep=lambda: None)
         self.late_recovery = SimpleNamespace(finish_all=self.nothing)
 
     async def nothing(self, *_arguments: object) -> None:
@@ -113,7 +114,7 @@ def test_memory_is_given_back_once_when_clients_are_quiet_after_moving_data(
     )
 
     def write() -> None:
-        mount.account.add(KEY, Counters(received_bytes=10))
+        mount.account.add(KEY, Counters(received_bytes=10), Counters())
 
     def rest() -> None:
         assert given_back in ([], [20])

@@ -45,6 +45,7 @@ async def opened_filesystem(
                 probe(backing_fd, writable=True),
                 state_folder,
                 "" if state_folder else "no reason",
+                state_folder,
                 (),
                 100,
                 "stderr",

@@ -38,10 +38,14 @@ HELP = """\
 def account() -> Account:
     """An account that was reset in between."""
     made = Account()
-    made.add(KEY, Counters(received_bytes=100, written_bytes=60, hole_bytes=40, write_requests=1))
+    made.add(
+        KEY,
+        Counters(received_bytes=100, written_bytes=60, hole_bytes=40, write_requests=1),
+        Counters(),
+    )
     made.add_error(errno.EIO)
     made.reset()
-    made.add(KEY, Counters(received_bytes=7, unchanged_bytes=7, write_requests=1))
+    made.add(KEY, Counters(received_bytes=7, unchanged_bytes=7, write_requests=1), Counters())
     made.add_error(errno.ENOENT)
     return made
 
@@ -87,9 +91,12 @@ def test_the_names_of_counters_are_a_contract() -> None:
 
 
 def test_stats_json_has_the_schema_the_mount_and_both_counts(account: Account) -> None:
-    text = reports.stats_json(account.snapshot(), b"/back\xff%", 12.5, {"type": "ext4"})
+    text = reports.stats_json(
+        account.snapshot(), b"/back\xff%", b"/state", 12.5, {"type": "ext4"}, {"read_bytes": 3}
+    )
     found = json.loads(text)
     assert text.endswith(b"}\n")
+    assert (found.pop("state_folder"), found.pop("life")) == ("/state", {"read_bytes": 3})
     assert found.pop("counters")["errors"] == {"EIO": 1, "ENOENT": 1}
     since_reset = found.pop("since_reset")
     assert since_reset.pop("errors") == {"EIO": 0, "ENOENT": 1}

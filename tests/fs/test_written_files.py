@@ -121,7 +121,7 @@ def test_all_is_forgotten_of_a_file_that_is_no_more(
 ) -> None:
     file = inode(5)
     written.note_opened(file)
-    account.add(file.key, Counters(received_bytes=1))
+    account.add(file.key, Counters(received_bytes=1), Counters())
     written.note_closed(file.key, Writeback(failed=True))
     file.nameless = True
     written.note_forgotten(file)

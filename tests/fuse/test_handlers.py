@@ -71,7 +71,7 @@ CALLS: list[tuple[str, tuple[object, ...], tuple[object, ...]]] = [
     ("rename", (1, b"a", 2, b"b", 4, CONTEXT), (1, b"a", 2, b"b", 4, CALLER)),
     ("fsync", (9, True), (9, True)),
     ("fsyncdir", (9, False), (9, False)),
-    ("flush", (9,), (9,)),
+    ("flush", (9,), (9, Credentials(0, 0))),
     ("release", (9,), (9,)),
     ("releasedir", (9,), (9,)),
     ("forget", ([(5, 1)],), ([(5, 1)],)),

@@ -179,10 +179,10 @@ KILL, SYNC = 1 << 2, os.O_SYNC
 @pytest.mark.parametrize(
     ("write_flags", "flags", "expected"),
     [
-        (0, os.O_WRONLY, (None, False, False, 0)),
+        (0, os.O_WRONLY, (CALLER, False, False, 0)),
         (KILL, os.O_WRONLY, (CALLER, True, False, 0)),
-        (3, os.O_RDWR | os.O_APPEND, (None, False, True, 0)),
-        (0, os.O_DSYNC, (None, False, False, os.O_DSYNC)),
+        (3, os.O_RDWR | os.O_APPEND, (CALLER, False, True, 0)),
+        (0, os.O_DSYNC, (CALLER, False, False, os.O_DSYNC)),
         (KILL | 1, SYNC | os.O_APPEND, (CALLER, True, True, SYNC)),
     ],
 )

@@ -1,0 +1,42 @@
+"""Numbers as text for people."""
+
+from __future__ import annotations
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_HOURS_SHOWN = 96  # longer ago is told in days
+
+
+def size(count: float) -> str:
+    """A number of bytes in binary units, with three digits."""
+    if abs(count) < 1000:
+        return f"{count:.0f} B"
+    value, unit = float(count), "B"
+    for unit in _UNITS:  # noqa: B007 - the last one reached is used
+        value /= 1024
+        if abs(value) < 999.5:
+            break
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def duration(span_ns: int) -> str:
+    """A span of time in ns, to the second or the tenth of it."""
+    seconds = max(0, span_ns) / 1e9
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 10 * _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < _HOURS_SHOWN * _HOUR:
+        return (
+            f"{seconds / _HOUR:.0f} h" if seconds >= 10 * _HOUR else f"{seconds / _MINUTE:.0f} min"
+        )
+    return f"{seconds / _DAY:.0f} d"
+
+
+def share(part: float) -> str:
+    """A part of 1 in percent."""
+    percent = part * 100
+    if percent == 0 or percent >= 10:
+        return f"{percent:.0f} %"
+    return "< 0.01 %" if percent < 0.01 else f"{percent:.2g} %"

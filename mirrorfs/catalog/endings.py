@@ -1,0 +1,95 @@
+"""How a session ended, by what was seen of its writers; and whether it was unusual. Pure.
+
+A doubt means: incomplete. A copy that is whole and is called incomplete costs a look; one that is
+torn and is called good costs the backup.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirrorfs.backing.sizes import share
+from mirrorfs.catalog.session import Ending
+from mirrorfs.mirror import seed_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirrorfs.catalog.session import Session
+
+# A file that is new and still has the mode that rsync gives those it has not finished.
+_RSYNC_UNFINISHED_MODE = 0o600
+# Less is noise.
+_LEAST_ZEROED_BYTES = 64 << 10
+_LEAST_LOST_BYTES = 1 << 20
+_MEDIAN_FACTOR = 10
+_LEAST_SHARE = 0.2
+MEDIAN_OF = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was seen of the writers of a session, up to its end."""
+
+    path: bytes  # below the backing folder, as it is now
+    is_removed: bool = False  # the last name is gone
+    is_open: bool = False  # a writer still has it open
+    is_failed: bool = False  # a write or fsync was refused, and not made good
+    closed: Ending = Ending.CLOSED  # how the last writer ended: CLOSED, EXITED or KILLED
+    is_stamped: bool = False  # its mtime was set after the last write
+    is_new: bool = False  # it was made in this session
+    mode: int = 0
+
+
+def meant_for(path: bytes) -> tuple[bytes, bytes | None]:
+    """The path that the content at `path` is meant for; and `path` itself, if that is a temporary
+    name of a copy tool, else None.
+    """
+    folder, name = os.path.split(path)
+    replaced = seed_rules.replaced_names(name)
+    return (os.path.join(folder, replaced[0]), path) if replaced else (path, None)
+
+
+def ending(seen: Observed, program: str, was_stamped: bool | None) -> Ending:
+    """How a session ended; `was_stamped` says whether the last good session of the file by the same
+    `program` set its mtime, None if there is none.
+    """
+    if seen.is_failed:
+        return Ending.FAILED
+    if seen.closed is Ending.KILLED and not seen.is_open:
+        return Ending.KILLED
+    if seen.is_removed:
+        return Ending.ABANDONED
+    if seen.is_open:
+        return Ending.UNMOUNTED
+    if meant_for(seen.path)[1] is not None:
+        return Ending.ABANDONED
+    if not seen.is_stamped and (was_stamped or _is_left_by_rsync(seen, program, was_stamped)):
+        return Ending.UNSTAMPED
+    return seen.closed
+
+
+def _is_left_by_rsync(seen: Observed, program: str, was_stamped: bool | None) -> bool:
+    is_unfinished = seen.is_new and seen.mode & 0o777 == _RSYNC_UNFINISHED_MODE
+    return was_stamped is None and program == "rsync" and is_unfinished
+
+
+def unusual(session: Session, shares: Sequence[float]) -> str:
+    """Why a session is out of the ordinary; empty if it is not. `shares` are the changed shares of
+    the last good sessions of its file (`MEDIAN_OF`).
+    """
+    had, left = session.allocated_before or 0, session.allocated_after or 0
+    if session.zeroed_bytes >= _LEAST_ZEROED_BYTES and session.zeroed_bytes > had / 2:
+        return f"{share(min(1.0, session.zeroed_bytes / had))} of its data turned to zeros"
+    if had - left >= _LEAST_LOST_BYTES and left < had / 2 and session.is_shrunk:
+        return f"{share((had - left) / had)} of its data is gone"
+    if not shares:
+        return ""
+    usual = statistics.median(shares)
+    changed = session.changed_share
+    if changed > _LEAST_SHARE and changed > usual * _MEDIAN_FACTOR:
+        return f"{share(changed)} of its data changed, where {share(usual)} is usual"
+    return ""

@@ -1,0 +1,235 @@
+"""The sessions in the catalog, and the files that they are of: written by one thread of the daemon,
+read by that and by commands.
+
+A file is known by its path. When it is renamed, its history goes along, and joins that of a file
+that it replaces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mirrorfs.catalog.session import GOOD, Ending, Session
+from mirrorfs.mirror.counters import Counters
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+# What clients read belongs to no session.
+_COUNTERS = [one.name for one in fields(Counters) if one.name != "read_bytes"]
+_PLAIN = [one.name for one in fields(Session) if one.name not in {"counters", "number"}]
+_COLUMNS = [*_PLAIN, *_COUNTERS]
+_SELECTED = ", ".join(f"s.{name}" for name in ["number", *_COLUMNS])
+_GOOD = ", ".join(f"'{ending}'" for ending in sorted(GOOD))
+_MANY = 1000
+
+
+class File(NamedTuple):
+    """A file that the catalog knows, with its last session and its last good one."""
+
+    path: bytes
+    last: Session
+    good: Session | None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the last session left it unfinished, as far as is known."""
+        return self.last.ended is not None and not self.last.is_good
+
+
+def begin(db: sqlite3.Connection, session: Session) -> int:
+    """Note a session that has begun; returns its number."""
+    cursor = db.execute(
+        "INSERT INTO sessions (path, begin_ns, program, uid, device, inode, born_ns, size_before,"
+        " allocated_before) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            session.path,
+            session.begin_ns,
+            session.program,
+            session.uid,
+            session.device,
+            _signed(session.inode),
+            session.born_ns,
+            session.size_before,
+            session.allocated_before,
+        ),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def end(db: sqlite3.Connection, session: Session) -> None:
+    """Note how a session ended; its `number` is what `begin` returned."""
+    _update(db, session, _file_of(db, session))
+
+
+def _update(db: sqlite3.Connection, session: Session, file: int) -> None:
+    names = ", ".join(f"{name}=?" for name in _COLUMNS)
+    values = [getattr(session, name) for name in _PLAIN]
+    values[_PLAIN.index("inode")] = _signed(session.inode)
+    values += [getattr(session.counters, name) for name in _COUNTERS]
+    db.execute(
+        f"UPDATE sessions SET {names}, file=? WHERE number=?", [*values, file, session.number]
+    )
+
+
+def _file_of(db: sqlite3.Connection, session: Session) -> int:
+    """The number of a session's file, of which it becomes the last session."""
+    good = session.number if session.is_good else None
+    row = db.execute(
+        "INSERT INTO files (path, last_session, good_session) VALUES (?1, ?2, ?3)"
+        " ON CONFLICT (path) DO UPDATE SET last_session=?2, is_gone=0,"
+        " good_session=coalesce(?3, good_session) RETURNING id",
+        (session.path, session.number, good),
+    ).fetchone()
+    return int(row[0])
+
+
+def under_way(db: sqlite3.Connection) -> list[Session]:
+    """The sessions that have no end: those of the daemon that runs, or that has died."""
+    return list(_sessions(db, "s.ended IS NULL ORDER BY s.number"))
+
+
+def recent(db: sqlite3.Connection, count: int) -> list[Session]:
+    """The sessions that ended, the last one first."""
+    return list(_sessions(db, "s.ended IS NOT NULL ORDER BY s.number DESC LIMIT ?", count))
+
+
+def of_file(db: sqlite3.Connection, path: bytes, count: int) -> list[Session]:
+    """The sessions of a file that ended, the last one first."""
+    where = "s.file = (SELECT id FROM files WHERE path=?) AND s.ended IS NOT NULL"
+    return list(_sessions(db, f"{where} ORDER BY s.number DESC LIMIT ?", path, count))
+
+
+def select(
+    db: sqlite3.Connection, path: bytes | None, since_ns: int, is_incomplete: bool
+) -> Iterator[Session]:
+    """The sessions that began at `since_ns` or later, of the file or of all below the folder
+    `path`, the last one first.
+    """
+    where, values = ["s.begin_ns >= ?"], [since_ns]
+    arguments: list[object] = [*values]
+    if path:
+        where.append("s.file IN (SELECT id FROM files WHERE path=? OR (path > ? AND path < ?))")
+        arguments += [path, path + b"/", path + b"0"]
+    if is_incomplete:
+        where.append(f"s.ended IS NOT NULL AND s.ended NOT IN ({_GOOD})")
+    yield from _sessions(db, " AND ".join(where) + " ORDER BY s.number DESC", *arguments)
+
+
+def was_stamped(db: sqlite3.Connection, path: bytes, program: str) -> bool | None:
+    """Whether the last good session of a file by `program` set its mtime; None if there is none."""
+    row = db.execute(
+        "SELECT is_stamped FROM sessions WHERE file = (SELECT id FROM files WHERE path=?)"
+        f" AND program=? AND ended IN ({_GOOD}) ORDER BY number DESC LIMIT 1",
+        (path, program),
+    ).fetchone()
+    return None if row is None else bool(row[0])
+
+
+def _sessions(db: sqlite3.Connection, where: str, *values: object) -> Iterator[Session]:
+    for row in db.execute(f"SELECT {_SELECTED} FROM sessions s WHERE {where}", values):
+        yield _session(row)
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    plain = dict(zip(_PLAIN, row[1:], strict=False))
+    counters = Counters(**dict(zip(_COUNTERS, row[1 + len(_PLAIN) :], strict=True)))
+    if plain["ended"] is not None:
+        plain["ended"] = Ending(plain["ended"])
+    plain["inode"] &= (1 << 64) - 1
+    plain["is_stamped"] = bool(plain["is_stamped"])
+    return Session(**plain, counters=counters, number=row[0])
+
+
+def files(db: sqlite3.Connection, least_allocated: int = 0) -> Iterator[File]:
+    """The files that are still there, so far as was seen, and had `least_allocated` bytes after
+    their last session, by path.
+    """
+    good = _SELECTED.replace("s.", "g.")
+    width = 1 + len(_COLUMNS)
+    rows = db.execute(
+        f"SELECT f.path, {_SELECTED}, {good} FROM files f"
+        " JOIN sessions s ON s.number=f.last_session"
+        " LEFT JOIN sessions g ON g.number=f.good_session"
+        " WHERE f.is_gone=0 AND coalesce(s.allocated_after, 0) >= ? ORDER BY f.path",
+        (least_allocated,),
+    )
+    for path, *row in rows:
+        last = _session(tuple(row[:width]))
+        good_row = tuple(row[width:])
+        is_same = good_row[0] == last.number
+        found = last if is_same else None if good_row[0] is None else _session(good_row)
+        yield File(path, last, found)
+
+
+def note_moved(db: sqlite3.Connection, old: bytes, new: bytes) -> None:
+    """Note that what lay at `old`, a file or a folder, lies at `new` now."""
+    moved = db.execute("SELECT id FROM files WHERE path=?", (old,)).fetchone()
+    if moved is not None:
+        replaced = db.execute("SELECT id FROM files WHERE path=?", (new,)).fetchone()
+        if replaced is not None:
+            db.execute("UPDATE sessions SET file=? WHERE file=?", (moved[0], replaced[0]))
+            db.execute("DELETE FROM files WHERE id=?", replaced)
+        db.execute("UPDATE files SET path=? WHERE id=?", (new, moved[0]))
+    below = (old + b"/", old + b"0")
+    if db.execute("SELECT 1 FROM files WHERE path > ? AND path < ?", below).fetchone():
+        _move_below(db, old, new)
+
+
+def _move_below(db: sqlite3.Connection, old: bytes, new: bytes) -> None:
+    # What the catalog still has of a folder that was there before is of files that are gone.
+    db.execute("DELETE FROM files WHERE path > ? AND path < ?", (new + b"/", new + b"0"))
+    rows = db.execute(
+        "SELECT id, path FROM files WHERE path > ? AND path < ?", (old + b"/", old + b"0")
+    ).fetchall()
+    moved = [(new + path[len(old) :], number) for number, path in rows]
+    db.executemany("UPDATE files SET path=? WHERE id=?", moved)
+
+
+def note_exchanged(db: sqlite3.Connection, one: bytes, other: bytes) -> None:
+    """Note that two have exchanged their names (RENAME_EXCHANGE)."""
+    between = one + b"\0"  # no path has such a byte
+    note_moved(db, one, between)
+    note_moved(db, other, one)
+    note_moved(db, between, other)
+
+
+def note_removed(db: sqlite3.Connection, path: bytes) -> None:
+    """Note that a file is no more. What happened to it stays known."""
+    db.execute("UPDATE files SET is_gone=1 WHERE path=?", (path,))
+
+
+def prune(db: sqlite3.Connection, before_ns: int) -> int:
+    """Forget sessions that ended before `before_ns`, but for the last one of each file that is
+    there, and its last good one; returns how many. To be called again if there were many.
+    """
+    cursor = db.execute(
+        "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE end_ns < ?"
+        " AND number NOT IN (SELECT last_session FROM files WHERE is_gone=0)"
+        " AND number NOT IN (SELECT good_session FROM files"
+        " WHERE is_gone=0 AND good_session IS NOT NULL) ORDER BY number LIMIT ?)",
+        (before_ns, _MANY),
+    )
+    if cursor.rowcount < _MANY:
+        db.execute(
+            "DELETE FROM files WHERE is_gone=1"
+            " AND last_session NOT IN (SELECT number FROM sessions)"
+        )
+    return cursor.rowcount
+
+
+def life(db: sqlite3.Connection) -> dict[str, int]:
+    """The counters of all mounts before, by name."""
+    return dict(db.execute("SELECT name, value FROM life"))
+
+
+def set_life(db: sqlite3.Connection, counters: dict[str, int]) -> None:
+    """Note the counters of all mounts up to now."""
+    db.executemany("INSERT OR REPLACE INTO life (name, value) VALUES (?, ?)", counters.items())
+
+
+def _signed(number: int) -> int:
+    """A number of 64 bits as SQLite has it, with a sign."""
+    return number - (1 << 64) if number >= 1 << 63 else number

@@ -1,0 +1,229 @@
+"""The thread that remembers: it writes sessions to the catalog when they are over, one transaction
+for all that came meanwhile, and tells the log and those who wait for the news.
+
+Guarantees: no request ever waits for it, nor for the disk that the catalog is on. A row that says
+that a session ended is written after the last answer. A kill leaves the sessions that were under
+way without an end, by which the next mount knows them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mirrorfs.catalog import sessions
+from mirrorfs.catalog.standing import Standing, standing
+from mirrorfs.fs import session_end
+from mirrorfs.fs.session_log import SessionLog
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+    from mirrorfs.catalog.catalog import Catalog
+    from mirrorfs.catalog.endings import Observed
+    from mirrorfs.catalog.session import Session
+    from mirrorfs.fs.live_session import Live
+    from mirrorfs.mirror.counters import Account
+
+log = logging.getLogger(__name__)
+
+_BATCH_SECONDS = 0.2
+_PRUNE_SECONDS = 86_400.0
+_CLOSE_SECONDS = 10.0
+_MAX_EVENTS = 100_000
+_MAX_STANDINGS = 10_000
+_DAY_NS = 86_400 * 10**9
+RECENT = 100
+
+
+class Recorder:
+    """`days` is how long sessions are kept; `listeners` are called with each that is over, in the
+    recorder's thread.
+    """
+
+    def __init__(self, catalog: Catalog, backing_fd: int, account: Account, days: int) -> None:
+        self._catalog = catalog
+        self._backing_fd = backing_fd
+        self._account = account
+        self._days = days
+        self._log = SessionLog()
+        self.listeners: list[Callable[[Session], object]] = []
+        # Guarded by the condition: what is to be done, and whether it is the end.
+        self._events: deque[Callable[[], object]] = deque()
+        self._is_closing = False
+        self._lost = 0
+        self._stir = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        # Guarded by the lock, for those who read in other threads.
+        self._lock = threading.Lock()
+        self._recent: deque[Session] = deque(maxlen=RECENT)
+        self._standings: dict[bytes, Standing] = {}
+        self._life: dict[str, int] = {}
+        # The recorder's own.
+        self._begun: list[Live] = []
+        self._over: list[Session] = []
+        self._pruned = float("-inf")
+
+    def start(self, is_hidden: bool) -> None:
+        """Begin; to be called before the mount. If that `is_hidden`, the state folder, the catalog
+        is opened, or made, at once: SQLite would not find it later.
+        """
+        if is_hidden or self._catalog.exists():
+            self._batch([self._load])
+        self._thread.start()
+
+    def begin(self, live: Live) -> None:
+        """Note that a session has begun."""
+        self._put(partial(self._begin, live))
+
+    def end(self, live: Live, seen: Observed) -> None:
+        """Note that a session is over, and what was seen of its writers."""
+        self._put(partial(self._end, live, seen))
+
+    def moved(self, old: bytes, new: bytes) -> None:
+        """Note that a file or folder without a session has another path."""
+        self._put(partial(self._moved, old, new))
+
+    def exchanged(self, one: bytes, other: bytes) -> None:
+        """Note that two have exchanged their paths."""
+        self._put(partial(self._catalog.call, sessions.note_exchanged, one, other))
+
+    def removed(self, path: bytes) -> None:
+        """Note that there is nothing at a path any more."""
+        self._put(partial(self._removed, path))
+
+    def recent(self) -> list[Session]:
+        """The last sessions that are over, the last one first (`RECENT`)."""
+        with self._lock:
+            return list(self._recent)
+
+    def standings(self) -> list[Standing]:
+        """How the files stand that are watched one by one."""
+        with self._lock:
+            return list(self._standings.values())
+
+    def life(self) -> dict[str, int]:
+        """The counters of all mounts, this one included."""
+        now = self._account.snapshot().since_mount
+        with self._lock:
+            return {name: self._life.get(name, 0) + value for name, value in now.items()}
+
+    def close(self) -> None:
+        """Write what is left, but wait no longer than `_CLOSE_SECONDS` for a disk that hangs."""
+        with self._stir:
+            self._is_closing = True
+            self._stir.notify()
+        if self._thread.ident is not None:
+            self._thread.join(_CLOSE_SECONDS)
+
+    def _put(self, event: Callable[[], object]) -> None:
+        with self._stir:
+            if len(self._events) >= _MAX_EVENTS:
+                self._lost += 1
+                return
+            self._events.append(event)
+            self._stir.notify()
+
+    def _run(self) -> None:
+        is_closing = False
+        while not is_closing:
+            with self._stir:
+                if not self._events and not self._is_closing:
+                    self._stir.wait()
+                is_closing = self._is_closing
+                events = list(self._events)
+                self._events.clear()
+            if events:
+                self._batch(events)
+            if not is_closing:
+                with self._stir:
+                    # What comes next is written together.
+                    self._stir.wait_for(lambda: self._is_closing, _BATCH_SECONDS)
+        self._catalog.close()
+        if self._lost:
+            log.warning("%d sessions or names were not noted: the disk was too slow", self._lost)
+
+    def _batch(self, events: list[Callable[[], object]]) -> None:
+        self._catalog.begin()
+        for event in events:
+            try:
+                event()
+            except Exception:  # nothing must end the thread
+                log.exception("a session could not be noted")
+        self._catalog.call(sessions.set_life, self.life())
+        self._prune()
+        if not self._catalog.end():
+            for live in self._begun:
+                live.number = 0
+        self._begun.clear()
+        over, self._over = self._over, []
+        for session in over:
+            for listener in self.listeners:
+                listener(session)
+        self._log.say(over)
+
+    def _load(self) -> None:
+        """Take in what there is, and end what a daemon has left that died."""
+        with self._lock:
+            self._life = self._catalog.call(sessions.life) or {}
+        for session in self._catalog.call(sessions.under_way) or []:
+            cut = session_end.cut_off(session, self._backing_fd)
+            self._catalog.call(sessions.end, cut)
+            self._log.say_found(cut)
+        recent = self._catalog.call(sessions.recent, RECENT) or []
+        known = self._catalog.call(_standings) or []
+        with self._lock:
+            self._recent.extend(recent)
+            self._standings.update({one.path: one for one in known[:_MAX_STANDINGS]})
+
+    def _begin(self, live: Live) -> None:
+        live.number = self._catalog.call(sessions.begin, live.begun) or 0
+        self._begun.append(live)
+
+    def _end(self, live: Live, seen: Observed) -> None:
+        if not live.number:
+            self._begin(live)
+        session = session_end.conclude(live, seen, self._backing_fd, self._catalog)
+        self._catalog.call(sessions.end, session)
+        self._over.append(session)
+        with self._lock:
+            self._recent.appendleft(session)
+            self._stand(session, seen.is_removed)
+
+    def _stand(self, session: Session, is_removed: bool) -> None:
+        before = self._standings.pop(session.path, None)
+        now = standing(session.path, session, before.good_ns if before else None)
+        if now.is_watched and not is_removed and len(self._standings) < _MAX_STANDINGS:
+            self._standings[session.path] = now
+
+    def _moved(self, old: bytes, new: bytes) -> None:
+        self._catalog.call(sessions.note_moved, old, new)
+        with self._lock:
+            below = old + b"/"
+            for path in [p for p in self._standings if p == old or p.startswith(below)]:
+                moved = new + path[len(old) :]
+                self._standings[moved] = self._standings.pop(path)._replace(path=moved)
+
+    def _removed(self, path: bytes) -> None:
+        self._catalog.call(sessions.note_removed, path)
+        with self._lock:
+            self._standings.pop(path, None)
+
+    def _prune(self) -> None:
+        now = time.monotonic()
+        if now - self._pruned < _PRUNE_SECONDS:
+            return
+        limit = time.time_ns() - self._days * _DAY_NS
+        if not self._catalog.call(sessions.prune, limit):
+            self._pruned = now
+
+
+def _standings(db: sqlite3.Connection) -> list[Standing]:
+    found = sessions.files(db)
+    known = (standing(one.path, one.last, one.good.end_ns if one.good else None) for one in found)
+    return [one for one in known if one.is_watched]

@@ -1,0 +1,106 @@
+"""What a session was, when it is over: put together by the recorder's thread from what was seen of
+it, the file as it is now, and the sessions before.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrorfs.backing.statx import Status, statx
+from mirrorfs.catalog import endings, ranges, sessions
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from mirrorfs.catalog.catalog import Catalog
+    from mirrorfs.catalog.endings import Observed
+    from mirrorfs.catalog.session import Session
+    from mirrorfs.fs.live_session import Live
+    from mirrorfs.mirror.counters import FileKey
+
+
+class _Before(NamedTuple):
+    """What the catalog knows of a file."""
+
+    was_stamped: bool | None
+    shares: list[float]
+
+
+def conclude(live: Live, seen: Observed, backing_fd: int, catalog: Catalog) -> Session:
+    """The session that has ended."""
+    status = _status_of(backing_fd, seen.path, live.key)
+    seen = replace(seen, mode=status.mode if status is not None else 0)
+    path, written_as = endings.meant_for(seen.path)
+    before = catalog.call(_before, path, live.begun.program) or _Before(None, [])
+    changed = live.tally.changed.ranges(1 << 63 if status is None else status.size)
+    size, allocated = live.replaced or (live.begun.size_before, live.begun.allocated_before)
+    session = replace(
+        live.begun,
+        path=path,
+        written_as=written_as,
+        number=live.number,
+        end_ns=live.end_ns,
+        ended=endings.ending(seen, live.begun.program, before.was_stamped),
+        size_before=size,
+        allocated_before=allocated,
+        size_after=None if status is None else status.size,
+        allocated_after=None if status is None else status.blocks * 512,
+        counters=live.tally.counters,
+        changed_chunks=ranges.count(changed),
+        is_stamped=seen.is_stamped,
+        errors=", ".join(f"{name} {count}" for name, count in sorted(live.errors.items())),
+        ranges=ranges.encode(ranges.bounded(changed)),
+    )
+    session = replace(session, zeroed_bytes=_zeroed(session))
+    return replace(session, unusual=endings.unusual(session, before.shares))
+
+
+def cut_off(session: Session, backing_fd: int) -> Session:
+    """The session of a daemon that died, as far as it is known: up to when the file was changed."""
+    path, written_as = endings.meant_for(session.path)
+    key = (session.device, session.inode, session.born_ns)
+    status = _status_of(backing_fd, session.path, key)
+    if status is None:
+        return replace(session.interrupted(0), path=path, written_as=written_as)
+    return replace(
+        session.interrupted(status.mtime_ns),
+        path=path,
+        written_as=written_as,
+        size_after=status.size,
+        allocated_after=status.blocks * 512,
+    )
+
+
+def _status_of(backing_fd: int, path: bytes, key: FileKey) -> Status | None:
+    """The status of the file that has this path below the backing folder; None if it is another one
+    by now, or there is none.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=backing_fd)
+    except OSError:
+        return None
+    try:
+        status = statx(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return status if status.key == key else None
+
+
+def _before(db: sqlite3.Connection, path: bytes, program: str) -> _Before:
+    known = sessions.of_file(db, path, endings.MEDIAN_OF * 2)
+    shares = [one.changed_share for one in known if one.is_good][: endings.MEDIAN_OF]
+    return _Before(sessions.was_stamped(db, path, program), shares)
+
+
+def _zeroed(session: Session) -> int:
+    """How much data was turned to zeros: punched, or not there any more in a file that is no
+    smaller.
+    """
+    count, gone = session.counters.punched_bytes, 0
+    if session.size_after is not None and not session.is_shrunk:
+        gone = (session.allocated_before or 0) - (session.allocated_after or 0)
+    return max(count, gone)
