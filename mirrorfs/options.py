@@ -222,6 +222,19 @@ class MountOptions:
         "5",
         "how long after its last writer has closed a file a session ends",
     )
+    on_session: str | None = _option(
+        "on_session",
+        _value("COMMAND", _path),
+        "none",
+        "run COMMAND after each session, with the session as JSON on its standard input",
+        value=None,
+    )
+    on_session_user: str = _option(
+        "on_session_user",
+        _value("USER", _path),
+        "nobody",
+        "the user that on_session=COMMAND runs as",
+    )
     log: str | None = _option(
         "log",
         _value("FILE", _path),

@@ -82,7 +82,10 @@ def open_or_make(parent_fd: int, name: bytes) -> tuple[int, bytes]:
     try:
         folder_fd = open_folder(parent_fd, name)
     except FileNotFoundError:
-        folder_fd = _make(parent_fd, name)
+        try:
+            folder_fd = _make(parent_fd, name)
+        except FileExistsError:  # another thread was faster
+            folder_fd = open_folder(parent_fd, name)
     try:
         marker = _read_marker(folder_fd)
         if marker is None or not _id_of(marker):

@@ -85,10 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> MountSpec:
     """Check both places, finalise what a crash has left, and say on stderr what was done."""
     from mirrorfs.backing.probe import probe
-    from mirrorfs.daemon import places, state_folder
+    from mirrorfs.daemon import places, session_hook, state_folder
     from mirrorfs.daemon.mount_spec import MountSpec
 
     notes: list[str] = []
+    hook = session_hook.prepare(options)
     # First, since a dead mount may lie on the backing folder itself.
     if places.clear_mount_point(mount_point):
         notes.append("the daemon before this one was dead; removed what it left")
@@ -106,7 +107,9 @@ def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> Mount
     for line in (*state.notes, *state.warnings):
         note(line)
     notes += state.notes
-    return MountSpec(backing, backing_fd, mount_point, options, abilities, state, tuple(notes))
+    return MountSpec(
+        backing, backing_fd, mount_point, options, abilities, state, hook, tuple(notes)
+    )
 
 
 def _check_limits() -> None:

@@ -25,6 +25,7 @@ from mirrorfs.backing.paths import printable, show
 from mirrorfs.daemon import log_setup, log_signals, places
 from mirrorfs.daemon.background import Background
 from mirrorfs.daemon.readahead import Readahead
+from mirrorfs.daemon.session_hook import SessionHook
 from mirrorfs.fs.setup import Setup
 from mirrorfs.fuse.connection import Connection
 
@@ -70,6 +71,7 @@ async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
     connection = Connection(_setup(spec), lambda: {"readahead": readahead.describe()})
     mount = Mount(connection, spec.mount_point)
     log_signals.start(connection.fs.status_line)
+    hook = _start_hook(spec, connection)
     connection.fs.start()
     connection.mount(spec.mount_point, _fuse_options(spec))
     mount.note_device()
@@ -85,7 +87,19 @@ async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
         connection.close(unmount=mount.is_mounted())
         connection.fs.close_files()
         await trio.to_thread.run_sync(connection.fs.end_threads)
+        if hook is not None:
+            await trio.to_thread.run_sync(hook.close)
         log.info("unmounted: %s", connection.fs.status_line())
+
+
+def _start_hook(spec: MountSpec, connection: Connection) -> SessionHook | None:
+    recorder = connection.fs.recorder
+    if spec.hook is None or recorder is None:
+        return None
+    hook = SessionHook(spec.hook, spec.mount_point, spec.backing)
+    recorder.listeners.append(hook.put)
+    hook.start()
+    return hook
 
 
 def _setup(spec: MountSpec) -> Setup:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.recovery_list import Entry
+    from mirrorfs.daemon.session_hook import Hook
     from mirrorfs.options import MountOptions
 
 
@@ -44,4 +45,5 @@ class MountSpec:
     options: MountOptions
     abilities: Abilities
     state_folder: StateFolder
+    hook: Hook | None = None
     notes: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.mounted import Mirror
 
-BLOCK = 4096
+BLOCK, NO_SPACE = 4096, os.strerror(errno.ENOSPC)
 
 
 def test_mount_after_kill_9_holds_every_acknowledged_write(mirror: Mirror) -> None:
@@ -117,19 +117,23 @@ def fill(folder: Path) -> None:
 def test_full_disk_is_mounted_and_unchanged_data_still_fits(
     kind: str, size_mib: int, tmp_path: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
-    """After a restart the backups have to find it, not the empty mount point."""
+    """After a restart the backups have to find it, not the empty mount point. That the session
+    could not be noted is told, once.
+    """
     with loop_mounted(kind, tmp_path, size_mib) as disk:
         backing = disk / "backing"
         backing.mkdir()
         content = os.urandom(1 << 20)
         (backing / "image").write_bytes(content)
         fill(disk)
-        mirror = mount_mirror(backing)
+        mirror = mount_mirror(backing, noisy=True)
         config = json.loads((mirror.path / ".mirrorfs/config.json").read_text())
         assert config["file_system"]["can_punch"]
         with (mirror.path / "image").open("r+b") as file:
             file.write(content)
         assert mirror.read("image") == content
+        wait_for(mirror.troubles)
+        assert [line.rpartition(": ")[2] for line in mirror.troubles()] == [NO_SPACE]
         for path in disk.glob("fill-*"):
             path.unlink()
         (mirror.path / "another").write_bytes(content)

@@ -13,7 +13,9 @@ from mirrorfs.mirror.seed_rules import MIN_BYTES, is_worth, may_read, replaced_n
 ALNUM = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 OWNER, OTHER = 1000, 1001
 
-names = st.binary(min_size=1, max_size=40).filter(lambda name: not set(name) & set(b"\0/"))
+names = st.binary(min_size=1, max_size=40).filter(
+    lambda name: not set(name) & set(b"\0/") and name not in {b".", b".."}
+)
 suffixes = st.lists(st.sampled_from(ALNUM), min_size=6, max_size=6).map(bytes)
 
 
