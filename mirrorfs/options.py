@@ -225,7 +225,7 @@ class MountOptions:
     on_session: str | None = _option(
         "on_session",
         _value("COMMAND", _path),
-        "none",
+        "nothing",
         "run COMMAND after each session, with the session as JSON on its standard input",
         value=None,
     )

@@ -29,6 +29,7 @@ ID_BYTES = 4
 _FORMAT = 1
 _MAX_MARKER_BYTES = 1 << 16
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_being_made: set[bytes] = set()
 
 
 def open_folder(parent_fd: int, name: bytes) -> int:
@@ -145,9 +146,22 @@ def check_format(folder_fd: int, folder: bytes) -> None:
         )
 
 
+def is_being_made(name: bytes) -> bool:
+    """Whether this process is making a state folder under this name, which nobody should see."""
+    return name in _being_made
+
+
 def _make(parent_fd: int, name: bytes) -> int:
     """Make the state folder under a random name, with its marker, and then rename it."""
     temporary = name + b"." + secrets.token_hex(8).encode()
+    _being_made.add(temporary)
+    try:
+        return _make_as(parent_fd, temporary, name)
+    finally:
+        _being_made.discard(temporary)
+
+
+def _make_as(parent_fd: int, temporary: bytes, name: bytes) -> int:
     os.mkdir(temporary, 0o700, dir_fd=parent_fd)
     folder_fd = -1
     try:

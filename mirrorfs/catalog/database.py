@@ -22,7 +22,8 @@ from mirrorfs.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NAME = b"catalog.sqlite3"
+STEM = b"catalog."  # of the name of each file
+NAME = STEM + b"sqlite3"
 _BESIDE = (b"-wal", b"-shm", b"-journal")
 _BUSY_SECONDS = 5.0
 _DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
@@ -38,7 +39,7 @@ _MIGRATIONS: Sequence[str] = (
         is_gone INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE sessions (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER PRIMARY KEY,
         file INTEGER,
         path BLOB NOT NULL,
         begin_ns INTEGER NOT NULL,
@@ -150,7 +151,7 @@ def set_aside(folder_fd: int) -> str:
 
     All connections to it are closed.
     """
-    name = f"catalog.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+    name = f"{STEM.decode()}damaged-{time.strftime('%Y%m%dT%H%M%S')}"
     os.rename(NAME, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     for suffix in _BESIDE:
         with contextlib.suppress(FileNotFoundError):

@@ -78,16 +78,19 @@ def _is_left_by_rsync(seen: Observed, program: str, was_stamped: bool | None) ->
 
 
 def unusual(session: Session, shares: Sequence[float]) -> str:
-    """Why a session is out of the ordinary; empty if it is not. `shares` are the changed shares of
-    the last good sessions of its file (`MEDIAN_OF`).
+    """Why a session that ended well is out of the ordinary; empty if it is not. `shares` are the
+    changed shares of the last good sessions of its file (`MEDIAN_OF`).
+
+    Of a file without any nothing is said: it may have been stored with its zeros before, and they
+    are no data that is lost.
     """
+    if not shares or not session.is_good:
+        return ""
     had, left = session.allocated_before or 0, session.allocated_after or 0
-    if session.zeroed_bytes >= _LEAST_ZEROED_BYTES and session.zeroed_bytes > had / 2:
+    if had and session.zeroed_bytes >= _LEAST_ZEROED_BYTES and session.zeroed_bytes > had / 2:
         return f"{share(min(1.0, session.zeroed_bytes / had))} of its data turned to zeros"
     if had - left >= _LEAST_LOST_BYTES and left < had / 2 and session.is_shrunk:
         return f"{share((had - left) / had)} of its data is gone"
-    if not shares:
-        return ""
     usual = statistics.median(shares)
     changed = session.changed_share
     if changed > _LEAST_SHARE and changed > usual * _MEDIAN_FACTOR:

@@ -84,7 +84,9 @@ class Session:
     @property
     def is_shrunk(self) -> bool:
         """Whether the file became smaller."""
-        return (self.size_after or 0) < (self.size_before or 0)
+        if self.size_after is None or self.size_before is None:
+            return False
+        return self.size_after < self.size_before
 
     def interrupted(self, end_ns: int) -> Session:
         """The session of a daemon that has died; `end_ns` is the last that is known of it."""

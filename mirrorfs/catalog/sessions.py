@@ -143,9 +143,9 @@ def _session(row: tuple[Any, ...]) -> Session:
     return Session(**plain, counters=counters, number=row[0])
 
 
-def files(db: sqlite3.Connection, least_allocated: int = 0) -> Iterator[File]:
-    """The files that are still there, so far as was seen, and had `least_allocated` bytes after
-    their last session, by path.
+def files(db: sqlite3.Connection, least_bytes: int = 0) -> Iterator[File]:
+    """The files that are still there, so far as was seen, and had `least_bytes` of size or of
+    allocated space after their last session, by path.
     """
     good = _SELECTED.replace("s.", "g.")
     width = 1 + len(_COLUMNS)
@@ -153,8 +153,9 @@ def files(db: sqlite3.Connection, least_allocated: int = 0) -> Iterator[File]:
         f"SELECT f.path, {_SELECTED}, {good} FROM files f"
         " JOIN sessions s ON s.number=f.last_session"
         " LEFT JOIN sessions g ON g.number=f.good_session"
-        " WHERE f.is_gone=0 AND coalesce(s.allocated_after, 0) >= ? ORDER BY f.path",
-        (least_allocated,),
+        " WHERE f.is_gone=0 AND max(coalesce(s.allocated_after, 0), coalesce(s.size_after, 0)) >= ?"
+        " ORDER BY f.path",
+        (least_bytes,),
     )
     for path, *row in rows:
         last = _session(tuple(row[:width]))

@@ -12,7 +12,7 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mirrorfs.cli.output import note
 from mirrorfs.errors import ExitCode, MirrorfsError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
@@ -44,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
+def _end(number: int, frame: FrameType | None) -> None:
+    # An exception in a callback of a weak reference, as the import system has them, would be
+    # printed and dropped.
+    if frame is not None and frame.f_code.co_filename == _IMPORT_SYSTEM:
+        signal.signal(signal.SIGALRM, lambda _number, later: _end(number, later))
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        return
     raise SystemExit(128 + number)
 
 

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import state_folder
 from mirrorfs.backing.statx import Status
 from mirrorfs.fs.copied_state import CopiedState, Node, is_of_a_state_folder
 from mirrorfs.fs.entry import Entry, refuse
@@ -60,7 +61,9 @@ class ControlFolder:
 
     def reserves(self, parent_id: int, name: bytes) -> bool:
         """Whether a name stands for the control folder, or for the state folder."""
-        return parent_id == ROOT_ID and name in self._reserved
+        if parent_id != ROOT_ID:
+            return False
+        return name in self._reserved or state_folder.is_being_made(name)
 
     def is_state_folder(self, parent_id: int, name: bytes) -> bool:
         """Whether a name stands for the state folder alone."""

@@ -111,6 +111,7 @@ class ControlFiles:
             "block": self._policy.rules(setup.abilities).block_bytes,
             "allow_other": setup.options.lets_others_in(os.geteuid() == 0),
             "log": setup.log,
+            "on_session": setup.options.on_session or "",
             "state": path_text(recovery_list.folder) if recovery_list else "",
         }
         reason = setup.no_seeds or (recovery_list.refusal if recovery_list else "")

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.catalog import sessions
-from mirrorfs.catalog.standing import Standing, standing
+from mirrorfs.catalog.standing import WATCHED_BYTES, Standing, standing
 from mirrorfs.fs import session_end
 from mirrorfs.fs.session_log import SessionLog
 
@@ -73,8 +73,10 @@ class Recorder:
         """Begin; to be called before the mount. If that `is_hidden`, the state folder, the catalog
         is opened, or made, at once: SQLite would not find it later.
         """
-        if is_hidden or self._catalog.exists():
+        if is_hidden:
             self._batch([self._load])
+        elif self._catalog.exists():
+            self._put(self._load)
         self._thread.start()
 
     def begin(self, live: Live) -> None:
@@ -224,6 +226,6 @@ class Recorder:
 
 
 def _standings(db: sqlite3.Connection) -> list[Standing]:
-    found = sessions.files(db)
+    found = sessions.files(db, WATCHED_BYTES)
     known = (standing(one.path, one.last, one.good.end_ns if one.good else None) for one in found)
-    return [one for one in known if one.is_watched]
+    return list(known)

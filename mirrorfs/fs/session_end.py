@@ -98,9 +98,9 @@ def _before(db: sqlite3.Connection, path: bytes, program: str) -> _Before:
 
 def _zeroed(session: Session) -> int:
     """How much data was turned to zeros: punched, or not there any more in a file that is no
-    smaller.
+    smaller, and of which no client has asked for holes.
     """
-    count, gone = session.counters.punched_bytes, 0
-    if session.size_after is not None and not session.is_shrunk:
+    count, gone = session.counters, 0
+    if session.size_after is not None and not session.is_shrunk and not count.discarded_bytes:
         gone = (session.allocated_before or 0) - (session.allocated_after or 0)
-    return max(count, gone)
+    return max(count.punched_bytes, gone)

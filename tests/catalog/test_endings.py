@@ -95,6 +95,7 @@ def session(had: int, left: int, chunks: int, zeroed: int = 0, size: int = 100 *
         size_after=size,
         allocated_before=had,
         allocated_after=left,
+        ended=Ending.CLOSED,
         changed_chunks=chunks,
         zeroed_bytes=zeroed,
         counters=Counters(written_bytes=chunks * CHUNK_BYTES),
@@ -109,11 +110,13 @@ def session(had: int, left: int, chunks: int, zeroed: int = 0, size: int = 100 *
         (session(16 * MIB, 16 * MIB, 48), [0.001] * 10, ""),  # less than 20 %
         (session(16 * MIB, 16 * MIB, 64), [], ""),  # nothing to compare with
         (session(16 * MIB, 16 * MIB, 256), [1.0, 1.0], ""),  # it is always so
-        (session(16 * MIB, 4 * MIB, 0, 12 * MIB), [], "75 % of its data turned to zeros"),
-        (session(16 * MIB, 8 * MIB, 0, 8 * MIB), [], ""),  # just half
-        (session(8192, 0, 0, 8192), [], ""),  # too little to say
-        (session(16 * MIB, 0, 0, 0, size=0), [], "100 % of its data is gone"),
-        (session(16 * MIB, 10 * MIB, 0, 0, size=50 * MIB), [], ""),
+        (session(16 * MIB, 4 * MIB, 0, 12 * MIB), [0.5], "75 % of its data turned to zeros"),
+        (session(16 * MIB, 4 * MIB, 0, 12 * MIB), [], ""),  # they may have been stored zeros
+        (session(16 * MIB, 8 * MIB, 0, 8 * MIB), [0.5], ""),  # just half
+        (session(8192, 0, 0, 8192), [0.5], ""),  # too little to say
+        (session(0, 0, 0, 16 * MIB), [0.5], ""),  # it was written in the same session
+        (session(16 * MIB, 0, 0, 0, size=0), [0.5], "100 % of its data is gone"),
+        (session(16 * MIB, 10 * MIB, 0, 0, size=50 * MIB), [0.5], ""),
     ],
 )
 def test_what_is_far_from_the_files_own_history_is_unusual(
@@ -122,3 +125,9 @@ def test_what_is_far_from_the_files_own_history_is_unusual(
     found = endings.unusual(one, shares)
     assert found.startswith(expected)
     assert bool(found) == bool(expected)
+
+
+def test_what_is_incomplete_is_not_called_unusual_as_well() -> None:
+    one = session(16 * MIB, 0, 0, 0, size=0)
+    assert endings.unusual(one, [0.1])
+    assert not endings.unusual(replace(one, ended=Ending.KILLED), [0.1])

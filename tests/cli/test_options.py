@@ -17,7 +17,12 @@ FIELDS = {one.metadata["option"].name: one for one in fields(MountOptions) if on
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_the_default_of_an_option_is_what_its_words_say(option: Option) -> None:
     default = getattr(MountOptions(), FIELDS[option.name].name)
-    if option.name in {"allow_other", "state", "log"}:  # found by the mount
+    if option.name in {
+        "allow_other",
+        "state",
+        "log",
+        "on_session",
+    }:  # found by the mount, or nothing
         assert default is None
     elif not option.values:
         assert (option.default, default) == ("off", False)
@@ -49,6 +54,11 @@ def test_the_choices_of_an_option_are_those_of_its_type(option: Option) -> None:
         ("basis=self", "basis", "self"),
         ("basis=off", "basis", "off"),
         ("preallocate=ignore", "preallocate", "ignore"),
+        ("history=0", "history_days", 0),
+        ("history=30", "history_days", 30),
+        ("session_quiet=0.5", "session_quiet", 0.5),
+        ("on_session=/bin/mail -s 'a b' root", "on_session", "/bin/mail -s 'a b' root"),
+        ("on_session_user=backup", "on_session_user", "backup"),
         ("ro", "ro", True),
         ("ro,rw", "ro", False),
         ("rw,ro", "ro", True),

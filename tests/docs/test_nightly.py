@@ -188,6 +188,8 @@ def test_nights_on_a_full_disk_fail_and_keep_what_was_good(machine: Machine, kin
     assert failed.returncode != 0
     assert "No space left" in failed.stderr
     torn = content(machine / BACKUP)
+    if kind != "ext4":
+        os.truncate(filler, filler.stat().st_size - MIB)  # for the names of a generation
     again = machine.night(NIGHTS[2], check=False)
     assert again.returncode != 0
     kept = [*NAMES[:2], f"{NAMES[2]}.after-torn-night"]

@@ -36,7 +36,11 @@ def copied(ext4_folder: Path, tmp_path: Path, mount_mirror: Callable[..., Mirror
         (mirror.path / "image").write_bytes(os.urandom(2 * MIB))
     mirror.umount()
     shutil.copytree(backing, tmp_path / "copy")
-    assert sorted(os.listdir(tmp_path / "copy/.mirrorfs")) == ["format.json", "unsettled"]
+    assert sorted(os.listdir(tmp_path / "copy/.mirrorfs")) == [
+        "catalog.sqlite3",
+        "format.json",
+        "unsettled",
+    ]
     return tmp_path / "copy"
 
 

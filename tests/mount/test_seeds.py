@@ -137,7 +137,7 @@ def test_space_kept_for_a_seed_is_there_when_it_is_needed(
     with loop_mounted("xfs", tmp_path, 320) as point:
         backing = point / "backing"
         backing.mkdir()
-        mirror = mount_mirror(backing, "preallocate=honour")
+        mirror = mount_mirror(backing, "preallocate=honour,history=0")  # the disk is full
         path = mirror.path / "image"
         (mirror.path / "log").touch()
         path.write_bytes(os.urandom(32 * MIB))

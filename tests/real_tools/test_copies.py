@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.commands import run, wait_for
+from tests.commands import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.mounted import Mirror
@@ -140,40 +139,6 @@ def test_second_copy_in_place_writes_only_what_changed(
     after = mirror.counters()
     assert after.written_bytes - before.written_bytes <= 8192
     assert_equal_and_sparse(mirror, changed, padded="qemu" in tool)
-
-
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[list[str]]:
-    """A local sshd with keys of its own; gives the options that reach it."""
-    host_key, key = tmp_path / "host", tmp_path / "key"
-    for path in (host_key, key):
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
-    authorized = tmp_path / "authorized"
-    authorized.write_text((tmp_path / "key.pub").read_text())
-    os.makedirs("/run/sshd", exist_ok=True)
-    config = tmp_path / "sshd_config"
-    port = 20000 + os.getpid() % 20000
-    config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nUsePAM no\nStrictModes no\n"
-        f"AuthorizedKeysFile {authorized}\nPidFile {tmp_path}/pid\nPermitRootLogin yes\n"
-        "Subsystem sftp internal-sftp\n"
-    )
-    daemon = subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.DEVNULL
-    )
-    options = [
-        "-i",
-        str(key),
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-    ]
-    reach = ("ssh", "-q", "-p", port, *options, "127.0.0.1", "true")
-    wait_for(lambda: run(*reach, check=False).returncode == 0)
-    yield ["-q", "-P", str(port), *options]
-    daemon.terminate()
-    daemon.wait()
 
 
 def test_scp_leaves_an_equal_sparse_file(mirror: Mirror, image: Path, sshd: list[str]) -> None:
