@@ -26,6 +26,7 @@ STEM = b"catalog."  # of the name of each file
 NAME = STEM + b"sqlite3"
 _BESIDE = (b"-wal", b"-shm", b"-journal")
 _BUSY_SECONDS = 5.0
+_PAGE_BYTES = 1024
 _DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 
 # Each brings a catalog from the version that is its place in here to the next one.
@@ -125,6 +126,8 @@ def _connect(folder_fd: int, folder: bytes) -> sqlite3.Connection:
                 f"{show(os.path.join(folder, NAME))}: was made by a newer mirrorfs (version "
                 f"{version}, this one knows {VERSION}); nothing is noted there"
             )
+        # Small ones: a session changes a few rows in as many places, and each is written twice.
+        connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
         # Not every file system has what WAL needs (mmap of a shared file); then it is a journal.
         connection.execute("PRAGMA journal_mode=WAL").fetchone()
         connection.execute("PRAGMA synchronous=NORMAL")

@@ -329,3 +329,27 @@ def test_a_signal_ends_a_command_that_waits_for_a_hung_mount(
             process.send_signal(number)
             assert outcome(process) == (128 + number, "", "")
     assert mirror.path.is_mount()
+
+
+def test_a_signal_in_a_callback_of_the_import_system_is_not_lost() -> None:
+    """Python drops what such a callback raises, and prints it."""
+    code = """
+import os, signal, sys, time
+from mirrorfs.cli import main
+signal.signal(signal.SIGTERM, main._end)
+source = '''
+import os, signal
+def callback():
+    os.kill(os.getpid(), signal.SIGTERM)
+    sum(range(99))
+'''
+names = {}
+exec(compile(source, "<frozen importlib._bootstrap>", "exec"), names)
+class Dies:
+    def __del__(self):
+        names["callback"]()
+Dies()
+time.sleep(60)
+"""
+    done = run(MIRRORFS[0], "-c", code, check=False, timeout=50)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
