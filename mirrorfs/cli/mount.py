@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> MountSpec:
     """Check both places, finalise what a crash has left, and say on stderr what was done."""
     from mirrorfs.backing.probe import probe
-    from mirrorfs.daemon import places, state_folder
+    from mirrorfs.daemon import metrics_folder, places, state_folder
     from mirrorfs.daemon.mount_spec import MountSpec
 
     notes: list[str] = []
@@ -97,6 +97,7 @@ def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> Mount
     places.check_overlap(backing)
     places.check_mount_point(mount_point, backing_fd, options.nonempty)
     places.check_control_name(backing_fd, backing, options.control)
+    metrics = metrics_folder.check(options.metrics, mount_point, backing)
     try:
         abilities = probe(backing_fd, writable=not options.ro)
     except OSError as exc:
@@ -106,7 +107,9 @@ def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> Mount
     for line in (*state.notes, *state.warnings):
         note(line)
     notes += state.notes
-    return MountSpec(backing, backing_fd, mount_point, options, abilities, state, tuple(notes))
+    return MountSpec(
+        backing, backing_fd, mount_point, options, abilities, state, metrics, tuple(notes)
+    )
 
 
 def _check_limits() -> None:

@@ -34,8 +34,8 @@ class StateFolder:
 class MountSpec:
     """A checked and locked backing folder, by path and real descriptor, and a checked mount point.
 
-    Paths are absolute, without symbolic links. `notes` are lines about what was done on the way,
-    for the log.
+    Paths are absolute, without symbolic links. `metrics_folder` is where the file of metrics is to
+    be kept, if anywhere. `notes` are lines about what was done on the way, for the log.
     """
 
     backing: bytes
@@ -44,4 +44,5 @@ class MountSpec:
     options: MountOptions
     abilities: Abilities
     state_folder: StateFolder
+    metrics_folder: bytes | None = None
     notes: tuple[str, ...] = ()
