@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import time
+from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ from tests.disks import loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.mounted import Mirror
 
@@ -240,6 +240,30 @@ def test_a_full_folder_costs_one_line_and_keeps_the_last_text(
         mirror.umount()
         assert collected.of_mount("up") == 0
         assert len(mirror.troubles()) == 1
+
+
+def test_a_folder_whose_disk_hangs_holds_up_no_request(
+    tmp_path: Path, ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    (tmp_path / "disk").mkdir()
+    with loop_mounted("ext4", tmp_path / "disk", 16) as folder:
+        mirror = mount_mirror(ext4_folder, f"metrics={folder},session_quiet=0")
+        collected = Collected(folder, mirror)
+        wait_for(collected.path.exists)
+        run("fsfreeze", "-f", folder)
+        try:
+            mirror.write("vm.img", 0, b"x" * MIB)
+            threads = Path(f"/proc/{mirror.pid}/task")
+            wait_for(lambda: any(_waits_for_a_thaw(one) for one in threads.iterdir()))
+            mirror.write("vm.img", 0, b"y" * MIB)
+            wait_for(lambda: "file_size" in (mirror.path / ".mirrorfs/metrics").read_text())
+        finally:
+            run("fsfreeze", "-u", folder)
+        wait_for(lambda: collected.of_files("size_bytes") == {"vm.img": MIB})
+
+
+def _waits_for_a_thaw(task: Path) -> bool:
+    return "percpu_rwsem_wait" in (task / "wchan").read_text()  # sb_start_write
 
 
 def test_a_mount_that_was_replaced_leaves_the_file_to_its_successor(
