@@ -126,6 +126,15 @@ def _path(_name: str, text: str) -> str:
     return text
 
 
+def _globs(name: str, text: str) -> tuple[bytes, ...]:
+    globs = tuple(map(os.fsencode, text.split(":")))
+    if not all(globs):
+        raise UsageError(
+            f"option {name}: a pattern in '{text}' is empty; write it as *.img:*.qcow2"
+        )
+    return globs
+
+
 def _seconds(name: str, text: str) -> float:
     try:
         seconds = float(text)
@@ -225,7 +234,7 @@ class MountOptions:
     on_session: str | None = _option(
         "on_session",
         _value("COMMAND", _path),
-        "nothing",
+        "none",
         "run COMMAND after each session, with the session as JSON on its standard input",
         value=None,
     )
@@ -234,6 +243,19 @@ class MountOptions:
         _value("USER", _path),
         "nobody",
         "the user that on_session=COMMAND runs as",
+    )
+    keep_pattern: tuple[bytes, ...] = _option(
+        "keep_pattern",
+        _value("GLOB:...", _globs),
+        "*",
+        "the files that metrics watch one by one: those whose name, or path below BACKING, matches",
+    )
+    metrics: str | None = _option(
+        "metrics",
+        _value("FOLDER", _path),
+        "none",
+        "keep a file of metrics in FOLDER, for Prometheus' text-file collector",
+        value=None,
     )
     log: str | None = _option(
         "log",
@@ -355,6 +377,8 @@ def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, d
     table: dict[str, dict[str, object]] = {}
     for name, (target, _) in _BY_NAME.items():
         value = effective.get(name, getattr(options, target))
+        if isinstance(value, tuple):
+            value = b":".join(value)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")
         table[name] = {"value": value, "from": "given" if name in options.given else "default"}

@@ -1,6 +1,13 @@
-"""A path as text."""
+"""A path as text, and whether it is one that a user means."""
 
 from __future__ import annotations
+
+import fnmatch
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def show(path: bytes) -> str:
@@ -26,4 +33,16 @@ def path_text(path: bytes) -> str:
     return "".join(
         f"%{ord(char) & 0xFF:02X}" if char == "%" or "\udc80" <= char <= "\udcff" else char
         for char in text
+    )
+
+
+def matches(path: bytes, globs: Iterable[bytes]) -> bool:
+    """Whether the path, or the last name in it, matches one of the patterns (glob(7), but that `*`
+    matches `/`, too). Letters count as they are seen, however many bytes they have.
+    """
+    whole = os.fsdecode(path)
+    name = whole.rpartition("/")[2]
+    return any(
+        fnmatch.fnmatchcase(whole, glob) or fnmatch.fnmatchcase(name, glob)
+        for glob in map(os.fsdecode, globs)
     )

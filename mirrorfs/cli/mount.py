@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> MountSpec:
     """Check both places, finalise what a crash has left, and say on stderr what was done."""
     from mirrorfs.backing.probe import probe
-    from mirrorfs.daemon import places, session_hook, state_folder
+    from mirrorfs.daemon import metrics_folder, places, session_hook, state_folder
     from mirrorfs.daemon.mount_spec import MountSpec
 
     notes: list[str] = []
@@ -98,6 +98,7 @@ def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> Mount
     places.check_overlap(backing)
     places.check_mount_point(mount_point, backing_fd, options.nonempty)
     places.check_control_name(backing_fd, backing, options.control)
+    metrics = metrics_folder.check(options.metrics, mount_point, backing)
     try:
         abilities = probe(backing_fd, writable=not options.ro)
     except OSError as exc:
@@ -108,7 +109,7 @@ def _prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> Mount
         note(line)
     notes += state.notes
     return MountSpec(
-        backing, backing_fd, mount_point, options, abilities, state, hook, tuple(notes)
+        backing, backing_fd, mount_point, options, abilities, state, hook, metrics, tuple(notes)
     )
 
 

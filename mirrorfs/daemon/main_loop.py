@@ -75,6 +75,7 @@ async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
     connection.fs.start()
     connection.mount(spec.mount_point, _fuse_options(spec))
     mount.note_device()
+    connection.fs.metrics.start(mount.owns_place)
     _log_mounted(spec)
     try:
         async with trio.open_nursery() as nursery:
@@ -115,6 +116,7 @@ def _setup(spec: MountSpec) -> Setup:
         spec.state_folder.left,
         _descriptor_limit(),
         log_setup.destination(),
+        spec.metrics_folder,
     )
 
 
@@ -186,6 +188,13 @@ class Mount:
         """
         mount = mounts.mounted_at(self._mount_point)
         return mount is not None and mount.dev == self._connection.fs.devices.own_dev
+
+    def owns_place(self) -> bool:
+        """Whether no other mount has come in its place, as one can after `umount --lazy`."""
+        mount = mounts.mounted_at(self._mount_point)
+        if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
+            return True
+        return mount.dev == self._connection.fs.devices.own_dev
 
     async def watch_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

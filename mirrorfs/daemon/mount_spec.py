@@ -35,8 +35,8 @@ class StateFolder:
 class MountSpec:
     """A checked and locked backing folder, by path and real descriptor, and a checked mount point.
 
-    Paths are absolute, without symbolic links. `notes` are lines about what was done on the way,
-    for the log.
+    Paths are absolute, without symbolic links. `metrics_folder` is where the file of metrics is to
+    be kept, if anywhere. `notes` are lines about what was done on the way, for the log.
     """
 
     backing: bytes
@@ -46,4 +46,5 @@ class MountSpec:
     abilities: Abilities
     state_folder: StateFolder
     hook: Hook | None = None
+    metrics_folder: bytes | None = None
     notes: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ class Content:
         sessions: Sessions,
         quiet_log: QuietLog,
         kernel: Kernel,
+        texts: Threads,
     ) -> None:
         self._handles = handles
         self._open_files = open_files
@@ -54,12 +55,13 @@ class Content:
         self._sessions = sessions
         self._log = quiet_log
         self._kernel = kernel
+        self._texts = texts  # make those of control files that take long
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`, fewer only at the end of the file."""
         handle = self._handles.any(number)
         if isinstance(handle, ControlHandle):
-            return self._control.read(handle, offset, size)
+            return await self._control.read(handle, offset, size, self._texts)
         handle = self._handles.get(number, FileHandle)
         inode = handle.inode
         data: bytes | None = None

@@ -3,7 +3,7 @@
 It can be opened by name and is never listed, so that copies and `rsync --delete` leave it alone.
 What a copy of a state folder brings along is accepted and dropped there (`copied_state`). Texts are
 made at the first read, and at each read at offset 0, and then stay, so one reading shows one
-instant.
+instant. One that takes long is made without the turn.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mirrorfs.backing.credentials import Credentials
     from mirrorfs.fs.entry import Changes
+    from mirrorfs.fs.threads import Threads
 
 _FOLDER_ID = FIRST_CONTROL_ID
 
@@ -38,6 +39,7 @@ class ControlFile:
     mode: int  # permission bits
     text: Callable[[], bytes] | None = None  # makes what is read
     accept: Callable[[bytes], None] | None = None  # takes what is written
+    takes_long: bool = False  # to make the text, which any thread can do
 
 
 class ControlFolder:
@@ -179,15 +181,17 @@ class ControlFolder:
             raise refuse(errno.EACCES)
         return ControlHandle(node_id, self._names[node_id - _FOLDER_ID - 1], writing)
 
-    def read(self, handle: ControlHandle, offset: int, size: int) -> bytes:
-        """A part of a control file's text; nothing of what was dropped."""
+    async def read(self, handle: ControlHandle, offset: int, size: int, threads: Threads) -> bytes:
+        """A part of a control file's text, which `threads` make if that takes long; nothing of what
+        was dropped.
+        """
         if not handle.name:
             return b""
-        make = self._files[handle.name].text
-        if make is None:
+        file = self._files[handle.name]
+        if file.text is None:
             raise refuse(errno.EBADF)
         if offset == 0 or not handle.text:
-            handle.text = make()
+            handle.text = await threads.run(file.text) if file.takes_long else file.text()
         return handle.text[offset : offset + size]
 
     def write(self, handle: ControlHandle, offset: int, data: bytes) -> int:

@@ -13,9 +13,9 @@ from mirrorfs.options import describe
 
 if TYPE_CHECKING:
     from mirrorfs.backing.recovery_list import RecoveryList
-    from mirrorfs.fs.handles import HandleTable
     from mirrorfs.fs.inodes import InodeTable
     from mirrorfs.fs.kernel import Kernel
+    from mirrorfs.fs.metrics import Metrics
     from mirrorfs.fs.policy import Policy
     from mirrorfs.fs.recorder import Recorder
     from mirrorfs.fs.setup import Setup
@@ -31,22 +31,22 @@ class ControlFiles:
         setup: Setup,
         account: Account,
         inodes: InodeTable,
-        handles: HandleTable,
         written: WrittenFiles,
         policy: Policy,
         recovery_list: RecoveryList | None,
         kernel: Kernel,
         recorder: Recorder | None,
+        metrics: Metrics,
     ) -> None:
         self._setup = setup
         self._account = account
         self._inodes = inodes
-        self._handles = handles
         self._written = written
         self._policy = policy
         self._recovery_list = recovery_list
         self._kernel = kernel
         self._recorder = recorder
+        self._metrics = metrics
         self._mounted_at = time.time()
 
     def files(self) -> dict[str, ControlFile]:
@@ -57,7 +57,7 @@ class ControlFiles:
             "stats.json": ControlFile(0o444, self.stats_json),
             "files.json": ControlFile(0o400, self._files_json),
             "history.json": ControlFile(0o400, self._history_json),
-            "metrics": ControlFile(0o444, self._metrics),
+            "metrics": ControlFile(0o400, self._metrics.text, takes_long=True),
             "config.json": ControlFile(0o400, self._config_json),
             "reset": ControlFile(0o200, accept=lambda data: reports.parse_reset(account, data)),
         }
@@ -98,13 +98,6 @@ class ControlFiles:
 
         return reports.files_json(self._account.files(name_of))
 
-    def _metrics(self) -> bytes:
-        gauges = {"known_inodes": len(self._inodes), "open_files": len(self._handles)}
-        setup = self._setup
-        return reports.metrics(
-            self._account.snapshot(), gauges, self._mounted_at, setup.mount_point, setup.backing
-        )
-
     def _config_json(self) -> bytes:
         setup, recovery_list = self._setup, self._recovery_list
         effective: dict[str, object] = {
@@ -112,6 +105,7 @@ class ControlFiles:
             "allow_other": setup.options.lets_others_in(os.geteuid() == 0),
             "log": setup.log,
             "on_session": setup.options.on_session or "",
+            "metrics": path_text(setup.metrics_folder or b""),
             "state": path_text(recovery_list.folder) if recovery_list else "",
         }
         reason = setup.no_seeds or (recovery_list.refusal if recovery_list else "")

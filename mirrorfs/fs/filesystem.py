@@ -20,6 +20,7 @@ from mirrorfs.fs.folders import Folders
 from mirrorfs.fs.handles import HandleTable
 from mirrorfs.fs.inodes import InodeTable
 from mirrorfs.fs.late_recovery import LateRecovery
+from mirrorfs.fs.metrics import Metrics
 from mirrorfs.fs.names import Names
 from mirrorfs.fs.open_files import OpenFiles
 from mirrorfs.fs.policy import Policy
@@ -30,6 +31,7 @@ from mirrorfs.fs.recorder import Recorder
 from mirrorfs.fs.sessions import Sessions
 from mirrorfs.fs.space import Space
 from mirrorfs.fs.sparse import Sparse
+from mirrorfs.fs.threads import Threads
 from mirrorfs.fs.truncation import Truncation
 from mirrorfs.fs.turn import Turn
 from mirrorfs.fs.written_files import WrittenFiles
@@ -40,6 +42,9 @@ from mirrorfs.mirror.recovery import Recovery
 if TYPE_CHECKING:
     from mirrorfs.fs.kernel import Kernel
     from mirrorfs.fs.setup import Setup
+
+# Threads for the texts of control files that take long, where no receiver makes them.
+_TEXTS = 1
 
 
 class Filesystem:
@@ -68,8 +73,9 @@ class Filesystem:
             inodes, handles, account, policy, self._recovery_list, late, written, sessions, log
         )
         space = Space(unlinked, open_files)
+        self.metrics = metrics = Metrics(setup, account, inodes, handles, recorder)
         texts = ControlFiles(
-            setup, account, inodes, handles, written, policy, self._recovery_list, kernel, recorder
+            setup, account, inodes, written, policy, self._recovery_list, kernel, recorder, metrics
         )
         control = ControlFolder(options.control, texts.files(), _name_in_root(setup))
         entries = Entries(inodes, open_files, options.attr_timeout)
@@ -97,8 +103,18 @@ class Filesystem:
         self.creation = Creation(
             inodes, entries, names, files, unlinked, space, control, account, policy, options
         )
+        self._texts = Threads(_TEXTS, turn)
         self.content = Content(
-            handles, open_files, privileges, space, control, account, sessions, log, kernel
+            handles,
+            open_files,
+            privileges,
+            space,
+            control,
+            account,
+            sessions,
+            log,
+            kernel,
+            self._texts,
         )
         self.xattrs = Xattrs(inodes, open_files, space, account, texts.stats_json)
         self.sparse = Sparse(
@@ -144,9 +160,11 @@ class Filesystem:
     def end_threads(self) -> None:
         """Wait for the threads to end, after `close_files`; may take as long as the disk."""
         self.devices.close()
+        self._texts.close()
         self.sessions.end_all()
         if self.recorder is not None:
             self.recorder.close()
+        self.metrics.close()
         if self._recovery_list is not None:
             self._recovery_list.progress_table.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from typing import TYPE_CHECKING
 
 from mirrorfs import __version__
@@ -17,22 +16,6 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account, Snapshot
 
 SCHEMA = 1
-# What a backup's alert is about. A counter that only appears with its first error has no increase.
-_ALWAYS_SHOWN = ("EDQUOT", "EIO", "ENOSPC", "EROFS")
-_HELP = {
-    "received_bytes": "Bytes received from clients",
-    "written_bytes": "Received bytes handed to the file system below",
-    "unchanged_bytes": "Received bytes that were there already",
-    "punched_bytes": "Received zero bytes over data, made part of a hole",
-    "hole_bytes": "Received zero bytes over a hole or beyond the end",
-    "shared_bytes": "Received bytes that share a block with another file",
-    "failed_bytes": "Bytes of requests that failed",
-    "discarded_bytes": "Bytes that clients asked to be a hole",
-    "write_requests": "Write requests",
-    "read_bytes": "Bytes read by clients",
-    "compared_bytes": "Bytes read below in order to compare",
-    "freed_bytes": "Bytes freed below by punching and truncating",
-}
 
 
 def stats_text(snapshot: Snapshot) -> bytes:
@@ -96,65 +79,6 @@ def history_json(recent: list[Session]) -> bytes:
 def file_json(counters: dict[str, int]) -> bytes:
     """The value of the attribute `user.mirrorfs.stats`."""
     return json.dumps(counters, separators=(",", ":")).encode()
-
-
-def metrics(
-    snapshot: Snapshot,
-    gauges: dict[str, int],
-    mounted_at: float,
-    mount_point: bytes,
-    backing: bytes,
-) -> bytes:
-    """The counters of the mount in the Prometheus text format. Each series names the mount, so that
-    those of several can be read together.
-    """
-    # Imported here: 90 ms that a mount without a scraper does not pay.
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-    names = ["mount_point", "backing"]
-    values = [path_text(mount_point), path_text(backing)]
-
-    def counter(name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"mirrorfs_{name}", text, labels=names)
-        family.add_metric(values, value)
-        return family
-
-    def gauge(name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"mirrorfs_{name}", text, labels=names)
-        family.add_metric(values, value)
-        return family
-
-    def errors() -> Metric:
-        family = CounterMetricFamily(
-            "mirrorfs_errors", "Requests answered with an error", labels=[*names, "errno"]
-        )
-        counts = dict.fromkeys(_ALWAYS_SHOWN, 0) | snapshot.errors
-        for code, count in sorted(counts.items()):
-            family.add_metric([*values, code], count)
-        return family
-
-    def failed_requests() -> Metric:
-        # A series of its own: as one more errno it would count twice in a sum over them.
-        count = sum(snapshot.errors.values())
-        return counter("failed_requests", "Requests answered with an error, whatever it was", count)
-
-    class Collector:
-        def collect(self) -> list[Metric]:
-            return [
-                *(counter(name, _HELP[name], n) for name, n in snapshot.since_mount.items()),
-                errors(),
-                failed_requests(),
-                *(
-                    gauge(name, name.replace("_", " ").capitalize(), n)
-                    for name, n in gauges.items()
-                ),
-                gauge("uptime_seconds", "Seconds since mount", time.time() - mounted_at),
-            ]
-
-    registry = CollectorRegistry()
-    registry.register(Collector())
-    return generate_latest(registry)
 
 
 def _json(content: dict[str, object]) -> bytes:

@@ -26,3 +26,4 @@ class Setup:
     left: tuple[Entry, ...]  # on the recovery list, and not finalised yet
     descriptors: int  # how many are kept for files that are merely known
     log: str  # where log lines go, for config.json
+    metrics_folder: bytes | None = None  # where the file of metrics is kept; None for nowhere

@@ -17,12 +17,8 @@ FIELDS = {one.metadata["option"].name: one for one in fields(MountOptions) if on
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_the_default_of_an_option_is_what_its_words_say(option: Option) -> None:
     default = getattr(MountOptions(), FIELDS[option.name].name)
-    if option.name in {
-        "allow_other",
-        "state",
-        "log",
-        "on_session",
-    }:  # found by the mount, or nothing
+    if option.name in {"allow_other", "state", "metrics", "log", "on_session"}:
+        # The mount finds it, or there is none.
         assert default is None
     elif not option.values:
         assert (option.default, default) == ("off", False)
@@ -78,6 +74,11 @@ def test_the_choices_of_an_option_are_those_of_its_type(option: Option) -> None:
         ("control=\udcff", "control", b"\xff"),
         ("control=" + "n" * 255, "control", b"n" * 255),
         ("state=/var/lib/a=b", "state", "/var/lib/a=b"),
+        ("history=36500", "history_days", 36500),
+        ("session_quiet=0", "session_quiet", 0.0),
+        ("keep_pattern=*.img", "keep_pattern", (b"*.img",)),
+        ("keep_pattern=*.img:vm/\udcff*", "keep_pattern", (b"*.img", b"vm/\xff*")),
+        ("metrics=/var/lib/x", "metrics", "/var/lib/x"),
         ("log=/var/log/x", "log", "/var/log/x"),
         ("debug", "debug", True),
         ("attr_timeout=0", "attr_timeout", 0.0),
@@ -126,6 +127,12 @@ def test_every_option_has_a_case_above_with_a_value_of_its_own() -> None:
         ("control=..", "option control: '..' cannot be the name of a folder"),
         ("control=" + "n" * 256, "cannot be the name of a folder"),
         ("state", "option state needs a value: state=DIR"),
+        ("history=36501", "option history: '36501' is not a number of days; 0 turns it off"),
+        ("history=-1", "option history: '-1' is not a number of days; 0 turns it off"),
+        ("session_quiet=no", "option session_quiet: 'no' is not a number of seconds between 0 "),
+        ("keep_pattern=", "option keep_pattern needs a value: keep_pattern=GLOB:..."),
+        ("keep_pattern=a:", "option keep_pattern: a pattern in 'a:' is empty; write it as *.img:"),
+        ("metrics", "option metrics needs a value: metrics=FOLDER"),
         ("log=", "option log needs a value: log=FILE"),
         ("attr_timeout=soon", "option attr_timeout: 'soon' is not a number of seconds between 0 "),
         ("attr_timeout=-1", "'-1' is not a number of seconds between 0 and 86400"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,14 @@ from mirrorfs.backing.credentials import Credentials
 from mirrorfs.fs.control import ControlFile, ControlFolder
 from mirrorfs.fs.entry import Changes
 from mirrorfs.fs.inode_numbers import FIRST_CONTROL_ID, ROOT_ID
+from mirrorfs.fs.threads import Threads
+from mirrorfs.fs.turn import Turn
+from tests.fs.tables import in_main_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mirrorfs.fs.handles import ControlHandle
 
 FOLDER = FIRST_CONTROL_ID
 CALLER = Credentials(1000, 1001, 1, 0o022)
@@ -31,6 +37,7 @@ class Control:
         files = {
             "stats": ControlFile(0o444, self._text),
             "reset": ControlFile(0o200, accept=self.taken.append),
+            "long": ControlFile(0o400, self._text, takes_long=True),
             "both": ControlFile(0o600, lambda: b"", self.taken.append),
         }
         self.folder = ControlFolder(b".control", files, state_name)
@@ -38,6 +45,13 @@ class Control:
     def _text(self) -> bytes:
         self.made += 1
         return b"text %d" % self.made
+
+    async def read(self, handle: ControlHandle, offset: int, size: int) -> bytes:
+        threads = Threads(1, Turn())
+        try:
+            return await self.folder.read(handle, offset, size, threads)
+        finally:
+            threads.close()
 
     def id_of(self, name: bytes) -> int:
         return self.folder.lookup(FOLDER, name).node_id
@@ -96,13 +110,14 @@ def test_a_state_folder_of_another_name_is_not_seen_but_for_a_copy_of_one() -> N
 
 
 def test_control_files_have_numbers_in_order_and_modes_of_their_own(control: Control) -> None:
-    ids = [control.id_of(name) for name in (b"stats", b"reset", b"both")]
-    assert ids == [FOLDER + 1, FOLDER + 2, FOLDER + 3]
+    ids = [control.id_of(name) for name in (b"stats", b"reset", b"long", b"both")]
+    assert ids == [FOLDER + 1, FOLDER + 2, FOLDER + 3, FOLDER + 4]
     modes = [control.folder.entry(node_id).status.mode for node_id in (FOLDER, *ids)]
     assert modes == [
         stat.S_IFDIR | 0o555,
         stat.S_IFREG | 0o444,
         stat.S_IFREG | 0o200,
+        stat.S_IFREG | 0o400,
         stat.S_IFREG | 0o600,
     ]
     entry = control.folder.entry(ids[0])
@@ -123,8 +138,8 @@ def test_a_name_that_is_not_there_is_not_found(control: Control, name: bytes) ->
 
 
 def test_a_number_that_stands_for_nothing_is_stale(control: Control) -> None:
-    assert code_of(lambda: control.folder.entry(FOLDER + 4)) == errno.ESTALE
-    assert code_of(lambda: control.folder.open(FOLDER + 4, os.O_RDONLY)) == errno.ESTALE
+    assert code_of(lambda: control.folder.entry(FOLDER + 5)) == errno.ESTALE
+    assert code_of(lambda: control.folder.open(FOLDER + 5, os.O_RDONLY)) == errno.ESTALE
 
 
 @pytest.mark.parametrize(
@@ -151,15 +166,34 @@ def test_a_control_file_opens_for_what_it_can_do_alone(
         assert handle.writing is (flags & os.O_ACCMODE != os.O_RDONLY)
 
 
-def test_one_reading_of_a_control_file_shows_one_instant(control: Control) -> None:
-    handle = control.folder.open(control.id_of(b"stats"), os.O_RDONLY)
-    read = control.folder.read
-    assert (read(handle, 0, 4), read(handle, 4, 100)) == (b"text", b" 1")
-    assert read(handle, 100, 5) == b""
-    assert read(handle, 0, 100) == b"text 2"
-    other = control.folder.open(control.id_of(b"stats"), os.O_RDONLY)
-    assert read(other, 5, 100) == b"3"
-    assert read(handle, 0, 4) == b"text"
+@pytest.mark.parametrize("name", [b"stats", b"long"])
+@in_main_loop
+async def test_one_reading_of_a_control_file_shows_one_instant(name: bytes) -> None:
+    control = Control()
+    handle = control.folder.open(control.id_of(name), os.O_RDONLY)
+    read = control.read
+    assert (await read(handle, 0, 4), await read(handle, 4, 100)) == (b"text", b" 1")
+    assert await read(handle, 100, 5) == b""
+    assert await read(handle, 0, 100) == b"text 2"
+    other = control.folder.open(control.id_of(name), os.O_RDONLY)
+    assert await read(other, 5, 100) == b"3"
+    assert await read(handle, 0, 4) == b"text"
+
+
+@in_main_loop
+async def test_a_text_that_takes_long_is_made_in_another_thread() -> None:
+    made_in: list[int] = []
+    threads = Threads(1, Turn())
+
+    def text() -> bytes:
+        made_in.append(threading.get_ident())
+        return b"text"
+
+    folder = ControlFolder(b".control", {"a": ControlFile(0o400, text, takes_long=True)})
+    handle = folder.open(FOLDER + 1, os.O_RDONLY)
+    assert await folder.read(handle, 0, 10, threads) == b"text"
+    assert made_in != [threading.get_ident()]
+    threads.close()
 
 
 def test_what_is_written_to_a_control_file_is_handed_on_as_it_came(control: Control) -> None:
@@ -168,11 +202,15 @@ def test_what_is_written_to_a_control_file_is_handed_on_as_it_came(control: Cont
     assert control.taken == [b"1\n"]
 
 
-def test_a_handle_cannot_do_what_its_file_cannot(control: Control) -> None:
+@in_main_loop
+async def test_a_handle_cannot_do_what_its_file_cannot() -> None:
+    control = Control()
     reader = control.folder.open(control.id_of(b"stats"), os.O_RDONLY)
     writer = control.folder.open(control.id_of(b"reset"), os.O_WRONLY)
     assert code_of(lambda: control.folder.write(reader, 0, b"x")) == errno.EBADF
-    assert code_of(lambda: control.folder.read(writer, 0, 1)) == errno.EBADF
+    with pytest.raises(OSError) as caught:
+        await control.read(writer, 0, 1)
+    assert caught.value.errno == errno.EBADF
 
 
 @pytest.mark.parametrize(
@@ -202,7 +240,7 @@ def test_attributes_that_a_copy_sets_of_the_folder_are_accepted(control: Control
 
 def test_a_listing_goes_on_where_it_stopped(control: Control) -> None:
     control.make(COPIED)
-    names = [b".", b"stats", b"reset", b"both"]
+    names = [b".", b"stats", b"reset", b"long", b"both"]
     assert control.listed() == names
     assert control.listed(room=2) == names[:2]
     assert control.listed(start=2) == names[2:]
@@ -218,9 +256,9 @@ def test_a_removed_control_file_is_still_there(control: Control) -> None:
 @pytest.mark.parametrize(
     "name", [COPIED, b".format.json.Ab12Cd", b"unsettled", b".unsettled.Ab12Cd", b"unsettled.new"]
 )
-def test_what_a_copy_of_a_state_folder_brings_is_accepted_and_dropped(
-    control: Control, name: bytes
-) -> None:
+@in_main_loop
+async def test_what_a_copy_of_a_state_folder_brings_is_accepted_and_dropped(name: bytes) -> None:
+    control = Control()
     node_id = control.make(name)
     status = control.folder.entry(node_id).status
     assert (status.mode, status.uid, status.gid) == (stat.S_IFREG | 0o644, 1000, 1001)
@@ -228,7 +266,7 @@ def test_what_a_copy_of_a_state_folder_brings_is_accepted_and_dropped(
     assert control.folder.write(handle, 100, b"x" * 50) == 50
     assert control.folder.write(handle, 0, b"x") == 1
     assert control.folder.entry(node_id).status.size == 150
-    assert control.folder.read(handle, 0, 1000) == b""
+    assert await control.read(handle, 0, 1000) == b""
     assert control.taken == []
     control.folder.set(node_id, Changes(0o600, 5, 6, 7, 8, 9))
     status = control.folder.entry(node_id).status

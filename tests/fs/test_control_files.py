@@ -53,17 +53,6 @@ async def test_files_json_forgets_a_file_that_is_no_more(tmp_path: Path) -> None
 
 
 @in_main_loop
-async def test_metrics_count_what_is_known_and_open(tmp_path: Path) -> None:
-    async with opened_filesystem(tmp_path) as fs:
-        await make_file(fs, b"file")
-        lines = (await read_control(fs, b"metrics")).decode().splitlines()
-        values = {line.split("{")[0]: float(line.split()[-1]) for line in lines if line[0] != "#"}
-        assert values["mirrorfs_known_inodes"] == 2
-        assert values["mirrorfs_open_files"] == 2  # the file, and the one that is read
-        assert 'mount_point="/mnt/mirror"' in lines[-1]
-
-
-@in_main_loop
 async def test_config_json_shows_the_values_that_the_mount_has_found(tmp_path: Path) -> None:
     async with opened_filesystem(tmp_path, "zeros=keep,block=64k") as fs:
         found = await config(fs)

@@ -1,4 +1,4 @@
-"""The texts of the control files: their formats are contracts with scripts and with scrapers."""
+"""The texts of the control files: their formats are contracts with scripts."""
 
 from __future__ import annotations
 
@@ -13,25 +13,6 @@ from mirrorfs.fs import reports
 from mirrorfs.mirror.counters import NAMES, Account, Counters
 
 KEY = (1, 2, 3)
-HELP = """\
-# HELP mirrorfs_received_bytes_total Bytes received from clients
-# HELP mirrorfs_written_bytes_total Received bytes handed to the file system below
-# HELP mirrorfs_unchanged_bytes_total Received bytes that were there already
-# HELP mirrorfs_punched_bytes_total Received zero bytes over data, made part of a hole
-# HELP mirrorfs_hole_bytes_total Received zero bytes over a hole or beyond the end
-# HELP mirrorfs_shared_bytes_total Received bytes that share a block with another file
-# HELP mirrorfs_failed_bytes_total Bytes of requests that failed
-# HELP mirrorfs_discarded_bytes_total Bytes that clients asked to be a hole
-# HELP mirrorfs_write_requests_total Write requests
-# HELP mirrorfs_read_bytes_total Bytes read by clients
-# HELP mirrorfs_compared_bytes_total Bytes read below in order to compare
-# HELP mirrorfs_freed_bytes_total Bytes freed below by punching and truncating
-# HELP mirrorfs_errors_total Requests answered with an error
-# HELP mirrorfs_failed_requests_total Requests answered with an error, whatever it was
-# HELP mirrorfs_known_inodes Known inodes
-# HELP mirrorfs_open_files Open files
-# HELP mirrorfs_uptime_seconds Seconds since mount
-"""
 
 
 @pytest.fixture
@@ -48,12 +29,6 @@ def account() -> Account:
     made.add(KEY, Counters(received_bytes=7, unchanged_bytes=7, write_requests=1), Counters())
     made.add_error(errno.ENOENT)
     return made
-
-
-def scraped(account: Account) -> list[str]:
-    gauges = {"known_inodes": 5, "open_files": 2}
-    text = reports.metrics(account.snapshot(), gauges, 0.0, b'/mnt/"\xff', b"/back")
-    return text.decode().splitlines()
 
 
 def test_stats_are_names_and_values_since_mount_and_since_reset(account: Account) -> None:
@@ -128,40 +103,6 @@ def test_the_attribute_of_a_file_is_compact_json(account: Account) -> None:
     text = reports.file_json(account.file(KEY))
     assert b" " not in text
     assert json.loads(text)["received_bytes"] == 107
-
-
-def test_the_help_texts_of_the_metrics_are_a_contract(account: Account) -> None:
-    lines = [line for line in scraped(account) if line.startswith("# HELP")]
-    assert "\n".join(lines) + "\n" == HELP
-
-
-def test_metrics_are_counters_but_for_what_can_fall(account: Account) -> None:
-    types = [line.split()[2:] for line in scraped(account) if line.startswith("# TYPE")]
-    gauges = {name for name, kind in types if kind == "gauge"}
-    assert gauges == {"mirrorfs_known_inodes", "mirrorfs_open_files", "mirrorfs_uptime_seconds"}
-    assert {name.endswith("_total") for name, kind in types if kind == "counter"} == {True}
-
-
-def test_each_series_names_the_mount_and_the_backing_folder(account: Account) -> None:
-    series = [line for line in scraped(account) if not line.startswith("#")]
-    where = r'backing="/back",%smount_point="/mnt/\"%%FF"'
-    for line in series:
-        labels = line[line.index("{") + 1 : line.rindex("}")]
-        code = [label for label in labels.split(",") if label.startswith("errno=")]
-        assert labels == where % "".join(f"{label}," for label in code)
-    assert f"mirrorfs_received_bytes_total{{{where % ''}}} 107.0" in series
-    assert f"mirrorfs_known_inodes{{{where % ''}}} 5.0" in series
-
-
-def test_errors_a_backup_is_alerted_of_have_a_series_before_the_first(account: Account) -> None:
-    counts = {
-        line.split('errno="')[1].split('"')[0]: float(line.split()[-1])
-        for line in scraped(account)
-        if line.startswith("mirrorfs_errors_total")
-    }
-    assert counts == {"EDQUOT": 0, "EIO": 1, "ENOENT": 1, "ENOSPC": 0, "EROFS": 0}
-    total = [line for line in scraped(account) if line.startswith("mirrorfs_failed_requests_total")]
-    assert [line.split()[-1] for line in total] == ["2.0"]
 
 
 @pytest.mark.parametrize("data", [b"1", b"1\n", b" 1 "])
