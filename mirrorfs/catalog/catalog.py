@@ -76,7 +76,7 @@ class Catalog:
             return None
 
     def end(self) -> bool:
-        """End the transaction; returns whether all of it is kept."""
+        """End the transaction; returns whether all of it is kept, or nothing ever is."""
         self.call(_commit)
         if self._is_broken and self._db is not None and self._db.in_transaction:
             try:
@@ -85,7 +85,7 @@ class Catalog:
                 self._failed(exc)
         if not self._is_broken and not self._is_refused:
             self._trouble = ""
-        return not self._is_broken and not self._is_refused
+        return not self._is_broken
 
     def close(self) -> None:
         """Close what is open."""

@@ -7,7 +7,7 @@ that it replaces.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrorfs.catalog.session import GOOD, Ending, Session
@@ -24,6 +24,7 @@ _COLUMNS = [*_PLAIN, *_COUNTERS]
 _SELECTED = ", ".join(f"s.{name}" for name in ["number", *_COLUMNS])
 _GOOD = ", ".join(f"'{ending}'" for ending in sorted(GOOD))
 _MANY = 1000
+MAX_SESSIONS = 1_000_000  # some 300 MB
 
 
 class File(NamedTuple):
@@ -60,18 +61,25 @@ def begin(db: sqlite3.Connection, session: Session) -> int:
 
 
 def end(db: sqlite3.Connection, session: Session) -> None:
-    """Note how a session ended; its `number` is what `begin` returned."""
-    _update(db, session, _file_of(db, session))
+    """Note how a session ended; its `number` is what `begin` returned. Where what that noted was
+    lost, it is noted again.
+    """
+    if not _update(db, session):
+        session = replace(session, number=begin(db, session))
+        _update(db, session)
+    file = _file_of(db, session)
+    db.execute("UPDATE sessions SET file=? WHERE number=?", (file, session.number))
 
 
-def _update(db: sqlite3.Connection, session: Session, file: int) -> None:
+def _update(db: sqlite3.Connection, session: Session) -> bool:
     names = ", ".join(f"{name}=?" for name in _COLUMNS)
     values = [getattr(session, name) for name in _PLAIN]
     values[_PLAIN.index("inode")] = _signed(session.inode)
     values += [getattr(session.counters, name) for name in _COUNTERS]
-    db.execute(
-        f"UPDATE sessions SET {names}, file=? WHERE number=?", [*values, file, session.number]
-    )
+    # The number may be that of another session by now.
+    where = "number=? AND begin_ns=? AND ended IS NULL"
+    values += [session.number, session.begin_ns]
+    return bool(db.execute(f"UPDATE sessions SET {names} WHERE {where}", values).rowcount)
 
 
 def _file_of(db: sqlite3.Connection, session: Session) -> int:
@@ -203,15 +211,17 @@ def note_removed(db: sqlite3.Connection, path: bytes) -> None:
 
 
 def prune(db: sqlite3.Connection, before_ns: int) -> int:
-    """Forget sessions that ended before `before_ns`, but for the last one of each file that is
-    there, and its last good one; returns how many. To be called again if there were many.
+    """Forget sessions that ended before `before_ns`, and those before the last `MAX_SESSIONS`, but
+    for the last one of each file that is there, and its last good one; returns how many. To be
+    called again if there were many.
     """
     cursor = db.execute(
-        "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE end_ns < ?"
+        "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions"
+        " WHERE (end_ns < ? OR number <= (SELECT max(number) FROM sessions) - ?)"
         " AND number NOT IN (SELECT last_session FROM files WHERE is_gone=0)"
         " AND number NOT IN (SELECT good_session FROM files"
         " WHERE is_gone=0 AND good_session IS NOT NULL) ORDER BY number LIMIT ?)",
-        (before_ns, _MANY),
+        (before_ns, MAX_SESSIONS, _MANY),
     )
     if cursor.rowcount < _MANY:
         db.execute(

@@ -37,6 +37,8 @@ _PRUNE_SECONDS = 86_400.0
 _CLOSE_SECONDS = 10.0
 _MAX_EVENTS = 100_000
 _MAX_STANDINGS = 10_000
+_MAX_UNSAVED = 1000
+_RETRY_SECONDS = 60.0
 _DAY_NS = 86_400 * 10**9
 RECENT = 100
 
@@ -67,6 +69,7 @@ class Recorder:
         # The recorder's own.
         self._begun: list[Live] = []
         self._over: list[Session] = []
+        self._unsaved: list[Session] = []  # for which the disk had no space, above all
         self._pruned = float("-inf")
 
     def start(self, is_hidden: bool) -> None:
@@ -136,11 +139,11 @@ class Recorder:
         while not is_closing:
             with self._stir:
                 if not self._events and not self._is_closing:
-                    self._stir.wait()
+                    self._stir.wait(_RETRY_SECONDS if self._unsaved else None)
                 is_closing = self._is_closing
                 events = list(self._events)
                 self._events.clear()
-            if events:
+            if events or self._unsaved:
                 self._batch(events)
             if not is_closing:
                 with self._stir:
@@ -152,6 +155,8 @@ class Recorder:
 
     def _batch(self, events: list[Callable[[], object]]) -> None:
         self._catalog.begin()
+        for session in self._unsaved:
+            self._catalog.call(sessions.end, session)
         for event in events:
             try:
                 event()
@@ -159,11 +164,14 @@ class Recorder:
                 log.exception("a session could not be noted")
         self._catalog.call(sessions.set_life, self.life())
         self._prune()
-        if not self._catalog.end():
+        over, self._over = self._over, []
+        if self._catalog.end():
+            self._unsaved.clear()
+        else:
+            self._unsaved = [*self._unsaved, *over][-_MAX_UNSAVED:]
             for live in self._begun:
                 live.number = 0
         self._begun.clear()
-        over, self._over = self._over, []
         for session in over:
             for listener in self.listeners:
                 listener(session)

@@ -147,6 +147,23 @@ def test_old_sessions_go_but_for_what_says_how_a_file_stands(db: sqlite3.Connect
     assert sessions.prune(db, 100 * DAY) == 0
 
 
+def test_no_more_than_so_many_are_kept(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+    every = [add(db, b"vm.img", at=day) for day in range(1, 7)]
+    assert sessions.prune(db, 0) == 3
+    assert sessions.recent(db, 9) == every[:2:-1]
+
+
+def test_a_session_whose_beginning_was_lost_is_noted_all_the_same(db: sqlite3.Connection) -> None:
+    other = add(db, b"other.img", at=5)
+    lost = Session(b"vm.img", 7, "cp", 0, number=other.number, end_ns=8, ended=Ending.CLOSED)
+    sessions.end(db, lost)
+    assert sessions.recent(db, 9) == [replace(lost, number=other.number + 1), other]
+    assert [one.path for one in sessions.files(db)] == [b"other.img", b"vm.img"]
+
+
 def test_many_are_pruned_in_several_steps(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

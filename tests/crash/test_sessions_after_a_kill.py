@@ -4,6 +4,7 @@ was cut off.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -15,6 +16,7 @@ import pytest
 from mirrorfs.catalog import database, sessions
 from mirrorfs.catalog.session import Ending
 from tests.commands import wait_for
+from tests.disks import loop_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +105,30 @@ def test_a_catalog_that_is_damaged_does_not_keep_the_mount_from_working(
     wait_for(lambda: [one.path for one in read_all(mirror) if one.ended] == [b"y"])
     [line] = mirror.troubles()
     assert "the catalog was damaged; it is catalog.damaged-" in line
+
+
+def test_sessions_for_which_there_was_no_space_are_noted_when_there_is(
+    ext4_folder: Path, tmp_path: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    with loop_mounted("ext4", tmp_path, 8) as disk:
+        mirror = mount_mirror(ext4_folder, f"session_quiet=0,state={disk}/state", noisy=True)
+        mirror.write("before", 0, b"x" * 5000)
+        wait_for(lambda: "before 4.88 KiB: received" in mirror.log.read_text())
+        filler = disk / "filler"
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.write(file.fileno(), b"x" * 4096)
+        names = [f"meanwhile-{count}" for count in range(400)]
+        for name in names:
+            mirror.write(name, 0, b"x" * 5000)
+        wait_for(mirror.troubles)
+        filler.unlink()
+        mirror.write("after", 0, b"x" * 5000)
+        expected = {os.fsencode(name) for name in ("before", *names, "after")}
+        wait_for(lambda: {one.path for one in read_all(mirror) if one.is_good} == expected)
+        [line] = mirror.troubles()
+        assert "full" in line
+        mirror.umount()
 
 
 @pytest.mark.parametrize("trouble", ["newer", "folder"])
