@@ -9,7 +9,7 @@ without a mount.
     view                                    what clients see, without a lock
     seeding, advancing, finalising          a stale tail's begin, life and end, under that lock
     progress, recovery                      where a crash leaves a stale tail, and how it is found
-    counters                                what became of every byte
+    counters, tally                         what became of every byte, and in which session
 
 Lock order: open files, in ascending order of device and inode; the recovery list; the account.
 """
