@@ -73,6 +73,7 @@ class ControlFiles:
             self._mounted_at,
             self._file_system(),
             None if recorder is None else recorder.life(),
+            setup.options.control,
         )
 
     def _history_json(self) -> bytes:
