@@ -15,8 +15,10 @@ import termios
 import time
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +31,8 @@ from mirrorfs.errors import NoAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.console import ConsoleOptions, RenderResult
 
     from mirrorfs.daemon.rates import Rates
     from mirrorfs.daemon.watched import Watch, Watched
@@ -128,6 +132,29 @@ class _Shown:
         self._live.update(Group(head, *_files(self.there, rows)), refresh=True)
 
 
+class _Path:
+    """A path that loses its beginning where there is little room, with a remark behind it."""
+
+    def __init__(self, path: str, remark: str = "", style: str = "") -> None:
+        self._path = path
+        self._remark = remark
+        self._style = style
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, min(options.max_width, cell_len(self._path + self._remark)))
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width - cell_len(self._remark)
+        path = self._path
+        if cell_len(path) > room:
+            # One cell is for the sign; a character may take two.
+            path = path[len(path) - max(0, room - 1) :] if room > 1 else ""
+            while cell_len(path) >= room > 1:
+                path = path[1:]
+            path = "…" + path
+        yield Text.assemble(path, (self._remark, self._style), no_wrap=True, overflow="crop")
+
+
 def _table(*names: str) -> Table:
     """A table with a name on the left, and numbers."""
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="bold")
@@ -140,17 +167,15 @@ def _table(*names: str) -> Table:
 def _mounts_table(there: list[Watched]) -> Table:
     table = _table("mount", "received", "written", "not written", "read", "errors", "free")
     for one in there:
-        name = Text(show(one.mount.path))
-        if isinstance(one.problem, NoAnswerError):
-            name.append(" not answering", style="bold red")
-        elif one.problem is not None:
-            name.append(" not readable", style="yellow")
+        path = show(one.mount.path)
         if one.problem is not None:
-            table.add_row(name, *[_NOTHING] * 6)
+            hangs = isinstance(one.problem, NoAnswerError)
+            remark = (" not answering", "bold red") if hangs else (" not readable", "yellow")
+            table.add_row(_Path(path, *remark), *[_NOTHING] * 6)
             continue
         count, new = rates.errors(*one.account)
         errors = Text(f"{count:,} (+{new:,})" if new else f"{count:,}", "bold red" if new else "")
-        table.add_row(name, *_numbers(one.rates()), errors, free_text(one))
+        table.add_row(_Path(path), *_numbers(one.rates()), errors, free_text(one))
     return table
 
 
@@ -185,7 +210,7 @@ def _files(there: list[Watched], rows: int) -> list[Table | Text]:
     table = _table("file", "received", "written", "not written", "read")
     for each, name, one in found[: max(0, rows - len(notes))]:
         where = show(one.mount.path).rstrip("/") + "/" if len(there) > 1 else ""
-        table.add_row(Text(where + printable(name)), *_numbers(each))
+        table.add_row(_Path(where + printable(name)), *_numbers(each))
     return [table, *notes]
 
 
