@@ -147,8 +147,8 @@ def test_a_mount_that_hangs_holds_up_no_other_and_may_go_on(two: tuple[Mirror, M
                     break
         finally:
             os.kill(pid, signal.SIGCONT)
-        hung.write("file", 0, b"x")
         for found in lines.objects():
+            hung.write("file", 0, b"x" * MIB)
             if found["mount_point"] == str(hung.path) and found["received_bytes_per_second"]:
                 break
         assert found["problem"] is None
@@ -197,16 +197,10 @@ def test_a_mount_that_comes_back_is_shown_again(two: tuple[Mirror, Mirror]) -> N
     again, other = two
     with top(again.path, other.path, "--json", "--interval", "0.1") as lines:
         lines.next()
-        again.write("file", 0, b"x" * MIB)
         again.umount()
         again.mount()
         for found in lines.objects():
-            if found["mount_point"] == str(again.path):
-                assert found["received_bytes_per_second"] in {None, 0} or not found["errors"]
-                if found["received_bytes_per_second"] == 0:
-                    break
-        again.write("file", 0, b"y" * MIB)
-        for found in lines.objects():
+            again.write("file", 0, b"x" * MIB)
             if found["mount_point"] == str(again.path) and found["received_bytes_per_second"]:
                 break
 
