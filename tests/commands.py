@@ -23,7 +23,7 @@ PRELOADED = preloaded.Server()
 _AS_NOBODY = """
 import os, sys
 import mirrorfs.cli.commands, mirrorfs.cli.demo, mirrorfs.cli.mount, mirrorfs.cli.stats
-import mirrorfs.cli.umount
+import mirrorfs.cli.top, mirrorfs.cli.umount
 import mirrorfs.daemon.launch, mirrorfs.daemon.main_loop
 from mirrorfs.cli.main import main
 os.setgroups([])

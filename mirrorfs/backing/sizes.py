@@ -16,7 +16,7 @@ def size(count: float) -> str:
         value /= 1024
         if abs(value) < 999.5:
             break
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    digits = sum(abs(value) < bound for bound in (0.9995, 9.995, 99.95))
     return f"{value:.{digits}f} {unit}"
 
 

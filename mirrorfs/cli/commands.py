@@ -16,7 +16,8 @@ from mirrorfs.errors import ExitCode, UsageError
 COMMANDS = {
     "mount": "mount a backing folder",
     "umount": "unmount, and wait until the daemon has ended",
-    "stats": "show what was received, written, skipped and punched",
+    "stats": "show what was received, and what became of it",
+    "top": "show what the mounts do now",
     "demo": "the whole story on real files, in about a minute",
 }
 _ALONE = {"help", "-h", "--help", "-V", "--version"}

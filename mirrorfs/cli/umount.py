@@ -87,7 +87,8 @@ def _open_pid(pid: int | None) -> int | None:
 
 def _detach(mount: Mount, lazy: bool) -> None:
     """Take the mount out of the tree. BusyError if it stays in use for `_BUSY_SECONDS`: a process
-    that only looks through all open files, as fuser(1), is over by then.
+    that only looks through all open files, as fuser(1), or reads a control file, as `mirrorfs top`,
+    is over by then.
     """
     from mirrorfs.daemon import places
 
@@ -100,9 +101,9 @@ def _detach(mount: Mount, lazy: bool) -> None:
                 raise MirrorfsError(
                     f"{show(mount.path)}: cannot be unmounted: {exc.strerror}"
                 ) from None
-        found = processes.holders(mount)
-        found += [f"the mount on {show(path)}" for path in mounts.inside(mount)]
-        if found or time.monotonic() >= end:
+        if time.monotonic() >= end:
+            found = processes.holders(mount)
+            found += [f"the mount on {show(path)}" for path in mounts.inside(mount)]
             raise BusyError(
                 f"{show(mount.path)}: in use by {_named(found)}; end that, or pass --lazy"
             )

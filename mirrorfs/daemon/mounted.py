@@ -88,29 +88,43 @@ class Statistics:
         """
         try:
             answer = self._request.answer(min(self._end, time.monotonic() + seconds))
-            stats: dict[str, Any] = json.loads(answer)
         except TimeoutError:
             raise health.hanging(self._mount) from None
         except OSError as exc:
-            raise self._explain(exc) from None
-        except ValueError:
-            raise MirrorfsError(
-                f"{show(self._path)}: what the mount tells about itself cannot be read; "
-                "is it another version's?"
-            ) from None
-        return stats
+            raise explained(self._mount, self._path, exc) from None
+        return parsed(self._path, answer)
 
-    def _explain(self, exc: OSError) -> MirrorfsError:
-        place = show(self._path)
-        if exc.errno in health.DEAD:
-            return health.dead(self._mount)
-        if exc.errno in _MISSING and self._path != self._mount.path:
-            return MirrorfsError(f"{place}: no such file")
-        if exc.errno in {errno.EACCES, errno.EPERM}:
-            whose = "" if self._path == self._mount.path else ", or as one who may read the file"
-            return PrivateError(
-                f"{place}: you may not look in; run this as the user who mounted it{whose}"
-            )
-        if exc.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
-            return NotAMountError(f"{place}: only files and mount points have counters")
-        return MirrorfsError(f"{place}: {exc.strerror}")
+
+def parsed(path: bytes, answer: bytes) -> dict[str, Any]:
+    """What the attribute of the mount, or of the file, at `path` says; MirrorfsError if it cannot
+    be read.
+    """
+    try:
+        stats: dict[str, Any] = json.loads(answer)
+    except ValueError:
+        raise unreadable(path) from None
+    return stats
+
+
+def unreadable(path: bytes) -> MirrorfsError:
+    """The error for an answer of the mount at `path` that is none of this version's."""
+    return MirrorfsError(
+        f"{show(path)}: what the mount tells about itself cannot be read; is it another version's?"
+    )
+
+
+def explained(mount: mounts.Mount, path: bytes, exc: OSError) -> MirrorfsError:
+    """The error for statistics of `path`, in or on `mount`, that were refused."""
+    place = show(path)
+    if exc.errno in health.DEAD:
+        return health.dead(mount)
+    if exc.errno in _MISSING and path != mount.path:
+        return MirrorfsError(f"{place}: no such file")
+    if exc.errno in {errno.EACCES, errno.EPERM}:
+        whose = "" if path == mount.path else ", or as one who may read the file"
+        return PrivateError(
+            f"{place}: you may not look in; run this as the user who mounted it{whose}"
+        )
+    if exc.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
+        return NotAMountError(f"{place}: only files and mount points have counters")
+    return MirrorfsError(f"{place}: {exc.strerror}")

@@ -65,7 +65,8 @@ class ControlFiles:
     def stats_json(self) -> bytes:
         """The content of the control file of that name."""
         setup = self._setup
-        recorder = self._recorder
+        # Without a folder the recorder knows of this mount alone.
+        recorder = None if setup.catalog_folder is None else self._recorder
         return reports.stats_json(
             self._account.snapshot(),
             setup.backing,
@@ -73,6 +74,7 @@ class ControlFiles:
             self._mounted_at,
             self._file_system(),
             None if recorder is None else recorder.life(),
+            setup.options.control,
         )
 
     def _history_json(self) -> bytes:

@@ -182,7 +182,7 @@ def test_stats_of_a_mount_and_of_a_file(mirror: Mirror) -> None:
     assert stats["schema"] == 1
     stats = json.loads(mirrorfs("stats", mirror.path / "file", "--json").stdout)
     assert stats["counters"]["received_bytes"] == 5000
-    assert "5,000 (5.0 kB)" in mirrorfs("stats", mirror.path).stdout
+    assert "received           4.88 KiB" in mirrorfs("stats", mirror.path).stdout
     assert "not in a mirrorfs" in refused(ExitCode.NOT_A_MOUNT, "stats", "/usr")
 
 
@@ -267,7 +267,7 @@ def test_a_file_system_without_holes_is_refused_with_the_reason(tmp_path: Path) 
         run("umount", "-l", disk)
 
 
-@pytest.mark.parametrize("command", ["", "mount", "umount", "stats", "demo"])
+@pytest.mark.parametrize("command", ["", "mount", "umount", "stats", "top", "demo"])
 def test_help_is_on_stdout_and_fits_a_terminal(command: str) -> None:
     words = [command] if command else []
     done = mirrorfs(*words, "--help")
@@ -290,7 +290,7 @@ def test_the_version_is_printed() -> None:
 def test_help_stats_and_umount_import_nothing_heavy() -> None:
     code = (
         "import sys; from mirrorfs.cli.main import main; main(['mount', '--help']);"
-        "import mirrorfs.cli.stats, mirrorfs.cli.umount;"
+        "import mirrorfs.cli.stats, mirrorfs.cli.top, mirrorfs.cli.umount;"
         "assert not {'trio', 'pyfuse3', 'rich'} & set(sys.modules), sys.modules.keys()"
     )
     run(MIRRORFS[0], "-c", code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import time
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from tests.commands import wait_for
 def _sleep(path: bytes, seconds: float) -> None:
     Path(os.fsdecode(path)).write_text(str(os.getpid()))
     time.sleep(seconds)
+
+
+def _much(count: int) -> bytes:
+    return b"x" * count
 
 
 def _refuse(path: bytes) -> None:
@@ -48,6 +53,20 @@ def test_a_call_raises_the_mirrorfserror_of_its_function_with_its_exit_code() ->
     with pytest.raises(MirrorfsError, match="not this") as caught:
         timed_calls.call(_refuse, b"this")
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_an_answer_that_has_begun_to_come_is_taken_as_a_whole() -> None:
+    call = timed_calls.TimedCall(_much, 1 << 20)  # more than a pipe holds
+    assert select.select([call], [], [], 60)[0]
+    assert len(call.answer(time.monotonic())) == 1 << 20
+
+
+def test_a_call_that_is_abandoned_leaves_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    call = timed_calls.TimedCall(_sleep, os.fsencode(path), 100)
+    wait_for(lambda: path.exists() and path.read_text())
+    call.abandon()
+    wait_for(lambda: not Path(f"/proc/{path.read_text()}/cmdline").exists())
 
 
 def test_a_call_that_takes_too_long_is_given_up_and_its_process_ended(tmp_path: Path) -> None:

@@ -67,7 +67,13 @@ def test_the_names_of_counters_are_a_contract() -> None:
 
 def test_stats_json_has_the_schema_the_mount_and_both_counts(account: Account) -> None:
     text = reports.stats_json(
-        account.snapshot(), b"/back\xff%", b"/state", 12.5, {"type": "ext4"}, {"read_bytes": 3}
+        account.snapshot(),
+        b"/back\xff%",
+        b"/state",
+        12.5,
+        {"type": "ext4"},
+        {"read_bytes": 3},
+        b".mirrorfs",
     )
     found = json.loads(text)
     assert text.endswith(b"}\n")
@@ -83,6 +89,7 @@ def test_stats_json_has_the_schema_the_mount_and_both_counts(account: Account) -
         "backing": "/back%FF%25",
         "mounted_at": 12.5,
         "file_system": {"type": "ext4"},
+        "control": ".mirrorfs",
     }
 
 
