@@ -27,18 +27,21 @@ def daemon_of(mount: Mount) -> int | None:
     """The number of the process that serves `mount`, or None if it cannot be seen from here.
 
     Since Linux 6.10 fdinfo says which connection a descriptor of /dev/fuse belongs to; before, a
-    process that has such a descriptor and also the backing folder open is taken.
+    process that has such a descriptor and also the backing folder open is taken. Of several, one
+    may be about to end whose connection had the same number: the one with the backing folder is
+    meant.
     """
-    connection = int(mount.device.partition(":")[2])
+    connection, likely = int(mount.device.partition(":")[2]), None
     for process in _processes():
         links = dict(_descriptors(process))
         devices = [fd for fd, link in links.items() if link == _FUSE_DEVICE]
         connections = [_number(_CONNECTION, process, fd) for fd in devices]
+        serves = mount.source in links.values()
+        if serves and (connection in connections or (devices and set(connections) == {None})):
+            return int(process.name)
         if connection in connections:
-            return int(process.name)
-        if devices and set(connections) == {None} and mount.source in links.values():
-            return int(process.name)
-    return None
+            likely = likely or int(process.name)
+    return likely
 
 
 def holders(mount: Mount) -> list[str]:
