@@ -16,20 +16,15 @@ def name_of(pid: int) -> str:
     return _read(pid, "comm").decode("utf-8", "backslashreplace").rstrip("\n")
 
 
-def is_exiting(pid: int) -> bool:
-    """Whether it is about to end, and the kernel closes what it left open."""
-    return bool(_flags(pid) & _PF_EXITING)
-
-
-def is_killed(pid: int) -> bool:
-    """Whether a signal ends it."""
-    return _flags(pid) & (_PF_EXITING | _PF_SIGNALED) == _PF_EXITING | _PF_SIGNALED
-
-
-def _flags(pid: int) -> int:
+def end_of(pid: int) -> tuple[bool, bool]:
+    """Whether a process is about to end, so that the kernel closes what it has left open; and
+    whether a signal ends it.
+    """
     _, _, rest = _read(pid, "stat").rpartition(b")")
     words = rest.split(maxsplit=_FLAGS_FIELD + 1)
-    return int(words[_FLAGS_FIELD]) if len(words) > _FLAGS_FIELD else 0
+    flags = int(words[_FLAGS_FIELD]) if len(words) > _FLAGS_FIELD else 0
+    is_exiting = bool(flags & _PF_EXITING)
+    return is_exiting, is_exiting and bool(flags & _PF_SIGNALED)
 
 
 def _read(pid: int, name: str) -> bytes:

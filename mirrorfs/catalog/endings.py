@@ -41,7 +41,6 @@ class Observed:
     closed: Ending = Ending.CLOSED  # how the last writer ended: CLOSED, EXITED or KILLED
     is_stamped: bool = False  # its mtime was set after the last write
     is_new: bool = False  # it was made in this session
-    mode: int = 0
 
 
 def meant_for(path: bytes) -> tuple[bytes, bytes | None]:
@@ -53,9 +52,9 @@ def meant_for(path: bytes) -> tuple[bytes, bytes | None]:
     return (os.path.join(folder, replaced[0]), path) if replaced else (path, None)
 
 
-def ending(seen: Observed, program: str, was_stamped: bool | None) -> Ending:
+def ending(seen: Observed, program: str, was_stamped: bool | None, mode: int) -> Ending:
     """How a session ended; `was_stamped` says whether the last good session of the file by the same
-    `program` set its mtime, None if there is none.
+    `program` set its mtime, None if there is none. `mode` is the file's now, 0 if not known.
     """
     if seen.is_failed:
         return Ending.FAILED
@@ -67,19 +66,18 @@ def ending(seen: Observed, program: str, was_stamped: bool | None) -> Ending:
         return Ending.UNMOUNTED
     if meant_for(seen.path)[1] is not None:
         return Ending.ABANDONED
-    if not seen.is_stamped and (was_stamped or _is_left_by_rsync(seen, program, was_stamped)):
+    # The first copy of a file: nothing is known of what the program does else.
+    is_first_of_rsync = was_stamped is None and program == "rsync" and seen.is_new
+    is_left = is_first_of_rsync and mode & 0o777 == _RSYNC_UNFINISHED_MODE
+    if not seen.is_stamped and (was_stamped or is_left):
         return Ending.UNSTAMPED
     return seen.closed
 
 
-def _is_left_by_rsync(seen: Observed, program: str, was_stamped: bool | None) -> bool:
-    is_unfinished = seen.is_new and seen.mode & 0o777 == _RSYNC_UNFINISHED_MODE
-    return was_stamped is None and program == "rsync" and is_unfinished
-
-
-def unusual(session: Session, shares: Sequence[float]) -> str:
+def unusual(session: Session, shares: Sequence[float], zeroed: int) -> str:
     """Why a session that ended well is out of the ordinary; empty if it is not. `shares` are the
-    changed shares of the last good sessions of its file (`MEDIAN_OF`).
+    changed shares of the last good sessions of its file (`MEDIAN_OF`), `zeroed` how many bytes of
+    data it turned to zeros.
 
     Of a file without any nothing is said: it may have been stored with its zeros before, and they
     are no data that is lost.
@@ -87,8 +85,8 @@ def unusual(session: Session, shares: Sequence[float]) -> str:
     if not shares or not session.is_good:
         return ""
     had, left = session.allocated_before or 0, session.allocated_after or 0
-    if had and session.zeroed_bytes >= _LEAST_ZEROED_BYTES and session.zeroed_bytes > had / 2:
-        return f"{share(min(1.0, session.zeroed_bytes / had))} of its data turned to zeros"
+    if had and zeroed >= _LEAST_ZEROED_BYTES and zeroed > had / 2:
+        return f"{share(min(1.0, zeroed / had))} of its data turned to zeros"
     if had - left >= _LEAST_LOST_BYTES and left < had / 2 and session.is_shrunk:
         return f"{share((had - left) / had)} of its data is gone"
     usual = statistics.median(shares)

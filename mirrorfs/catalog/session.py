@@ -55,7 +55,7 @@ class Session:
     errors: str = ""  # the errnos that clients got, and how often: `EIO 1, ENOSPC 3`
     unusual: str = ""  # why it is
     ranges: bytes = b""  # the chunks that changed (`ranges.encode`)
-    number: int = 0  # in the catalog
+    number: int = 0  # in the catalog; 0 if it is not known there yet
 
     @property
     def is_good(self) -> bool:
@@ -95,7 +95,6 @@ class Session:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see the page on JSON."""
         return {
-            "number": self.number,
             "file": path_text(self.path),
             "written_as": None if self.written_as is None else path_text(self.written_as),
             "device": self.device,

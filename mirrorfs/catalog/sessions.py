@@ -7,7 +7,7 @@ that it replaces.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrorfs.catalog.session import GOOD, Ending, Session
@@ -22,6 +22,8 @@ _COUNTERS = [one.name for one in fields(Counters) if one.name != "read_bytes"]
 _PLAIN = [one.name for one in fields(Session) if one.name not in {"counters", "number"}]
 _COLUMNS = [*_PLAIN, *_COUNTERS]
 _SELECTED = ", ".join(f"s.{name}" for name in ["number", *_COLUMNS])
+_ASSIGNED = ", ".join(f"{name}=?" for name in _COLUMNS)
+_INSERTED = f"({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _GOOD = ", ".join(f"'{ending}'" for ending in sorted(GOOD))
 _MANY = 1000
 MAX_SESSIONS = 1_000_000  # some 300 MB
@@ -61,35 +63,36 @@ def begin(db: sqlite3.Connection, session: Session) -> int:
 
 
 def end(db: sqlite3.Connection, session: Session) -> None:
-    """Note how a session ended; its `number` is what `begin` returned. Where what that noted was
-    lost, it is noted again.
+    """Note how a session ended; its `number` is what `begin` returned, 0 where its beginning was
+    not noted. It gets another where what `begin` noted was lost.
     """
-    if not _update(db, session):
-        session = replace(session, number=begin(db, session))
-        _update(db, session)
-    file = _file_of(db, session)
-    db.execute("UPDATE sessions SET file=? WHERE number=?", (file, session.number))
-
-
-def _update(db: sqlite3.Connection, session: Session) -> bool:
-    names = ", ".join(f"{name}=?" for name in _COLUMNS)
     values = [getattr(session, name) for name in _PLAIN]
     values[_PLAIN.index("inode")] = _signed(session.inode)
     values += [getattr(session.counters, name) for name in _COUNTERS]
+    number = session.number
     # The number may be that of another session by now.
     where = "number=? AND begin_ns=? AND ended IS NULL"
-    values += [session.number, session.begin_ns]
-    return bool(db.execute(f"UPDATE sessions SET {names} WHERE {where}", values).rowcount)
+    if (
+        not number
+        or not db.execute(
+            f"UPDATE sessions SET {_ASSIGNED} WHERE {where}", [*values, number, session.begin_ns]
+        ).rowcount
+    ):
+        number = db.execute(f"INSERT INTO sessions {_INSERTED}", values).lastrowid or 0
+    file = _file_of(db, session, number)
+    db.execute("UPDATE sessions SET file=? WHERE number=?", (file, number))
 
 
-def _file_of(db: sqlite3.Connection, session: Session) -> int:
-    """The number of a session's file, of which it becomes the last session."""
-    good = session.number if session.is_good else None
+def _file_of(db: sqlite3.Connection, session: Session, number: int) -> int:
+    """The number of the file of a session, which becomes its last one; `number` is that of the
+    session.
+    """
+    good = number if session.is_good else None
     row = db.execute(
         "INSERT INTO files (path, last_session, good_session) VALUES (?1, ?2, ?3)"
         " ON CONFLICT (path) DO UPDATE SET last_session=?2, is_gone=0,"
         " good_session=coalesce(?3, good_session) RETURNING id",
-        (session.path, session.number, good),
+        (session.path, number, good),
     ).fetchone()
     return int(row[0])
 
@@ -126,14 +129,28 @@ def select(
     yield from _sessions(db, " AND ".join(where) + " ORDER BY s.number DESC", *arguments)
 
 
-def was_stamped(db: sqlite3.Connection, path: bytes, program: str) -> bool | None:
-    """Whether the last good session of a file by `program` set its mtime; None if there is none."""
-    row = db.execute(
-        "SELECT is_stamped FROM sessions WHERE file = (SELECT id FROM files WHERE path=?)"
-        f" AND program=? AND ended IN ({_GOOD}) ORDER BY number DESC LIMIT 1",
-        (path, program),
+class Habit(NamedTuple):
+    """What the good sessions of a file were like."""
+
+    was_stamped: bool | None = None  # the last one by the same program set its mtime
+    shares: tuple[float, ...] = ()  # of its data that changed, the last one first
+
+
+def habit(db: sqlite3.Connection, path: bytes, program: str, count: int) -> Habit:
+    """What the last `count` good sessions of a file were like, the last one by `program` above
+    all.
+    """
+    row = db.execute("SELECT id FROM files WHERE path=?", (path,)).fetchone()
+    if row is None:
+        return Habit()
+    where = f"s.file=? AND s.ended IN ({_GOOD}) ORDER BY s.number DESC LIMIT ?"
+    shares = tuple(one.changed_share for one in _sessions(db, where, row[0], count))
+    found = db.execute(
+        f"SELECT is_stamped FROM sessions WHERE file=? AND program=? AND ended IN ({_GOOD})"
+        " ORDER BY number DESC LIMIT 1",
+        (row[0], program),
     ).fetchone()
-    return None if row is None else bool(row[0])
+    return Habit(None if found is None else bool(found[0]), shares)
 
 
 def _sessions(db: sqlite3.Connection, where: str, *values: object) -> Iterator[Session]:

@@ -55,11 +55,13 @@ class Recorder:
         self._days = days
         self._log = SessionLog()
         self.listeners: list[Callable[[Session], object]] = []
-        # Guarded by the condition: what is to be done, and whether it is the end.
+        # What is to be done: appended by whoever has the turn, taken out by the thread.
         self._events: deque[Callable[[], object]] = deque()
         self._is_closing = False
         self._lost = 0
         self._stir = threading.Condition()
+        self._is_idle = False
+        self._end_of_all = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         # Guarded by the lock, for those who read in other threads.
         self._lock = threading.Lock()
@@ -123,32 +125,33 @@ class Recorder:
         with self._stir:
             self._is_closing = True
             self._stir.notify()
+        self._end_of_all.set()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_SECONDS)
 
     def _put(self, event: Callable[[], object]) -> None:
-        with self._stir:
-            if len(self._events) >= _MAX_EVENTS:
-                self._lost += 1
-                return
-            self._events.append(event)
-            self._stir.notify()
+        if len(self._events) >= _MAX_EVENTS:
+            self._lost += 1
+            return
+        self._events.append(event)
+        if self._is_idle:  # else it comes by itself
+            with self._stir:
+                self._stir.notify()
 
     def _run(self) -> None:
         is_closing = False
         while not is_closing:
             with self._stir:
+                self._is_idle = True
                 if not self._events and not self._is_closing:
                     self._stir.wait(_RETRY_SECONDS if self._unsaved else None)
+                self._is_idle = False
                 is_closing = self._is_closing
-                events = list(self._events)
-                self._events.clear()
+            events = [self._events.popleft() for _ in range(len(self._events))]
             if events or self._unsaved:
                 self._batch(events)
             if not is_closing:
-                with self._stir:
-                    # What comes next is written together.
-                    self._stir.wait_for(lambda: self._is_closing, _BATCH_SECONDS)
+                self._end_of_all.wait(_BATCH_SECONDS)  # what comes next is written together
         self._catalog.close()
         if self._lost:
             log.warning("%d sessions or names were not noted: the disk was too slow", self._lost)
@@ -192,12 +195,13 @@ class Recorder:
             self._standings.update({one.path: one for one in known[:_MAX_STANDINGS]})
 
     def _begin(self, live: Live) -> None:
-        live.number = self._catalog.call(sessions.begin, live.begun) or 0
-        self._begun.append(live)
+        # One that nobody writes any more is as good as over. Noted with its end alone, it costs
+        # half, and a kill before that loses no more than what is known of a whole file.
+        if live.is_open:
+            live.number = self._catalog.call(sessions.begin, live.begun) or 0
+            self._begun.append(live)
 
     def _end(self, live: Live, seen: Observed) -> None:
-        if not live.number:
-            self._begin(live)
         session = session_end.conclude(live, seen, self._backing_fd, self._catalog)
         self._catalog.call(sessions.end, session)
         self._over.append(session)

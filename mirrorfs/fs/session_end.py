@@ -6,55 +6,55 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from mirrorfs.backing.statx import Status, statx
+from mirrorfs.backing.statx import statx
 from mirrorfs.catalog import endings, ranges, sessions
+from mirrorfs.catalog.session import Session
 
 if TYPE_CHECKING:
-    import sqlite3
-
+    from mirrorfs.backing.statx import Status
     from mirrorfs.catalog.catalog import Catalog
     from mirrorfs.catalog.endings import Observed
-    from mirrorfs.catalog.session import Session
     from mirrorfs.fs.live_session import Live
     from mirrorfs.mirror.counters import FileKey
 
 
-class _Before(NamedTuple):
-    """What the catalog knows of a file."""
-
-    was_stamped: bool | None
-    shares: list[float]
+NO_HABIT = sessions.Habit()
 
 
 def conclude(live: Live, seen: Observed, backing_fd: int, catalog: Catalog) -> Session:
     """The session that has ended."""
+    begun, counters = live.begun, live.tally.counters
     status = _status_of(backing_fd, seen.path, live.key)
-    seen = replace(seen, mode=status.mode if status is not None else 0)
     path, written_as = endings.meant_for(seen.path)
-    before = catalog.call(_before, path, live.begun.program) or _Before(None, [])
+    habit = catalog.call(sessions.habit, path, begun.program, endings.MEDIAN_OF) or NO_HABIT
     changed = live.tally.changed.ranges(1 << 63 if status is None else status.size)
-    size, allocated = live.replaced or (live.begun.size_before, live.begun.allocated_before)
-    session = replace(
-        live.begun,
-        path=path,
-        written_as=written_as,
-        number=live.number,
-        end_ns=live.end_ns,
-        ended=endings.ending(seen, live.begun.program, before.was_stamped),
-        size_before=size,
-        allocated_before=allocated,
-        size_after=None if status is None else status.size,
-        allocated_after=None if status is None else status.blocks * 512,
-        counters=live.tally.counters,
-        changed_chunks=ranges.count(changed),
+    size, allocated = live.replaced or (begun.size_before, begun.allocated_before)
+    mode = status.mode if status is not None else 0
+    session = Session(
+        path,
+        begun.begin_ns,
+        begun.program,
+        begun.uid,
+        *live.key,
+        written_as,
+        live.end_ns,
+        endings.ending(seen, begun.program, habit.was_stamped, mode),
+        size,
+        None if status is None else status.size,
+        allocated,
+        None if status is None else status.blocks * 512,
+        counters,
+        ranges.count(changed),
         is_stamped=seen.is_stamped,
         errors=", ".join(f"{name} {count}" for name, count in sorted(live.errors.items())),
         ranges=ranges.encode(ranges.bounded(changed)),
+        number=live.number,
     )
-    session = replace(session, zeroed_bytes=_zeroed(session))
-    return replace(session, unusual=endings.unusual(session, before.shares))
+    zeroed = _zeroed(session)
+    unusual = endings.unusual(session, habit.shares, zeroed)
+    return replace(session, zeroed_bytes=zeroed, unusual=unusual) if zeroed or unusual else session
 
 
 def cut_off(session: Session, backing_fd: int) -> Session:
@@ -88,12 +88,6 @@ def _status_of(backing_fd: int, path: bytes, key: FileKey) -> Status | None:
     finally:
         os.close(fd)
     return status if status.key == key else None
-
-
-def _before(db: sqlite3.Connection, path: bytes, program: str) -> _Before:
-    known = sessions.of_file(db, path, endings.MEDIAN_OF * 2)
-    shares = [one.changed_share for one in known if one.is_good][: endings.MEDIAN_OF]
-    return _Before(sessions.was_stamped(db, path, program), shares)
 
 
 def _zeroed(session: Session) -> int:

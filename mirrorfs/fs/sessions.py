@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.open_file import OpenFile
 
 
+_PROGRAM_SECONDS = 0.5
+
+
 class Sessions:
     """By identity. Without a `recorder` nothing is remembered, and there are none."""
 
@@ -38,6 +41,7 @@ class Sessions:
         self._recorder = recorder
         self._quiet_seconds = quiet_seconds
         self._live: dict[FileKey, Live] = {}
+        self._last_program = 0, "", 0.0  # number, name, and how long that holds (monotonic)
 
     def opened(self, inode: Inode, file: OpenFile) -> None:
         """Let a file that is opened for writing now go on with the session of its inode."""
@@ -64,7 +68,7 @@ class Sessions:
         begun = Session(
             inode.path(),
             now,
-            process.name_of(pid) if pid else "",
+            self._program(pid),
             0 if caller is None else caller.uid,
             device,
             number,
@@ -76,6 +80,15 @@ class Sessions:
         self._live[inode.key] = live
         self._recorder.begin(live)
 
+    def _program(self, pid: int) -> str:
+        """The name of a process, which may have been asked for just before."""
+        known, name, until = self._last_program
+        now = time.monotonic()
+        if known != pid or now > until:
+            name = process.name_of(pid) if pid else ""
+            self._last_program = pid, name, now + _PROGRAM_SECONDS
+        return name
+
     def flushed(self, handle: FileHandle, pid: int) -> None:
         """Note how the process `pid` closes one of the descriptors of a handle that is open for
         writing.
@@ -83,10 +96,11 @@ class Sessions:
         live = self._live.get(handle.inode.key)
         if live is None or not pid:
             return
-        if process.is_killed(pid):
+        is_exiting, is_killed = process.end_of(pid)
+        if is_killed:
             handle.closed = Ending.KILLED
         else:
-            handle.closed = Ending.EXITED if process.is_exiting(pid) else Ending.CLOSED
+            handle.closed = Ending.EXITED if is_exiting else Ending.CLOSED
 
     def released(self, handle: FileHandle) -> None:
         """Note the end of a handle that was open for writing."""
