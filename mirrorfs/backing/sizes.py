@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _HOURS_SHOWN = 96  # longer ago is told in days
@@ -40,3 +42,8 @@ def share(part: float) -> str:
     if percent == 0 or percent >= 10:
         return f"{percent:.0f} %"
     return "< 0.01 %" if percent < 0.01 else f"{percent:.2g} %"
+
+
+def moment(time_ns: int) -> str:
+    """A time in ns since the epoch, local with its zone, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(time_ns // 10**9))

@@ -16,9 +16,14 @@ from mirrorfs.errors import ExitCode, UsageError
 COMMANDS = {
     "mount": "mount a backing folder",
     "umount": "unmount, and wait until the daemon has ended",
+    "status": "how the copies stand: last good session, what is incomplete, space",
+    "history": "the sessions that were noted, the last one first",
+    "check": "a monitoring plugin: one line, exit code 0, 1, 2 or 3",
     "stats": "show what was received, written, skipped and punched",
     "demo": "the whole story on real files, in about a minute",
 }
+# Their exit codes are those of monitoring plugins, where 2 is the worst and not a mistyped word.
+PLUGINS = {"check"}
 _ALONE = {"help", "-h", "--help", "-V", "--version"}
 _WIDTH = 80
 
@@ -35,6 +40,7 @@ examples:
   mirrorfs mount /srv/backup /mnt/mirror
   rsync -a --inplace /var/lib/libvirt/images/ /mnt/mirror/
   mirrorfs stats /mnt/mirror
+  mirrorfs status
   mirrorfs umount /mnt/mirror
   mirrorfs /srv/backup /mnt/mirror -o OPT,...    the form of mount(8) and fstab
 
