@@ -7,7 +7,6 @@ torn and is called good costs the backup.
 from __future__ import annotations
 
 import os
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,6 +87,8 @@ def unusual(session: Session, shares: Sequence[float]) -> str:
         return f"{share((had - left) / had)} of its data is gone"
     if not shares:
         return ""
+    import statistics  # here, as commands want endings alone, and it takes its time
+
     usual = statistics.median(shares)
     changed = session.changed_share
     if changed > _LEAST_SHARE and changed > usual * _MEDIAN_FACTOR:

@@ -38,6 +38,7 @@ class Found(NamedTuple):
     standing: Standing
     is_gone: bool = False  # there is no such file any more, and no client has removed it
     left_as: bytes | None = None  # the temporary name that its last content was left with
+    is_new: bool = False  # its last session was its first: all of it has changed
 
     @property
     def is_running(self) -> bool:
@@ -79,6 +80,11 @@ class Limits(NamedTuple):
         path = found.standing.path
         name = path if b"/" in self.match else path.rpartition(b"/")[2]
         return fnmatch.fnmatchcase(name, self.match)
+
+    def is_exceeded(self, found: Found) -> bool:
+        """Whether more of a file has changed than should have."""
+        limit = self.changed_above
+        return limit is not None and not found.is_new and found.standing.changed_share > limit
 
 
 class Problem(NamedTuple):
@@ -122,8 +128,8 @@ def _of_file(found: Found, limits: Limits, now_ns: int, name: str) -> list[Probl
     if standing.unusual:
         text = f"{name} unusual: {standing.unusual}"
         all_of_it.append(Problem(Severity.WARNING, standing.changed_share, text))
-    elif limits.changed_above is not None and standing.changed_share > limits.changed_above:
-        limit = share(limits.changed_above)
+    elif limits.is_exceeded(found):
+        limit = share(limits.changed_above or 0)
         text = f"{name} changed {share(standing.changed_share)} (should be < {limit})"
         all_of_it.append(Problem(Severity.WARNING, standing.changed_share, text))
     return all_of_it

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import argparse
 
     from mirrorfs.daemon.overview import Overview
-    from mirrorfs.daemon.remembered import Place
 
 UNKNOWN = int(Severity.UNKNOWN)
 _DEFAULT_AGE = "26h"
@@ -73,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the line; the exit code is a `Severity`."""
     limits = _limits(arguments)
     meant = places.whole(places.meant(arguments.place, arguments.state), "mirrorfs check")
-    problems, seen = list[Problem](), list[Overview]()
+    problems: list[Problem] = []
+    seen: list[Overview] = []
     for place in meant:
         prefix = os.path.join(place.name, b"") if len(meant) > 1 else b""
         if place.trouble:

@@ -72,11 +72,20 @@ def run(arguments: argparse.Namespace) -> int:
     code = ExitCode.DONE
     for place in meant:
         try:
+            if place.trouble:
+                note(place.trouble)
             with remembered.opened(place) as db:
                 if db is None:
                     note(f"{show(place.name)}: {remembered.why_nothing(place)}")
                     continue
                 found = _selected(place, db, since_ns, arguments.incomplete)
+                first = next(found, None)
+                if first is None:
+                    _check_name(place)
+                    where = os.path.join(place.name, place.below) if place.below else place.name
+                    note(f"{show(where)}: no such session")
+                    continue
+                found = itertools.chain([first], found)
                 if arguments.json:
                     _print_json(place, itertools.islice(found, limit), arguments.ranges)
                 else:
@@ -100,15 +109,24 @@ def _limit(text: str | None) -> int | None:
 def _selected(
     place: Place, db: sqlite3.Connection, since_ns: int, is_incomplete: bool
 ) -> Iterator[Session]:
-    """Those that are under way first. Raises MirrorfsError for a file that is not known at all."""
+    """The sessions that are meant, those that are under way first."""
     below = place.below
     for session in overview.under_way(place, db):
         is_meant = not below or (session.path + b"/").startswith(below + b"/")
-        if is_meant and session.begin_ns >= since_ns:
-            if not is_incomplete or session.ended is not None:
-                yield session
-    ended = (one for one in sessions.select(db, below, since_ns, is_incomplete) if one.ended)
-    yield from ended
+        is_meant &= session.begin_ns >= since_ns
+        if is_meant and (session.ended is not None or not is_incomplete):
+            yield session
+    for session in sessions.select(db, below, since_ns, is_incomplete):
+        if session.ended is not None:
+            yield session
+
+
+def _check_name(place: Place) -> None:
+    """MirrorfsError for a file without sessions that is not there either."""
+    if place.below and place.root:
+        path = os.path.join(place.root, place.below)
+        if not os.path.lexists(path):
+            raise MirrorfsError(f"{show(path)}: no such file, and no session of it was noted")
 
 
 def _print_json(place: Place, found: Iterator[Session], with_ranges: bool) -> None:
@@ -134,16 +152,10 @@ def _print_table(
     shown = limit
     if shown is None and sys.stdout is not None and sys.stdout.isatty():
         shown = _ON_A_TERMINAL
-    lines = [_line(session) for session in itertools.islice(found, 1)]
     if is_titled:
         print(f"{show(place.name)}:")
-    if not lines:
-        where = show(os.path.join(place.name, place.below) if place.below else place.name)
-        note(f"{where}: no such session")
-        return
     print(_HEADER)
-    print(lines[0])
-    for session in itertools.islice(found, None if shown is None else shown - 1):
+    for session in itertools.islice(found, shown):
         print(_line(session))
     if limit is None and shown is not None and next(found, None) is not None:
         print("and more: --limit N")

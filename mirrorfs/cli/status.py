@@ -133,14 +133,14 @@ def _of_space(space: Space) -> list[str]:
 
 def _cells(found: Found, now_ns: int) -> tuple[str, ...]:
     one = found.standing
-    is_known = bool(one.ending)
+    changed = "-" if not one.ending else "new" if found.is_new else share(one.changed_share)
     return (
         show(one.path),
         "-" if one.good_ns is None else moment(one.good_ns),
         "-" if one.good_ns is None else duration(now_ns - one.good_ns),
         size(one.size),
         size(one.allocated),
-        share(one.changed_share) if is_known else "-",
+        changed,
         _state(found, now_ns),
     )
 
@@ -234,6 +234,7 @@ def _file_dict(found: Found, now_ns: int) -> dict[str, Any]:
         "unusual": one.unusual or None,
         "gone": found.is_gone,
         "left_as": None if found.left_as is None else path_text(found.left_as),
+        "new": found.is_new,
         "program": one.program if one.ending else None,
         "size": one.size,
         "allocated": one.allocated,

@@ -74,8 +74,8 @@ def look(
         timed_calls.touch(place.root)
         disk.walk(place.root)
     known = {} if db is None else _known(place, db)
-    files = [_found(one, left_as, place.root, disk.files) for one, left_as in known.values()]
-    own = {one for _, left_as in known.values() for one in (left_as,) if one}
+    files = [_as_it_is(one, place.root, disk.files) for one in known.values()]
+    own = {one.left_as for one in known.values()}
     files += [
         Found(Standing(path, None, 0, "", *sizes, 0.0, False, "", ""))
         for path, sizes in disk.files.items()
@@ -105,33 +105,35 @@ def _meant(session: Session) -> Session:
     return replace(session, path=path, written_as=written_as)
 
 
-def _known(place: Place, db: sqlite3.Connection) -> dict[bytes, tuple[Standing, bytes | None]]:
-    """The files of the catalog, and the temporary name of what was left with one."""
-    known = dict[bytes, tuple[Standing, bytes | None]]()
+def _known(place: Place, db: sqlite3.Connection) -> dict[bytes, Found]:
+    """The files of the catalog, as that knows them."""
+    known: dict[bytes, Found] = {}
     for path, last, good in sessions.files(db):
         one = standing(path, last, good.end_ns if good else None)
         if last.size_after is None and good is not None:
             one = one._replace(size=good.size_after or 0, allocated=good.allocated_after or 0)
-        known[path] = one, last.written_as
+        known[path] = Found(one, left_as=last.written_as, is_new=not last.allocated_before)
     for session in reversed(under_way(place, db)):
-        before, _ = known.get(session.path, (None, None))
+        before = known[session.path].standing if session.path in known else None
         one = standing(session.path, session, before.good_ns if before else None)
         if before is not None and session.ended is None:
             # It stays what it was until this is over.
             one = before._replace(ending=RUNNING, last_ns=one.last_ns, program=one.program)
-        known[session.path] = one, session.written_as
+        known[session.path] = Found(one, left_as=session.written_as)
     return known
 
 
-def _found(one: Standing, left_as: bytes | None, root: bytes, files: dict[bytes, Sizes]) -> Found:
+def _as_it_is(found: Found, root: bytes, files: dict[bytes, Sizes]) -> Found:
     """A file that the catalog knows, and what is there of it."""
+    one, left_as = found.standing, found.left_as
     if left_as not in files:
         left_as = None
     sizes = files.get(one.path)
     if sizes is not None:
-        return Found(one._replace(size=sizes.size, allocated=sizes.allocated), False, left_as)
+        now = one._replace(size=sizes.size, allocated=sizes.allocated)
+        return Found(now, False, left_as, found.is_new)
     is_there = not root or one.ending == RUNNING or left_as is not None
-    return Found(one, not is_there and _is_gone(root, one.path), left_as)
+    return Found(one, not is_there and _is_gone(root, one.path), left_as, found.is_new)
 
 
 def _is_gone(root: bytes, path: bytes) -> bool:
