@@ -132,8 +132,9 @@ def _as_it_is(found: Found, root: bytes, files: dict[bytes, Sizes]) -> Found:
     if sizes is not None:
         now = one._replace(size=sizes.size, allocated=sizes.allocated)
         return Found(now, False, left_as, found.is_new)
-    is_there = not root or one.ending == RUNNING or left_as is not None
-    return Found(one, not is_there and _is_gone(root, one.path), left_as, found.is_new)
+    was_there = one.good_ns is not None and one.ending != RUNNING and left_as is None
+    is_gone = bool(root) and was_there and _is_gone(root, one.path)
+    return Found(one, is_gone, left_as, found.is_new)
 
 
 def _is_gone(root: bytes, path: bytes) -> bool:
