@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from mirrorfs.catalog import database, sessions
 from tests.commands import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirrorfs.catalog.session import Session
     from tests.mounted import Mirror
 
@@ -38,3 +44,38 @@ def is_under_way(mirror: Mirror) -> bool:
         return bool(sessions.under_way(db))
     finally:
         db.close()
+
+
+def leave_killed(mirror: Mirror, name: str, data: bytes = b"x") -> None:
+    """Have a process begin to write a file, and be killed with it open."""
+    code = (
+        "import os, sys, time\n"
+        "fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT, 0o644)\n"
+        "os.write(fd, sys.stdin.buffer.read())\n"
+        "print('written', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, mirror.path / name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(data)
+        process.stdin.close()
+        assert process.stdout.readline() == b"written\n"
+        process.kill()
+
+
+@contextlib.contextmanager
+def open_session(mirror: Mirror, name: str, data: bytes) -> Iterator[None]:
+    """A session of a file that goes on; its daemon may be killed meanwhile."""
+    fd = os.open(mirror.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        os.write(fd, data)
+        wait_for(lambda: is_under_way(mirror))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)

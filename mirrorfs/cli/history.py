@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _limit(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) == int(text):
+    if re.fullmatch("[1-9][0-9]{0,17}", text) is None:
         raise UsageError(f"--limit: '{text}' is no number of sessions; write 1 or more")
     return int(text)
 

@@ -45,6 +45,7 @@ class Place:
     trouble: str = ""  # why the mount does not answer; empty if it does, or there is none
     is_served: bool = False  # a daemon lives, which may have sessions under way
     is_noted: bool = True  # the mount notes sessions
+    is_hidden: bool = False  # the mount lies over its own backing folder
     root: bytes = b""  # where its files can be looked at; empty where they cannot
 
     @property
@@ -52,17 +53,12 @@ class Place:
         """What it is called: by the mount point, if there is one."""
         return self.mount.path if self.mount is not None else self.backing
 
-    @property
-    def is_hidden(self) -> bool:
-        """Whether the mount lies over its own backing folder."""
-        return self.root != self.backing
-
 
 def every(state: bytes | None = None) -> list[Place]:
     """The places of all mirrorfs mounts that no other mount covers, each daemon's once, by path of
     the mount. `state` is as for `find`.
     """
-    unique = {mount.device: mount for mount in reversed(mounted.every())}
+    unique = {mount.device: _whole(mount) for mount in mounted.every()}
     found = sorted(unique.values(), key=lambda mount: mount.path)
     asked = [(mount, mounted.Statistics(mount)) for mount in found]
     return [_of_mount(mount, b"", statistics, state) for mount, statistics in asked]
@@ -79,10 +75,11 @@ def find(path: bytes, state: bytes | None = None) -> Place:
     mount = mounted.covering(path)
     if mount is not None and mount.fs_type == MIRRORFS_TYPE:
         below = _below(mount.root + b"/" + path[len(mount.path) :])
+        mount = _whole(mount)
         return _of_mount(mount, below, mounted.Statistics(mount), state)
     serving = [one for one in mounted.every() if _is_in(path, one.source)]
     if serving:
-        mount = max(serving, key=lambda one: len(one.source))
+        mount = _whole(max(serving, key=lambda one: len(one.source)))
         below = _below(path[len(mount.source) :])
         return _of_mount(mount, below, mounted.Statistics(mount), state)
     backing = path if state is not None else timed_calls.call(_with_state_folder, path)
@@ -145,9 +142,12 @@ def _of_mount(
     except NoAnswerError as exc:
         trouble = str(exc)
         is_served = processes.daemon_of(mount) is not None
-    except PrivateError:
-        pass  # of another user; who may read the backing folder may look there all the same
+    except (PrivateError, NotAMountError):
+        # Of another user, or a part that is bound elsewhere; who may read the backing folder may
+        # look there all the same.
+        pass
     default = os.path.join(mount.source, state_folder.FOLDER)
+    is_hidden = _is_hidden(mount)
     return Place(
         mount.source,
         state or _state_folder(stats.get("state_folder"), default),
@@ -156,7 +156,8 @@ def _of_mount(
         trouble,
         is_served,
         is_noted=not stats or stats.get("state_folder") is not None,
-        root=_root(mount, answers=bool(stats)),
+        is_hidden=is_hidden,
+        root=mount.source if not is_hidden else mount.path if stats else b"",
     )
 
 
@@ -171,22 +172,32 @@ def _state_folder(text: object, default: bytes) -> bytes:
     return plain if timed_calls.touch(plain) == 0 else decoded
 
 
-def _root(mount: Mount, answers: bool) -> bytes:
-    """Where the files of a mount can be looked at: in the backing folder, unless this mount itself
-    covers it; then through the mount, if that `answers`.
-    """
+def _whole(mount: Mount) -> Mount:
+    """Where all of what `mount` shows a part of is mounted, too (mount --bind); else `mount`."""
+    if mount.root == b"/":
+        return mount
+    others = (one for one in mounted.every() if one.device == mount.device and one.root == b"/")
+    return next(others, mount)
+
+
+def _is_hidden(mount: Mount) -> bool:
+    """Whether the backing folder of a mount cannot be reached, as the mount itself covers it."""
     over = mounted.covering(mount.source)
-    if over is None or over.device != mount.device:
-        return mount.source
-    return mount.path if answers else b""
+    return over is not None and over.device == mount.device
 
 
 def _with_state_folder(path: bytes) -> bytes | None:
     """The nearest folder from `path` up in which a mirrorfs has kept something."""
     folder = path
     while True:
-        marker = os.path.join(folder, state_folder.FOLDER, state_folder.FORMAT_FILE)
-        if os.path.lexists(marker):
+        try:
+            os.lstat(os.path.join(folder, state_folder.FOLDER, state_folder.FORMAT_FILE))
+        except PermissionError:
+            if os.path.lexists(os.path.join(folder, state_folder.FOLDER)):
+                return folder
+        except OSError:
+            pass
+        else:
             return folder
         if folder == b"/":
             return None

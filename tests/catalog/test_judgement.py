@@ -101,7 +101,7 @@ def test_a_file_is_judged(found: Found, severity: Severity | None, text: str) ->
 
 
 def test_without_a_pattern_small_files_are_judged_only_where_one_is_incomplete() -> None:
-    small = {"size": WATCHED_BYTES - 1, "allocated": 4096}
+    small: dict[str, Any] = {"size": WATCHED_BYTES - 1, "allocated": 4096}
     assert judged(file(good_hours=500, **small)) == []
     assert judged(file(good_hours=None, ending="", **small)) == []
     ((severity, _),) = judged(file(ending="killed", is_incomplete=True, **small))

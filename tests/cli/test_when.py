@@ -24,7 +24,7 @@ def test_a_span_is_a_number_and_a_letter(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "26", "h", "-1h", "1.5h", "26 hours", "26H", "9" * 50 + "h"])
 def test_what_is_no_span_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="--older-than: .* is no span of time"):
+    with pytest.raises(UsageError, match=r"--older-than: .* is no span of time"):
         when.span(text, "--older-than")
 
 
@@ -39,7 +39,7 @@ def test_a_point_of_time_is_an_iso_date_local_unless_it_names_a_zone(text: str) 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-02-30", "31.1.2026", ""])
 def test_what_is_no_time_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="--since: .* is no time"):
+    with pytest.raises(UsageError, match=r"--since: .* is no time"):
         when.point(text, "--since", NOW)
 
 
@@ -50,5 +50,5 @@ def test_a_share_is_a_number_of_percent(text: str, part: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "%", "-1%", "101%", "many", "1e1", "nan"])
 def test_what_is_no_share_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="--free-below: .* is no share"):
+    with pytest.raises(UsageError, match=r"--free-below: .* is no share"):
         when.share(text, "--free-below")
