@@ -48,7 +48,7 @@ exit codes:
   0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable,
   5 FUSE not available, 6 in use, 7 not a mirrorfs mount, 8 difference found,
   9 state folder unusable, 11 busy, 12 no answer (the daemon hangs or is dead),
-  32 any failure in mount(8)'s form
+  32 any failure in mount(8)'s form; 'mirrorfs help check' has those of a plugin
 """
 
 

@@ -57,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     meant = places.whole(places.meant(arguments.place, arguments.state), "mirrorfs status")
     code = ExitCode.DONE
-    for place in meant:
+    for number, place in enumerate(meant):
+        if number and not arguments.json:
+            print()
         try:
             found = places.look(place)
         except MirrorfsError as exc:
