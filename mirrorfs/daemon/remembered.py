@@ -91,7 +91,7 @@ def find(path: bytes, state: bytes | None = None) -> Place:
         None,
         _below(path[len(backing) :]),
         # A daemon whose mount was taken out of the tree, or lies in another mount namespace.
-        is_served=processes.lock_holder(backing) is not None,
+        is_served=_is_locked(backing),
         root=backing,
     )
 
@@ -170,6 +170,14 @@ def _state_folder(text: object, default: bytes) -> bytes:
     plain = os.fsencode(text)
     decoded = unquote_to_bytes(text)
     return plain if timed_calls.touch(plain) == 0 else decoded
+
+
+def _is_locked(backing: bytes) -> bool:
+    over = mounted.covering(backing)
+    try:
+        return over is not None and timed_calls.call(processes.is_locked, backing, over.device)
+    except OSError:
+        return False
 
 
 def _whole(mount: Mount) -> Mount:

@@ -158,6 +158,23 @@ def test_a_session_goes_on_while_the_mount_lives_and_has_died_with_its_daemon(
     assert files(status(mirror.path, code=1))["vm.img"]["ended"] == "daemon-died"
 
 
+def test_by_another_path_to_the_backing_folder_a_daemon_is_seen_to_live(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    (tmp_path / "bound").mkdir()
+    run("mount", "--bind", "--make-private", mirror.backing, tmp_path / "bound")
+    try:
+        with open_session(mirror, "vm.img", DATA):
+            found = status(tmp_path / "bound", code=0)
+            assert found["mount_point"] is None
+            assert files(found)["vm.img"]["ended"] == "running"
+            mirror.kill()
+            found = status(tmp_path / "bound", code=1)
+            assert files(found)["vm.img"]["ended"] == "daemon-died"
+    finally:
+        run("umount", tmp_path / "bound")
+
+
 def test_a_file_that_was_good_stays_so_while_the_next_copy_runs(mirror: Mirror) -> None:
     mirror.write("vm.img", 0, DATA)
     wait_for_sessions(mirror, "vm.img")
