@@ -80,8 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
             problems.append(Problem(Severity.CRITICAL, float("inf"), place.trouble))
         try:
             found = places.look(place)
-        except (MirrorfsError, OSError) as exc:
-            problems.append(Problem(Severity.UNKNOWN, 0, _reason(exc)))
+        except MirrorfsError as exc:
+            if str(exc) == place.trouble:
+                continue
+            problems.append(Problem(Severity.UNKNOWN, 0, str(exc)))
             continue
         seen.append(found)
         problems += _judge(found, limits, prefix)
@@ -164,6 +166,8 @@ def _figures(seen: list[Overview], limits: Limits) -> list[str]:
     """The figures for graphs: `'label'=value[UOM];warn;crit;min;max`. A range without a colon is
     what is allowed from 0 on; with one after it, from there on.
     """
+    if not seen:
+        return []
     judged = _judged(seen, limits)
     files = len(judged)
     standings = [found.standing for _, found in judged]
@@ -189,13 +193,6 @@ def _figures(seen: list[Overview], limits: Limits) -> list[str]:
     if spaces:
         figures.append(f"'allocated'={sum(one.files.allocated for one in spaces)}B;;;0")
     return figures
-
-
-def _reason(exc: MirrorfsError | OSError) -> str:
-    if isinstance(exc, OSError):
-        where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
-        return f"{where}{exc.strerror or exc}"
-    return str(exc)
 
 
 def _print(severity: Severity, text: str, figures: list[str]) -> None:

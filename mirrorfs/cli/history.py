@@ -73,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     code = ExitCode.DONE
     for place in meant:
         try:
-            if place.trouble:
-                note(place.trouble)
             with remembered.opened(place) as db:
+                if place.trouble:
+                    note(place.trouble)
                 if db is None:
                     note(f"{show(place.name)}: {remembered.why_nothing(place)}")
                     continue

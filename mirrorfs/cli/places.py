@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing.paths import show
 from mirrorfs.daemon import overview, remembered, timed_calls
-from mirrorfs.errors import NotAMountError, UsageError
+from mirrorfs.errors import MirrorfsError, NotAMountError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -58,11 +58,15 @@ def whole(places: list[Place], command: str) -> list[Place]:
 
 
 def look(place: Place) -> Overview:
-    """Look at a place; says on a terminal how far that is, if it takes long. Raises StateError."""
+    """Look at a place; says on a terminal how far that is, if it takes long. Raises MirrorfsError,
+    also for a place that goes away meanwhile.
+    """
     with remembered.opened(place) as db:
         progress = _Progress()
         try:
             return overview.look(place, db, progress.tell)
+        except OSError as exc:
+            raise MirrorfsError(f"{show(place.name)}: {exc.strerror}") from None
         finally:
             progress.end()
 

@@ -100,10 +100,13 @@ def find(path: bytes, state: bytes | None = None) -> Place:
 def opened(place: Place) -> Iterator[sqlite3.Connection | None]:
     """The catalog of a place, for a command; None if there is none yet.
 
-    Raises StateError for one that cannot be read, also in the middle of it, or not reached.
+    Raises StateError for one that cannot be read, also in the middle of it, or not reached, and
+    NoAnswerError where only the mount, which does not answer, would lead there.
     """
     folder = place.state_folder
     if place.mount is not None and place.is_hidden and _is_in(folder, place.mount.path):
+        if place.trouble:
+            raise NoAnswerError(place.trouble)
         raise StateError(
             f"{show(place.name)}: the backing folder is mounted over itself, which hides the state "
             "folder; mount it with -o state=DIR to have its history, or look when it is unmounted"

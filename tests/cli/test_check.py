@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import select
 import signal
 import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mirrorfs.backing import progress_table
 from mirrorfs.catalog.judgement import Severity
+from mirrorfs.errors import ExitCode
 from tests.commands import MIRRORFS, mirrorfs, run, wait_for
 from tests.remembered import leave_killed, open_session, wait_for_sessions
 
@@ -44,7 +48,7 @@ def checked(*words: object, severity: Severity) -> str:
     assert "|" not in text + figures
     for figure in figures.split():
         assert _FIGURE.fullmatch(figure), figure
-    assert bar or severity is Severity.UNKNOWN
+    assert bar or severity >= Severity.CRITICAL
     return text.removeprefix(f"{severity.name}: ")
 
 
@@ -166,6 +170,30 @@ def test_a_mount_that_is_dead_or_hangs_is_critical(mirror: Mirror) -> None:
     assert text.startswith(f"{mirror.path}: the daemon of this mirrorfs is dead")
     mirror.mount()
     checked(mirror.path, severity=Severity.OK)
+
+
+def test_a_mount_over_itself_that_is_dead_is_critical_whatever_is_not_seen(
+    ext4_folder: Path, tmp_path: Path
+) -> None:
+    mirrorfs("mount", ext4_folder, ext4_folder, "-o", f"log={tmp_path}/log")
+    try:
+        text = checked(ext4_folder, severity=Severity.UNKNOWN)
+        assert "mounted over itself" in text
+        pid = json.loads(mirrorfs("stats", "--json", ext4_folder).stdout)["pid"]
+        watch = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        select.select([watch], [], [], 60)
+        os.close(watch)
+        text = checked(ext4_folder, severity=Severity.CRITICAL)
+        assert text.startswith(f"{ext4_folder}: the daemon of this mirrorfs is dead")
+        for command in ("status", "history"):
+            done = mirrorfs(command, ext4_folder, check=False)
+            assert (done.returncode, done.stdout) == (ExitCode.NO_ANSWER, "")
+            (line,) = done.stderr.splitlines()
+            assert "is dead" in line
+    finally:
+        run("umount", "--lazy", ext4_folder, check=False)
+        progress_table.remove_all(progress_table.owner_of(os.fsencode(ext4_folder / ".mirrorfs")))
 
 
 def test_without_any_history_it_says_what_to_do(mirror: Mirror, tmp_path: Path) -> None:
