@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -49,4 +50,10 @@ def share(part: float) -> str:
 
 def moment(time_ns: int) -> str:
     """A time in ns since the epoch, local with its zone, to the minute."""
-    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(time_ns // 10**9))
+    return _minute(time_ns // (_MINUTE * 10**9))
+
+
+@functools.lru_cache(maxsize=1024)
+def _minute(minutes: int) -> str:
+    # Of the files of one night there are many, and few minutes.
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(minutes * _MINUTE))

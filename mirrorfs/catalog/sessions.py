@@ -156,22 +156,22 @@ def files(db: sqlite3.Connection, least_allocated: int = 0) -> Iterator[File]:
     """The files that are still there, so far as was seen, and had `least_allocated` bytes after
     their last session, by path. The sessions come without their ranges, which may be long.
     """
-    last = _SELECTED.replace("s.ranges", "x''")
-    width = 1 + len(_COLUMNS)
-    # Of most files the last session is the good one; that is read once.
+    selected = _SELECTED.replace("s.ranges", "x''")
     rows = db.execute(
-        f"SELECT f.path, f.good_session, {last}, {last.replace('s.', 'g.')} FROM files f"
+        f"SELECT f.path, f.good_session, {selected} FROM files f"
         " JOIN sessions s ON s.number=f.last_session"
-        " LEFT JOIN sessions g ON g.number=f.good_session AND f.good_session<>f.last_session"
         " WHERE f.is_gone=0 AND coalesce(s.allocated_after, 0) >= ? ORDER BY f.path",
         (least_allocated,),
     )
     for path, good_number, *row in rows:
-        found = _session(row[:width])
-        if good_number == found.number:
-            yield File(path, found, found)
-        else:
-            yield File(path, found, None if row[width] is None else _session(row[width:]))
+        last = _session(row)
+        good: Session | None = last
+        # Of most files the last session is the good one, and none but that is read.
+        if good_number != last.number:
+            where = f"SELECT {selected} FROM sessions s WHERE s.number=?"
+            found = db.execute(where, (good_number,)).fetchone()
+            good = None if found is None else _session(found)
+        yield File(path, last, good)
 
 
 def note_moved(db: sqlite3.Connection, old: bytes, new: bytes) -> None:
