@@ -22,8 +22,9 @@ PRELOADED = preloaded.Server()
 # Everything is imported before the change of user, who may not be let into the checkout.
 _AS_NOBODY = """
 import os, sys
-import mirrorfs.cli.commands, mirrorfs.cli.demo, mirrorfs.cli.mount, mirrorfs.cli.stats
-import mirrorfs.cli.top, mirrorfs.cli.umount
+import mirrorfs.cli.check, mirrorfs.cli.commands, mirrorfs.cli.demo, mirrorfs.cli.history
+import mirrorfs.cli.mount, mirrorfs.cli.stats, mirrorfs.cli.status, mirrorfs.cli.top
+import mirrorfs.cli.umount
 import mirrorfs.daemon.launch, mirrorfs.daemon.main_loop
 from mirrorfs.cli.main import main
 os.setgroups([])

@@ -17,6 +17,8 @@ def show(path: bytes) -> str:
 
 def printable(text: str) -> str:
     """The text on one line, with escapes for what cannot be printed."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

@@ -7,7 +7,6 @@ torn and is called good costs the backup.
 from __future__ import annotations
 
 import os
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,6 +88,8 @@ def unusual(session: Session, shares: Sequence[float], zeroed: int) -> str:
         return f"{share(min(1.0, zeroed / had))} of its data turned to zeros"
     if had - left >= _LEAST_LOST_BYTES and left < had / 2 and session.is_shrunk:
         return f"{share((had - left) / had)} of its data is gone"
+    import statistics  # here, as commands want endings alone, and it takes its time
+
     usual = statistics.median(shares)
     changed = session.changed_share
     if changed > _LEAST_SHARE and changed > usual * _MEDIAN_FACTOR:

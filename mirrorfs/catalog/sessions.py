@@ -15,7 +15,7 @@ from mirrorfs.mirror.counters import Counters
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # What clients read belongs to no session.
 _COUNTERS = [one.name for one in fields(Counters) if one.name != "read_bytes"]
@@ -27,6 +27,11 @@ _INSERTED = f"({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _GOOD = ", ".join(f"'{ending}'" for ending in sorted(GOOD))
 _MANY = 1000
 MAX_SESSIONS = 1_000_000  # some 300 MB
+_ENDINGS = {str(ending): ending for ending in Ending}
+_COUNTERS_AT = 1 + len(_PLAIN)
+_INODE, _STAMPED, _ENDED = (_PLAIN.index(name) for name in ("inode", "is_stamped", "ended"))
+_BEFORE = [one.name for one in fields(Session)].index("counters")
+_READ = [one.name for one in fields(Counters)].index("read_bytes")
 
 
 class File(NamedTuple):
@@ -158,36 +163,42 @@ def _sessions(db: sqlite3.Connection, where: str, *values: object) -> Iterator[S
         yield _session(row)
 
 
-def _session(row: tuple[Any, ...]) -> Session:
-    plain = dict(zip(_PLAIN, row[1:], strict=False))
-    counters = Counters(**dict(zip(_COUNTERS, row[1 + len(_PLAIN) :], strict=True)))
-    if plain["ended"] is not None:
-        plain["ended"] = Ending(plain["ended"])
-    plain["inode"] &= (1 << 64) - 1
-    plain["is_stamped"] = bool(plain["is_stamped"])
-    return Session(**plain, counters=counters, number=row[0])
+def _session(row: Sequence[Any]) -> Session:
+    # By position, as there may be many: 10,000 files have 20,000 to be told of.
+    plain = [*row[1:_COUNTERS_AT]]
+    plain[_INODE] &= (1 << 64) - 1
+    plain[_STAMPED] = bool(plain[_STAMPED])
+    if plain[_ENDED] is not None:
+        plain[_ENDED] = _ENDINGS[plain[_ENDED]]
+    counted = [*row[_COUNTERS_AT:]]
+    counted.insert(_READ, 0)
+    plain.insert(_BEFORE, Counters(*counted))
+    plain.append(row[0])
+    return Session(*plain)
 
 
 def files(db: sqlite3.Connection, least_bytes: int = 0) -> Iterator[File]:
     """The files that are still there, so far as was seen, and had `least_bytes` of size or of
-    allocated space after their last session, by path.
+    allocated space after their last session, by path. They come without their ranges, which may
+    be long.
     """
-    good = _SELECTED.replace("s.", "g.")
-    width = 1 + len(_COLUMNS)
+    selected = _SELECTED.replace("s.ranges", "x''")
     rows = db.execute(
-        f"SELECT f.path, {_SELECTED}, {good} FROM files f"
+        f"SELECT f.path, f.good_session, {selected} FROM files f"
         " JOIN sessions s ON s.number=f.last_session"
-        " LEFT JOIN sessions g ON g.number=f.good_session"
         " WHERE f.is_gone=0 AND max(coalesce(s.allocated_after, 0), coalesce(s.size_after, 0)) >= ?"
         " ORDER BY f.path",
         (least_bytes,),
     )
-    for path, *row in rows:
-        last = _session(tuple(row[:width]))
-        good_row = tuple(row[width:])
-        is_same = good_row[0] == last.number
-        found = last if is_same else None if good_row[0] is None else _session(good_row)
-        yield File(path, last, found)
+    for path, good_number, *row in rows:
+        last = _session(row)
+        good: Session | None = last
+        # Of most files the last session is the good one, and none but that is read.
+        if good_number != last.number:
+            where = f"SELECT {selected} FROM sessions s WHERE s.number=?"
+            found = db.execute(where, (good_number,)).fetchone()
+            good = None if found is None else _session(found)
+        yield File(path, last, good)
 
 
 def note_moved(db: sqlite3.Connection, old: bytes, new: bytes) -> None:

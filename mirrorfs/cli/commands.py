@@ -16,10 +16,15 @@ from mirrorfs.errors import ExitCode, UsageError
 COMMANDS = {
     "mount": "mount a backing folder",
     "umount": "unmount, and wait until the daemon has ended",
+    "status": "how the copies stand: last good session, what is incomplete, space",
+    "history": "the sessions that were noted, the last one first",
+    "check": "a monitoring plugin: one line, exit code 0, 1, 2 or 3",
     "stats": "show what was received, and what became of it",
     "top": "show what the mounts do now",
     "demo": "the whole story on real files, in about a minute",
 }
+# Their exit codes are those of monitoring plugins, where 2 is the worst and not a mistyped word.
+PLUGINS = {"check"}
 _ALONE = {"help", "-h", "--help", "-V", "--version"}
 _WIDTH = 80
 
@@ -36,6 +41,7 @@ examples:
   mirrorfs mount /srv/backup /mnt/mirror
   rsync -a --inplace /var/lib/libvirt/images/ /mnt/mirror/
   mirrorfs stats /mnt/mirror
+  mirrorfs status
   mirrorfs umount /mnt/mirror
   mirrorfs /srv/backup /mnt/mirror -o OPT,...    the form of mount(8) and fstab
 
@@ -43,7 +49,7 @@ exit codes:
   0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable,
   5 FUSE not available, 6 in use, 7 not a mirrorfs mount, 8 difference found,
   9 state folder unusable, 11 busy, 12 no answer (the daemon hangs or is dead),
-  32 any failure in mount(8)'s form
+  32 any failure in mount(8)'s form; 'mirrorfs help check' has those of a plugin
 """
 
 

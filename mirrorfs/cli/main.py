@@ -59,12 +59,15 @@ def _run(words: list[str]) -> int:
     from mirrorfs.cli import commands
 
     mount8 = commands.is_mount8(words)
+    is_plugin = words[:1] != [] and words[0] in commands.PLUGINS
     try:
         _open_streams()
         code = commands.run(words)
         _flush()
         return code
     except MirrorfsError as exc:
+        if is_plugin:
+            return _say_unknown(str(exc))
         note(str(exc))
         code = exc.exit_code
     except BrokenPipeError:
@@ -75,11 +78,23 @@ def _run(words: list[str]) -> int:
         code = ExitCode.FAILED
     except OSError as exc:
         where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
+        if is_plugin:
+            return _say_unknown(f"{where}{exc.strerror or exc}")
         note(f"{where}{exc.strerror or exc}")
         code = ExitCode.FAILED
     with contextlib.suppress(OSError):
         _flush()
     return int(ExitCode.MOUNT_FAILED if mount8 else code)
+
+
+def _say_unknown(text: str) -> int:
+    """What a monitoring plugin says of what it could not judge; returns its exit code."""
+    from mirrorfs.cli import check
+
+    with contextlib.suppress(OSError):
+        check.say_unknown(text)
+        _flush()
+    return check.UNKNOWN
 
 
 def _open_streams() -> None:

@@ -35,14 +35,21 @@ def above(path: bytes) -> mounts.Mount:
     """The mirrorfs mount that `path`, without symbolic links, lies in; NotAMountError if it lies in
     none.
     """
+    mount = covering(path)
+    if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
+        raise _not_in_a_mount(path)
+    return mount
+
+
+def covering(path: bytes) -> mounts.Mount | None:
+    """The mount that `path`, absolute and without symbolic links, lies in, of whatever type; None
+    if this namespace does not show it.
+    """
     topmost = {mount.path: mount for mount in mounts.mount_table()}
     folder = path
     while folder not in topmost and folder != b"/":
         folder = os.path.dirname(folder)
-    mount = topmost.get(folder)
-    if mount is None or mount.fs_type != mounts.MIRRORFS_TYPE:
-        raise _not_in_a_mount(path)
-    return mount
+    return topmost.get(folder)
 
 
 def _not_in_a_mount(path: bytes) -> MirrorfsError:

@@ -126,6 +126,24 @@ def lock_holder(folder: bytes) -> int | None:
     return None
 
 
+def is_locked(folder: bytes, device: str) -> bool:
+    """Whether a process of this pid namespace has the folder, by whatever path, locked (flock(2));
+    `device` is that of its mount, MAJOR:MINOR. Of btrfs subvolumes the roots are not told apart.
+
+    Raises OSError if the folder cannot be looked at.
+    """
+    major, _, minor = device.partition(":")
+    wanted = (int(major), int(minor), os.stat(folder).st_ino)
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        # proc_locks(5): number, type, mode, access, process, MAJOR:MINOR:inode, start, end
+        if len(words) >= 6 and words[1] == "FLOCK":
+            found = words[5].split(":")
+            if (int(found[0], 16), int(found[1], 16), int(found[2])) == wanted:
+                return True
+    return False
+
+
 def named(pid: int) -> str:
     """A process for people: `name (number)`."""
     try:

@@ -204,14 +204,20 @@ class Recorder:
     def _end(self, live: Live, seen: Observed) -> None:
         session = session_end.conclude(live, seen, self._backing_fd, self._catalog)
         self._catalog.call(sessions.end, session)
+        # With a temporary name that is gone, what it was meant for is there as it was.
+        is_removed = seen.is_removed and session.written_as is None
+        if is_removed:
+            self._catalog.call(sessions.note_removed, session.path)
         self._over.append(session)
         with self._lock:
             self._recent.appendleft(session)
-            self._stand(session, seen.is_removed)
+            self._stand(session, is_removed)
 
     def _stand(self, session: Session, is_removed: bool) -> None:
         before = self._standings.pop(session.path, None)
         now = standing(session.path, session, before.good_ns if before else None)
+        if session.size_after is None and before is not None:
+            now = now._replace(size=before.size, allocated=before.allocated)
         if now.is_watched and not is_removed and len(self._standings) < _MAX_STANDINGS:
             self._standings[session.path] = now
 

@@ -149,6 +149,7 @@ class Sessions:
             live.touch()
             if met is not None and live.is_new:
                 live.replaced = met.size, met.blocks * 512
+            self._recorder.moved(old, new)  # what is known from before
             return
         below = old + b"/"
         for other in self._live.values():

@@ -37,19 +37,21 @@ def test_a_size_has_three_digits(count: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.0 s"),
-        (4.26, "4.3 s"),
-        (41, "41 s"),
+        (-1, "0.0 s"),
+        (2.34, "2.3 s"),
+        (9.97, "10 s"),
         (599, "599 s"),
         (600, "10 min"),
-        (7200, "120 min"),
-        (52 * 3600, "52 h"),
-        (5 * 86400, "5 d"),
-        (-1, "0.0 s"),
+        (90 * 60, "90 min"),
+        (7 * 3600, "7 h"),
+        (7.5 * 3600, "7.5 h"),
+        (26 * 3600, "26 h"),
+        (52.4 * 3600, "52 h"),
+        (7 * 86_400, "7 d"),
     ],
 )
-def test_a_duration_is_as_exact_as_it_is_short(seconds: float, text: str) -> None:
-    assert sizes.duration(round(seconds * 10**9)) == text
+def test_a_span_of_time_is_as_exact_as_it_matters(seconds: float, text: str) -> None:
+    assert sizes.duration(int(seconds * 1e9)) == text
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ SEEN = Observed(b"vm.img")
     ],
 )
 def test_a_session_ends_as_its_writers_did(seen: Observed, expected: Ending) -> None:
-    assert endings.ending(seen, "cp", None) is expected
+    assert endings.ending(seen, "cp", None, 0) is expected
     assert (expected in GOOD) == (expected in {Ending.CLOSED, Ending.EXITED})
 
 
@@ -50,7 +50,10 @@ def test_a_session_ends_as_its_writers_did(seen: Observed, expected: Ending) -> 
 def test_a_program_that_sets_times_is_expected_to_do_so(
     is_stamped: bool, was_stamped: bool | None, expected: Ending
 ) -> None:
-    assert endings.ending(replace(SEEN, is_stamped=is_stamped), "rsync", was_stamped) is expected
+    assert (
+        endings.ending(replace(SEEN, is_stamped=is_stamped), "rsync", was_stamped, 0o100644)
+        is expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,8 +69,8 @@ def test_a_program_that_sets_times_is_expected_to_do_so(
 def test_a_first_copy_that_rsync_has_not_finished_is_known_by_its_mode(
     program: str, mode: int, is_new: bool, is_stamped: bool, expected: Ending
 ) -> None:
-    seen = replace(SEEN, mode=mode, is_new=is_new, is_stamped=is_stamped)
-    assert endings.ending(seen, program, None) is expected
+    seen = replace(SEEN, is_new=is_new, is_stamped=is_stamped)
+    assert endings.ending(seen, program, None, mode) is expected
 
 
 @pytest.mark.parametrize(
@@ -122,12 +125,12 @@ def session(had: int, left: int, chunks: int, zeroed: int = 0, size: int = 100 *
 def test_what_is_far_from_the_files_own_history_is_unusual(
     one: Session, shares: list[float], expected: str
 ) -> None:
-    found = endings.unusual(one, shares)
+    found = endings.unusual(one, shares, one.zeroed_bytes)
     assert found.startswith(expected)
     assert bool(found) == bool(expected)
 
 
 def test_what_is_incomplete_is_not_called_unusual_as_well() -> None:
     one = session(16 * MIB, 0, 0, 0, size=0)
-    assert endings.unusual(one, [0.1])
-    assert not endings.unusual(replace(one, ended=Ending.KILLED), [0.1])
+    assert endings.unusual(one, [0.1], 0)
+    assert not endings.unusual(replace(one, ended=Ending.KILLED), [0.1], 0)

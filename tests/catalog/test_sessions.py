@@ -128,12 +128,12 @@ def test_sessions_are_selected_by_path_time_and_ending(db: sqlite3.Connection) -
 def test_whether_a_program_sets_times_is_known_by_its_last_good_session(
     db: sqlite3.Connection,
 ) -> None:
-    assert sessions.was_stamped(db, b"vm.img", "rsync") is None
+    assert sessions.habit(db, b"vm.img", "rsync", 9) == sessions.Habit(None, ())
     add(db, b"vm.img", is_stamped=True)
     add(db, b"vm.img", program="qemu", at=2)
     add(db, b"vm.img", Ending.UNSTAMPED, at=3)
-    assert sessions.was_stamped(db, b"vm.img", "rsync") is True
-    assert sessions.was_stamped(db, b"vm.img", "qemu") is False
+    assert sessions.habit(db, b"vm.img", "rsync", 9) == sessions.Habit(True, (0.0, 0.0))
+    assert sessions.habit(db, b"vm.img", "qemu", 1) == sessions.Habit(False, (0.0,))
 
 
 def test_old_sessions_go_but_for_what_says_how_a_file_stands(db: sqlite3.Connection) -> None:

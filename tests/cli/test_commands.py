@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs import __version__
+from mirrorfs.cli.commands import COMMANDS
 from mirrorfs.errors import ExitCode
 from tests.commands import MIRRORFS, as_nobody, mirrorfs, run, wait_for
 from tests.disks import loop_mounted
@@ -267,7 +268,7 @@ def test_a_file_system_without_holes_is_refused_with_the_reason(tmp_path: Path) 
         run("umount", "-l", disk)
 
 
-@pytest.mark.parametrize("command", ["", "mount", "umount", "stats", "top", "demo"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_on_stdout_and_fits_a_terminal(command: str) -> None:
     words = [command] if command else []
     done = mirrorfs(*words, "--help")
@@ -287,10 +288,11 @@ def test_the_version_is_printed() -> None:
     assert mirrorfs("-V").stdout == mirrorfs("--version").stdout == f"mirrorfs {__version__}\n"
 
 
-def test_help_stats_and_umount_import_nothing_heavy() -> None:
+def test_help_and_what_only_looks_import_nothing_heavy() -> None:
     code = (
         "import sys; from mirrorfs.cli.main import main; main(['mount', '--help']);"
         "import mirrorfs.cli.stats, mirrorfs.cli.top, mirrorfs.cli.umount;"
+        "import mirrorfs.cli.status, mirrorfs.cli.history, mirrorfs.cli.check;"
         "assert not {'trio', 'pyfuse3', 'rich'} & set(sys.modules), sys.modules.keys()"
     )
     run(MIRRORFS[0], "-c", code)

@@ -1,0 +1,97 @@
+"""The page on JSON names what the commands print, all of it and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mirrorfs.cli.demo import Row
+from tests.commands import mirrorfs
+from tests.remembered import wait_for_sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.mounted import Mirror
+
+PAGE = Path(__file__).parent.parent.parent / "docs/json.md"
+_NAME = re.compile(r"`(\w+)`")
+_SCHEMA = 1
+
+
+def sections() -> dict[str, set[str]]:
+    """The names in the first columns of the tables below each heading."""
+    found: dict[str, set[str]] = {}
+    heading = ""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+            found[heading] = set()
+        elif line.startswith("| `"):
+            found[heading] |= set(_NAME.findall(line.split("|")[1]))
+    return found
+
+
+DOCUMENTED = sections()
+
+
+@pytest.fixture
+def mirror(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
+    mirror = mount_mirror(ext4_folder, "session_quiet=0")
+    mirror.write("vm.img", 0, os.urandom(2 << 20))
+    mirror.write("small", 0, b"x")
+    wait_for_sessions(mirror, "vm.img")
+    wait_for_sessions(mirror, "small")
+    return mirror
+
+
+def printed(*words: object) -> dict[str, Any]:
+    """The first object that a command prints."""
+    first: dict[str, Any] = json.loads(mirrorfs(*words).stdout.splitlines()[0])
+    assert first["schema"] == _SCHEMA
+    return first
+
+
+def test_stats(mirror: Mirror) -> None:
+    assert set(printed("stats", "--json", mirror.path)) == DOCUMENTED["mirrorfs stats --json"]
+    of_a_file = printed("stats", "--json", mirror.path / "vm.img")
+    assert set(of_a_file) == DOCUMENTED["mirrorfs stats --json FILE"]
+
+
+def test_status(mirror: Mirror) -> None:
+    found = printed("status", "--json", mirror.path)
+    assert set(found) == DOCUMENTED["mirrorfs status --json"]
+    assert found["files"]
+    for one in found["files"]:
+        assert set(one) == DOCUMENTED["An object in `files`"]
+    assert set(found["space"]) == DOCUMENTED["The object `space`"]
+    assert set(found["smaller"]) == DOCUMENTED["The object `smaller`"]
+
+
+def test_history(mirror: Mirror) -> None:
+    names = DOCUMENTED["mirrorfs history --json"]
+    assert set(printed("history", "--json", "--ranges", mirror.path)) == names
+    without = printed("history", "--json", mirror.path)
+    assert set(without) == names - {"ranges"}
+    # The last sessions in the mount are the same objects.
+    inside = json.loads((mirror.path / ".mirrorfs/history.json").read_text())
+    place = ("schema", "mount_point", "backing")
+    assert inside["sessions"][0] == {k: v for k, v in without.items() if k not in place}
+
+
+def test_demo() -> None:
+    assert {one.name for one in fields(Row)} == DOCUMENTED["An object in `copies`"]
+
+
+def test_every_command_with_json_is_on_the_page() -> None:
+    from mirrorfs.cli.commands import COMMANDS
+
+    with_json = {name for name in COMMANDS if "--json" in mirrorfs(name, "--help").stdout}
+    documented = {heading.split()[1] for heading in DOCUMENTED if heading.startswith("mirrorfs ")}
+    assert documented == with_json
