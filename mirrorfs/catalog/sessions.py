@@ -15,7 +15,7 @@ from mirrorfs.mirror.counters import Counters
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # What clients read belongs to no session.
 _COUNTERS = [one.name for one in fields(Counters) if one.name != "read_bytes"]
@@ -233,9 +233,9 @@ def note_exchanged(db: sqlite3.Connection, one: bytes, other: bytes) -> None:
     note_moved(db, between, other)
 
 
-def note_removed(db: sqlite3.Connection, path: bytes) -> None:
-    """Note that a file is no more. What happened to it stays known."""
-    db.execute("UPDATE files SET is_gone=1 WHERE path=?", (path,))
+def note_removed(db: sqlite3.Connection, paths: Iterable[bytes]) -> None:
+    """Note that files are no more. What happened to them stays known."""
+    db.executemany("UPDATE files SET is_gone=1 WHERE path=?", ((path,) for path in paths))
 
 
 def prune(db: sqlite3.Connection, before_ns: int) -> int:

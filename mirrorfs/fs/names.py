@@ -184,14 +184,14 @@ class Names:
             )
             if old is not None:
                 self._unlinked.hold(parent, name, old)
-            self._lost_name(fd, status, parent.path_of(name))
+            self._sessions.removed(status.key, parent.path_of(name), _is_last(status))
+            self._lost_name(fd, status)
 
-    def _lost_name(self, fd: int, status: Status, path: bytes) -> None:
-        """One name of the inode with `status` (as it was before), which was at `path`, is gone;
-        `fd` is a descriptor of it.
+    def _lost_name(self, fd: int, status: Status) -> None:
+        """One name of the inode with `status` (as it was before) is gone; `fd` is a descriptor of
+        it.
         """
-        is_last = status.nlink <= 1 or stat.S_ISDIR(status.mode)
-        self._sessions.removed(status.key, path, is_last)
+        is_last = _is_last(status)
         inode = self._inodes.index.find(status)
         if inode is None:
             self._devices.at(status.dev).close_fd(fd)
@@ -245,7 +245,8 @@ class Names:
                     other.parent, other.name = old_parent, name
                 device.close_fd(met[0])
             else:
-                self._lost_name(*met, paths[1])
+                self._sessions.replaced(met[1].key, _is_last(met[1]))
+                self._lost_name(*met)
                 self._sessions.moved(moved.key, *paths, met[1])
 
     async def _finalise(self, inode: Inode) -> None:
@@ -277,6 +278,11 @@ class Names:
         if ControlFolder.owns(node_id):
             raise refuse(errno.EPERM)
         return node_id
+
+
+def _is_last(status: Status) -> bool:
+    """Whether an inode with this status has one name alone."""
+    return status.nlink <= 1 or stat.S_ISDIR(status.mode)
 
 
 def _make(function: Callable[..., int], *args: object) -> tuple[int, Status]:

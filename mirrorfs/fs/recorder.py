@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVarTuple
 
 from mirrorfs.catalog import sessions
 from mirrorfs.catalog.standing import WATCHED_BYTES, Standing, standing
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
 
 log = logging.getLogger(__name__)
+_Args = TypeVarTuple("_Args")
 
 _BATCH_SECONDS = 0.2
 _PRUNE_SECONDS = 86_400.0
@@ -55,8 +56,9 @@ class Recorder:
         self._days = days
         self._log = SessionLog()
         self.listeners: list[Callable[[Session], object]] = []
-        # What is to be done: appended by whoever has the turn, taken out by the thread.
-        self._events: deque[Callable[[], object]] = deque()
+        # What is to be done, or a path that is gone, of which many come at once. Appended by whoever
+        # has the turn, taken out by the thread.
+        self._events: deque[Callable[[], object] | bytes] = deque()
         self._is_closing = False
         self._lost = 0
         self._stir = threading.Condition()
@@ -102,7 +104,7 @@ class Recorder:
 
     def removed(self, path: bytes) -> None:
         """Note that there is nothing at a path any more."""
-        self._put(partial(self._removed, path))
+        self._put(path)
 
     def recent(self) -> list[Session]:
         """The last sessions that are over, the last one first (`RECENT`)."""
@@ -129,7 +131,7 @@ class Recorder:
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_SECONDS)
 
-    def _put(self, event: Callable[[], object]) -> None:
+    def _put(self, event: Callable[[], object] | bytes) -> None:
         if len(self._events) >= _MAX_EVENTS:
             self._lost += 1
             return
@@ -156,15 +158,19 @@ class Recorder:
         if self._lost:
             log.warning("%d sessions or names were not noted: the disk was too slow", self._lost)
 
-    def _batch(self, events: list[Callable[[], object]]) -> None:
+    def _batch(self, events: list[Callable[[], object] | bytes]) -> None:
         self._catalog.begin()
         for session in self._unsaved:
             self._catalog.call(sessions.end, session)
+        gone: list[bytes] = []
         for event in events:
-            try:
-                event()
-            except Exception:  # nothing must end the thread
-                log.exception("a session could not be noted")
+            if isinstance(event, bytes):
+                gone.append(event)
+                continue
+            self._do(self._removed, gone)
+            gone = []
+            self._do(event)
+        self._do(self._removed, gone)
         self._catalog.call(sessions.set_life, self.life())
         self._prune()
         over, self._over = self._over, []
@@ -179,6 +185,12 @@ class Recorder:
             for listener in self.listeners:
                 listener(session)
         self._log.say(over)
+
+    def _do(self, function: Callable[[*_Args], object], *args: *_Args) -> None:
+        try:
+            function(*args)
+        except Exception:  # nothing must end the thread
+            log.exception("a session could not be noted")
 
     def _load(self) -> None:
         """Take in what there is, and end what a daemon has left that died."""
@@ -207,7 +219,7 @@ class Recorder:
         # With a temporary name that is gone, what it was meant for is there as it was.
         is_removed = seen.is_removed and session.written_as is None
         if is_removed:
-            self._catalog.call(sessions.note_removed, session.path)
+            self._catalog.call(sessions.note_removed, [session.path])
         self._over.append(session)
         with self._lock:
             self._recent.appendleft(session)
@@ -229,10 +241,13 @@ class Recorder:
                 moved = new + path[len(old) :]
                 self._standings[moved] = self._standings.pop(path)._replace(path=moved)
 
-    def _removed(self, path: bytes) -> None:
-        self._catalog.call(sessions.note_removed, path)
+    def _removed(self, paths: list[bytes]) -> None:
+        if not paths:
+            return
+        self._catalog.call(sessions.note_removed, paths)
         with self._lock:
-            self._standings.pop(path, None)
+            for path in paths:
+                self._standings.pop(path, None)
 
     def _prune(self) -> None:
         now = time.monotonic()

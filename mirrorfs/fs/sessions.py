@@ -149,7 +149,8 @@ class Sessions:
             live.touch()
             if met is not None and live.is_new:
                 live.replaced = met.size, met.blocks * 512
-            self._recorder.moved(old, new)  # what is known from before
+            if not live.is_new:
+                self._recorder.moved(old, new)  # what is known from before
             return
         below = old + b"/"
         for other in self._live.values():
@@ -173,12 +174,17 @@ class Sessions:
         if self._recorder is None:
             return
         live = self._live.get(key)
+        if live is not None and live.path == path and live.linked is not None:
+            live.path = live.linked
+        self.replaced(key, is_last)
+        self._recorder.removed(path)
+
+    def replaced(self, key: FileKey, is_last: bool) -> None:
+        """Note that another file has taken a name of this one, its last one if `is_last`."""
+        live = self._live.get(key)
         if live is not None:
             live.is_removed = is_last
             live.touch()
-            if live.path == path and live.linked is not None:
-                live.path = live.linked
-        self._recorder.removed(path)
 
     def linked(self, key: FileKey, path: bytes) -> None:
         """Note that a file has one more name: some tools give it its final one so."""

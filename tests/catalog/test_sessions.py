@@ -109,7 +109,7 @@ def test_files_that_change_places_keep_their_histories(db: sqlite3.Connection) -
 
 def test_what_is_removed_is_gone_until_it_is_written_again(db: sqlite3.Connection) -> None:
     first = add(db, b"vm.img")
-    sessions.note_removed(db, b"vm.img")
+    sessions.note_removed(db, [b"vm.img"])
     assert list(sessions.files(db)) == []
     assert sessions.of_file(db, b"vm.img", 9) == [first]
     second = add(db, b"vm.img", Ending.KILLED, at=2)
@@ -140,7 +140,7 @@ def test_old_sessions_go_but_for_what_says_how_a_file_stands(db: sqlite3.Connect
     add(db, b"vm.img")
     good, last = add(db, b"vm.img", at=2), add(db, b"vm.img", Ending.KILLED, at=3)
     add(db, b"gone.img")
-    sessions.note_removed(db, b"gone.img")
+    sessions.note_removed(db, [b"gone.img"])
     assert sessions.prune(db, 100 * DAY) == 2
     assert sessions.recent(db, 9) == [last, good]
     assert db.execute("SELECT count(*) FROM files").fetchone() == (1,)
