@@ -56,7 +56,7 @@ class Recorder:
         self._days = days
         self._log = SessionLog()
         self.listeners: list[Callable[[Session], object]] = []
-        # What is to be done, or a path that is gone, of which many come at once. Appended by whoever
+        # What is to be done, or a path that is gone, of which many come at once. Appended by who
         # has the turn, taken out by the thread.
         self._events: deque[Callable[[], object] | bytes] = deque()
         self._is_closing = False
