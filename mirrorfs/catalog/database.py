@@ -74,7 +74,7 @@ _MIGRATIONS: Sequence[str] = (
         unusual TEXT NOT NULL DEFAULT '',
         ranges BLOB NOT NULL DEFAULT x''
     );
-    CREATE INDEX sessions_of_file ON sessions (file, number);
+    CREATE INDEX sessions_of_file ON sessions (file, number) WHERE file IS NOT NULL;
     CREATE INDEX sessions_under_way ON sessions (number) WHERE ended IS NULL;
     CREATE TABLE life (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     """,

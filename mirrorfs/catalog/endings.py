@@ -26,6 +26,7 @@ _LEAST_ZEROED_BYTES = 64 << 10
 _LEAST_LOST_BYTES = 1 << 20
 _MEDIAN_FACTOR = 10
 _LEAST_SHARE = 0.2
+_LEAST_SESSIONS = 3  # fewer do not tell what is usual
 MEDIAN_OF = 10
 
 
@@ -88,6 +89,8 @@ def unusual(session: Session, shares: Sequence[float], zeroed: int) -> str:
         return f"{share(min(1.0, zeroed / had))} of its data turned to zeros"
     if had - left >= _LEAST_LOST_BYTES and left < had / 2 and session.is_shrunk:
         return f"{share((had - left) / had)} of its data is gone"
+    if len(shares) < _LEAST_SESSIONS:
+        return ""
     import statistics  # here, as commands want endings alone, and it takes its time
 
     usual = statistics.median(shares)

@@ -35,6 +35,7 @@ _ROUND_SECONDS = 60.0
 # What comes meanwhile is written together; a text for many files takes some of the processor.
 _PAUSE_SECONDS = 2.0
 _CLOSE_SECONDS = 10.0
+_LOAD_SECONDS = 5.0
 
 
 class Chosen(NamedTuple):
@@ -127,6 +128,9 @@ class Metrics:
         return metrics_text.text(self._labels, self._account.snapshot(), gauges, files)
 
     def _run(self) -> None:
+        if self._recorder is not None:
+            # The first text has all files, unless that takes too long.
+            self._recorder.loaded.wait(_LOAD_SECONDS)
         while not self._is_closing.is_set():
             self._round()
             if not self._is_closing.wait(_PAUSE_SECONDS):

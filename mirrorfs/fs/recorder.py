@@ -65,6 +65,8 @@ class Recorder:
         self._is_idle = False
         self._end_of_all = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        # Set as soon as what was noted before is known here.
+        self.loaded = threading.Event()
         # Guarded by the lock, for those who read in other threads.
         self._lock = threading.Lock()
         self._recent: deque[Session] = deque(maxlen=RECENT)
@@ -84,6 +86,8 @@ class Recorder:
             self._batch([self._load])
         elif self._catalog.exists():
             self._put(self._load)
+        else:
+            self.loaded.set()
         self._thread.start()
 
     def begin(self, live: Live) -> None:
@@ -171,7 +175,8 @@ class Recorder:
             gone = []
             self._do(event)
         self._do(self._removed, gone)
-        self._catalog.call(sessions.set_life, self.life())
+        if self._over or self._is_closing:  # else it would cost more than it tells
+            self._catalog.call(sessions.set_life, self.life())
         self._prune()
         over, self._over = self._over, []
         if self._catalog.end():
@@ -205,6 +210,7 @@ class Recorder:
         with self._lock:
             self._recent.extend(recent)
             self._standings.update({one.path: one for one in known[:_MAX_STANDINGS]})
+        self.loaded.set()
 
     def _begin(self, live: Live) -> None:
         # One that nobody writes any more is as good as over. Noted with its end alone, it costs

@@ -58,7 +58,8 @@ def test_sessions_are_told_the_last_one_first(mirror: Mirror) -> None:
     assert found[0]["mount_point"] == str(mirror.path)
     assert found[0]["counters"]["received_bytes"] == CHUNK
     assert found[0]["changed_share"] == 0.125
-    assert [one["number"] for one in found] == sorted((n["number"] for n in found), reverse=True)
+    begun = [one["begin"] for one in found]
+    assert begun == sorted(begun, reverse=True)
     text = mirrorfs("history", mirror.path).stdout.splitlines()
     assert len(text) == 4
     assert text[0].split() == "BEGIN TOOK SIZE RECEIVED WROTE CHANGED ENDED PROGRAM FILE".split()

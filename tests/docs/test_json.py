@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mirrorfs.cli.demo import Row
-from tests.commands import mirrorfs
+from tests.commands import MIRRORFS, mirrorfs
 from tests.remembered import wait_for_sessions
 
 if TYPE_CHECKING:
@@ -83,6 +84,21 @@ def test_history(mirror: Mirror) -> None:
     inside = json.loads((mirror.path / ".mirrorfs/history.json").read_text())
     place = ("schema", "mount_point", "backing")
     assert inside["sessions"][0] == {k: v for k, v in without.items() if k not in place}
+
+
+def test_top(mirror: Mirror) -> None:
+    with subprocess.Popen(
+        [*MIRRORFS, "top", "--json", "--interval", "0.2", mirror.path], stdout=subprocess.PIPE
+    ) as top:
+        assert top.stdout is not None
+        for count, line in enumerate(top.stdout):
+            mirror.write("vm.img", 0, os.urandom(4096 * (count + 1)))
+            found = json.loads(line)
+            assert set(found) == DOCUMENTED["mirrorfs top --json"]
+            if found["files"]:
+                break
+        top.kill()
+    assert set(found["files"][0]) == DOCUMENTED["A file of top"]
 
 
 def test_demo() -> None:
