@@ -85,6 +85,8 @@ def test_no_session_that_was_cut_off_is_called_good(
         mirror.mount()
         for one in read_all(mirror):
             assert one.path not in cut or one.ended in {None, Ending.DAEMON_DIED}
+        for path in ext4_folder.glob(f"{round_}-*"):
+            path.unlink()
     mirror.umount()
     found = read_all(mirror)
     assert {one.path for one in found} <= cut | whole
