@@ -188,9 +188,13 @@ def open_to_read(folder: bytes) -> sqlite3.Connection | None:
         raise StateError(f"{show(path)}: {exc.strerror}; run this as its owner") from None
     # Without a daemon, and where nothing can be written, there is nothing beside the file.
     for options in ("mode=ro", "mode=ro&immutable=1"):
-        connection = sqlite3.connect(
-            f"file:{quote_from_bytes(path)}?{options}", uri=True, timeout=_BUSY_SECONDS
-        )
+        try:
+            connection = sqlite3.connect(
+                f"file:{quote_from_bytes(path)}?{options}", uri=True, timeout=_BUSY_SECONDS
+            )
+        except sqlite3.Error as exc:  # a folder, above all
+            error = exc
+            continue
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()

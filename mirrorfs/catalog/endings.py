@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mirrorfs.catalog.session import Session
 
-# A file that is new and still has the mode that rsync gives those it has not finished.
+# The mode that rsync gives a new file until it has finished it.
 _RSYNC_UNFINISHED_MODE = 0o600
 # Less is noise.
 _LEAST_ZEROED_BYTES = 64 << 10
@@ -40,7 +40,7 @@ class Observed:
     is_failed: bool = False  # a write or fsync was refused, and not made good
     closed: Ending = Ending.CLOSED  # how the last writer ended: CLOSED, EXITED or KILLED
     is_stamped: bool = False  # its mtime was set after the last write
-    is_new: bool = False  # it was made in this session
+    is_epoch: bool = False  # the mtime that was set lies in the second 0 of the epoch
 
 
 def meant_for(path: bytes) -> tuple[bytes, bytes | None]:
@@ -66,9 +66,13 @@ def ending(seen: Observed, program: str, was_stamped: bool | None, mode: int) ->
         return Ending.UNMOUNTED
     if meant_for(seen.path)[1] is not None:
         return Ending.ABANDONED
-    # The first copy of a file: nothing is known of what the program does else.
-    is_first_of_rsync = was_stamped is None and program == "rsync" and seen.is_new
-    is_left = is_first_of_rsync and mode & 0o777 == _RSYNC_UNFINISHED_MODE
+    # What rsync --partial keeps gets its name and mode, but this time, so that it looks old.
+    if program == "rsync" and seen.is_epoch:
+        return Ending.UNSTAMPED
+    # No copy of it was good yet, the first one or a later: nothing is known of what the program
+    # does else.
+    is_unknown_of_rsync = was_stamped is None and program == "rsync"
+    is_left = is_unknown_of_rsync and mode & 0o777 == _RSYNC_UNFINISHED_MODE
     if not seen.is_stamped and (was_stamped or is_left):
         return Ending.UNSTAMPED
     return seen.closed

@@ -9,6 +9,7 @@ from mirrorfs.errors import UsageError
 
 _SPAN = re.compile(r"(\d{1,9})([smhdw])")
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%?")
+_MAX_NS = (1 << 63) - 1  # what SQLite holds
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -27,7 +28,10 @@ def point(text: str, name: str, now_ns: int) -> int:
     if _SPAN.fullmatch(text.strip()):
         return now_ns - span(text, name)
     try:
-        return int(datetime.datetime.fromisoformat(text.strip()).timestamp()) * 10**9
+        found = int(datetime.datetime.fromisoformat(text.strip()).timestamp()) * 10**9
+        if abs(found) > _MAX_NS:
+            raise OverflowError
+        return found
     except (ValueError, OverflowError, OSError):
         raise UsageError(
             f"{name}: '{text}' is no time; write 7d, 26h, 2026-01-31 or 2026-01-31T02:30"

@@ -83,7 +83,7 @@ class Attributes:
                 check = None if is_open else self._late_recovery.check_of(inode)
                 await inode.device.threads.run(set_attributes, inode.fd, changes, caller, check)
             if changes.mtime_ns is not None:
-                self._sessions.stamped(inode.key)
+                self._sessions.stamped(inode.key, changes.mtime_ns)
             return await self._entries.attributes(inode)
 
     async def file_system(self) -> os.statvfs_result:

@@ -34,6 +34,7 @@ class Live:
     is_failed: bool = False
     closed: Ending = Ending.CLOSED
     stamped_at: int = -1  # how many bytes had been received when its mtime was set last
+    is_epoch: bool = False  # that was set to second 0 of the epoch
     errors: Counter[str] = field(default_factory=Counter)
     linked: bytes | None = None  # another path that it was given
     # What it replaced, when it got its final name: size and allocated, in bytes.
@@ -46,12 +47,13 @@ class Live:
 
     def observed(self, is_open: bool) -> Observed:
         """What was seen of its writers, one of which still has it open if `is_open`."""
+        is_stamped = self.stamped_at == self.tally.counters.received_bytes
         return Observed(
             self.path,
             self.is_removed,
             is_open,
             self.is_failed,
             self.closed,
-            self.stamped_at == self.tally.counters.received_bytes,
-            self.is_new,
+            is_stamped,
+            is_stamped and self.is_epoch,
         )

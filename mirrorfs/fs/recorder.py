@@ -77,16 +77,17 @@ class Recorder:
         self._over: list[Session] = []
         self._unsaved: list[Session] = []  # for which the disk had no space, above all
         self._pruned = float("-inf")
+        # Until what there is was taken in, nothing is written over it.
+        self._is_loaded = True
 
     def start(self, is_hidden: bool) -> None:
         """Begin; to be called before the mount. If that `is_hidden`, the state folder, the catalog
         is opened, or made, at once: SQLite would not find it later.
         """
+        self._is_loaded = not (is_hidden or self._catalog.exists())
         if is_hidden:
-            self._batch([self._load])
-        elif self._catalog.exists():
-            self._put(self._load)
-        else:
+            self._batch([])
+        elif self._is_loaded:
             self.loaded.set()
         self._thread.start()
 
@@ -145,16 +146,18 @@ class Recorder:
                 self._stir.notify()
 
     def _run(self) -> None:
+        if not self._is_loaded:
+            self._batch([])
         is_closing = False
         while not is_closing:
             with self._stir:
                 self._is_idle = True
                 if not self._events and not self._is_closing:
-                    self._stir.wait(_RETRY_SECONDS if self._unsaved else None)
+                    self._stir.wait(_RETRY_SECONDS if self._is_due() else None)
                 self._is_idle = False
                 is_closing = self._is_closing
             events = [self._events.popleft() for _ in range(len(self._events))]
-            if events or self._unsaved:
+            if events or self._is_due():
                 self._batch(events)
             if not is_closing:
                 self._end_of_all.wait(_BATCH_SECONDS)  # what comes next is written together
@@ -162,8 +165,14 @@ class Recorder:
         if self._lost:
             log.warning("%d sessions or names were not noted: the disk was too slow", self._lost)
 
+    def _is_due(self) -> bool:
+        return bool(self._unsaved) or not self._is_loaded
+
     def _batch(self, events: list[Callable[[], object] | bytes]) -> None:
+        was_loaded = self._is_loaded
         self._catalog.begin()
+        if not was_loaded:
+            self._do(self._load)
         for session in self._unsaved:
             self._catalog.call(sessions.end, session)
         gone: list[bytes] = []
@@ -175,13 +184,14 @@ class Recorder:
             gone = []
             self._do(event)
         self._do(self._removed, gone)
-        if self._over or self._is_closing:  # else it would cost more than it tells
+        if self._is_loaded and (self._over or self._is_closing):  # else it would tell little
             self._catalog.call(sessions.set_life, self.life())
         self._prune()
         over, self._over = self._over, []
         if self._catalog.end():
             self._unsaved.clear()
         else:
+            self._is_loaded = was_loaded
             self._unsaved = [*self._unsaved, *over][-_MAX_UNSAVED:]
             for live in self._begun:
                 live.number = 0
@@ -199,17 +209,26 @@ class Recorder:
 
     def _load(self) -> None:
         """Take in what there is, and end what a daemon has left that died."""
-        with self._lock:
-            self._life = self._catalog.call(sessions.life) or {}
+        life = self._catalog.call(sessions.life)
+        if self._is_loaded or life is None:
+            return
         for session in self._catalog.call(sessions.under_way) or []:
             cut = session_end.cut_off(session, self._backing_fd)
             self._catalog.call(sessions.end, cut)
             self._log.say_found(cut)
         recent = self._catalog.call(sessions.recent, RECENT) or []
         known = self._catalog.call(_standings) or []
+        if self._catalog.call(sessions.life) is None:  # one of these failed
+            return
+        self._is_loaded = True
         with self._lock:
-            self._recent.extend(recent)
-            self._standings.update({one.path: one for one in known[:_MAX_STANDINGS]})
+            self._life = life
+            mine = list(self._recent)
+            known_here = {(one.begin_ns, one.inode) for one in mine}
+            mine += [one for one in recent if (one.begin_ns, one.inode) not in known_here]
+            self._recent = deque(mine[:RECENT], maxlen=RECENT)
+            before = {one.path: one for one in known[:_MAX_STANDINGS]}
+            self._standings = {**before, **self._standings}
         self.loaded.set()
 
     def _begin(self, live: Live) -> None:

@@ -132,12 +132,13 @@ class Sessions:
         if live is not None:
             live.is_failed = True
 
-    def stamped(self, key: FileKey) -> None:
+    def stamped(self, key: FileKey, mtime_ns: int) -> None:
         """Note that a client has set the mtime."""
         live = self._live.get(key)
         if live is not None:
             live.touch()
             live.stamped_at = live.tally.counters.received_bytes
+            live.is_epoch = mtime_ns // 10**9 == 0  # rsync leaves the nanoseconds
 
     def moved(self, key: FileKey, old: bytes, new: bytes, met: Status | None) -> None:
         """Note that a file or folder lies at `new` now, in place of one with the status `met`."""

@@ -158,3 +158,9 @@ def test_an_older_one_is_brought_up_to_date(
     assert writer.execute("SELECT further FROM files").fetchall() == []
     assert len(sessions.under_way(writer)) == 1
     writer.close()
+
+
+def test_what_is_no_file_is_refused_by_name(folder: Folder) -> None:
+    folder.catalog.mkdir()
+    with pytest.raises(StateError, match=r"catalog\.sqlite3: cannot be read"):
+        folder.to_read()

@@ -57,20 +57,26 @@ def test_a_program_that_sets_times_is_expected_to_do_so(
 
 
 @pytest.mark.parametrize(
-    ("program", "mode", "is_new", "is_stamped", "expected"),
+    ("program", "mode", "is_stamped", "expected"),
     [
-        ("rsync", 0o100600, True, False, Ending.UNSTAMPED),
-        ("rsync", 0o100644, True, False, Ending.CLOSED),
-        ("rsync", 0o100600, True, True, Ending.CLOSED),
-        ("rsync", 0o100600, False, False, Ending.CLOSED),
-        ("cp", 0o100600, True, False, Ending.CLOSED),
+        ("rsync", 0o100600, False, Ending.UNSTAMPED),
+        ("rsync", 0o100644, False, Ending.CLOSED),
+        ("rsync", 0o100600, True, Ending.CLOSED),
+        ("cp", 0o100600, False, Ending.CLOSED),
     ],
 )
-def test_a_first_copy_that_rsync_has_not_finished_is_known_by_its_mode(
-    program: str, mode: int, is_new: bool, is_stamped: bool, expected: Ending
+def test_a_copy_that_rsync_has_never_finished_is_known_by_its_mode(
+    program: str, mode: int, is_stamped: bool, expected: Ending
 ) -> None:
-    seen = replace(SEEN, is_new=is_new, is_stamped=is_stamped)
+    seen = replace(SEEN, is_stamped=is_stamped)
     assert endings.ending(seen, program, None, mode) is expected
+
+
+@pytest.mark.parametrize("was_stamped", [None, False, True])
+def test_what_rsync_keeps_of_a_file_has_the_time_zero(was_stamped: bool | None) -> None:
+    seen = replace(SEEN, is_stamped=True, is_epoch=True)
+    assert endings.ending(seen, "rsync", was_stamped, 0o100644) is Ending.UNSTAMPED
+    assert endings.ending(seen, "cp", was_stamped, 0o100644) is Ending.CLOSED
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from mirrorfs.catalog import database, sessions
 from mirrorfs.catalog.session import Ending
 from tests.commands import wait_for
 from tests.disks import loop_mounted
+from tests.remembered import is_under_way, noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,3 +157,27 @@ def test_a_catalog_that_cannot_be_used_is_left_alone(
     assert "sessions are not noted in the state folder" in line
     mirror.umount()
     assert catalog.is_dir() == (trouble == "folder")
+
+
+def test_a_catalog_that_is_locked_at_the_mount_is_taken_in_later(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "session_quiet=0", noisy=True)
+    mirror.write("whole", 0, b"x" * 5000)
+    wait_for(lambda: [one.is_good for one in noted(mirror, "whole")] == [True])
+    fd = os.open(mirror.path / "cut", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"x" * 5000)
+    wait_for(lambda: is_under_way(mirror))
+    mirror.kill()
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    locker = sqlite3.connect(ext4_folder / ".mirrorfs/catalog.sqlite3", isolation_level=None)
+    locker.execute("BEGIN EXCLUSIVE")
+    mirror.mount()
+    wait_for(lambda: any("is locked" in line for line in mirror.troubles()))
+    locker.rollback()
+    locker.close()
+    mirror.write("after", 0, b"x" * 5000)
+    wait_for(lambda: [one.is_good for one in noted(mirror, "after")] == [True])
+    wait_for(lambda: [one.ended for one in noted(mirror, "cut")] == [Ending.DAEMON_DIED])
+    assert mirror.stats()["life"]["received_bytes"] >= 10_000

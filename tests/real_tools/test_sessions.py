@@ -199,6 +199,18 @@ def test_rsync_in_place_that_is_cut_off_is_incomplete(
     assert wait_for_sessions(quick, 2 if is_first else 3)[-1]["ended"] == "closed"
 
 
+def test_what_rsync_keeps_of_a_copy_that_is_cut_off_is_incomplete(
+    quick: Mirror, image: Path
+) -> None:
+    words = ["rsync", "-a", "--partial", SLOW, image, quick.path / "vm.img"]
+    process = subprocess.Popen(spelled(words), stderr=subprocess.DEVNULL)
+    wait_for(lambda: is_receiving(quick))
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    [one] = wait_for_sessions(quick, 1)
+    assert (one["file"], one["ended"], one["incomplete"]) == ("vm.img", "unstamped", True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_rsync_that_is_cut_off_leaves_an_abandoned_session(
     quick: Mirror, image: Path, number: int
