@@ -1,0 +1,151 @@
+"""Reads a file or a block device from its start to its end, without the holes, and without pushing
+what others use out of the page cache.
+
+What was not in the page cache before is dropped from it again, window by window. The kernel is told
+that reads are random, so that it reads nothing ahead that would then look as if it had been there;
+threads of our own read ahead instead.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import os
+import stat
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrorfs.backing import holes, mounts, probe, seek_answers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+WINDOW_BYTES = 2 << 20
+_THREADS = 2
+_AHEAD = 4
+
+
+class Stamp(NamedTuple):
+    """What tells that a file has changed. A block device has a size alone."""
+
+    size: int
+    mtime_ns: int
+
+
+def stamp(fd: int) -> Stamp:
+    """The stamp of an open file or block device; raises OSError."""
+    found = os.fstat(fd)
+    if stat.S_ISBLK(found.st_mode):
+        return Stamp(os.lseek(fd, 0, os.SEEK_END), 0)
+    return Stamp(found.st_size, found.st_mtime_ns)
+
+
+class HoleTrust:
+    """Whether holes are believed, tried once for each device (`seek_answers`)."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, probe.Abilities | None] = {}
+
+    def has(self, fd: int, folder: bytes) -> bool:
+        """Whether those that SEEK_DATA reports in the open file `fd`, which lies in `folder`, may
+        be taken for holes. A mirrorfs answers for itself.
+        """
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        if found.st_dev not in self._known:
+            kind = mounts.mount_of(fd).fs_type
+            if kind == mounts.MIRRORFS_TYPE:
+                self._known[found.st_dev] = None
+            elif kind in seek_answers.TRIED:
+                self._known[found.st_dev] = _probed(folder)
+            else:
+                self._known[found.st_dev] = probe.Abilities(kind, 4096, False, False)
+        abilities = self._known[found.st_dev]
+        return abilities is None or abilities.tells_holes(fd)
+
+
+def _probed(folder: bytes) -> probe.Abilities:
+    path_fd = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return probe.probe_at(path_fd, writable=True)
+    finally:
+        os.close(path_fd)
+
+
+def data_units(fd: int, size: int, unit_bytes: int, trusted: bool) -> Iterator[tuple[int, int]]:
+    """The parts of the first `size` bytes that hold data, widened to whole units (half open ranges
+    of numbers of units), ascending, none next to another.
+    """
+    units = -(-size // unit_bytes)
+    if not trusted:
+        if units:
+            yield 0, units
+        return
+    start = end = 0
+    for first, stop in holes.data_ranges(fd, 0, size):
+        low, high = first // unit_bytes, -(-stop // unit_bytes)
+        if low <= end:
+            end = max(end, high)
+            continue
+        if start < end:
+            yield start, end
+        start, end = low, high
+    if start < end:
+        yield start, end
+
+
+class Part(NamedTuple):
+    """`[start, end)` in bytes; what is read is no more than `WINDOW_BYTES`."""
+
+    start: int
+    end: int
+    kind: str  # READ, or whatever the caller takes it for
+
+
+READ = "read"
+
+
+class Reader:
+    """Reads parts of the open file `fd` in their order, some ahead, in threads of its own."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def read(self, parts: Iterable[Part]) -> Iterator[tuple[Part, bytearray]]:
+        """Each part, and its content if it is to be read; what is beyond the end, since another
+        process has truncated the file, reads as zeros. Raises OSError.
+        """
+        todo = iter(parts)
+        with ThreadPoolExecutor(_THREADS) as threads:
+
+            def begin(part: Part) -> tuple[Part, Future[bytearray] | None]:
+                return part, threads.submit(self._window, part) if part.kind == READ else None
+
+            begun = collections.deque(map(begin, itertools.islice(todo, _AHEAD)))
+            while begun:
+                part, future = begun.popleft()
+                content = bytearray() if future is None else future.result()
+                begun.extend(map(begin, itertools.islice(todo, 1)))
+                yield part, content
+
+    def _window(self, part: Part) -> bytearray:
+        buffer = bytearray(part.end - part.start)
+        view = memoryview(buffer)
+        try:
+            done = os.preadv(self._fd, [view], part.start, os.RWF_NOWAIT)
+        except OSError:  # not cached, or this file system cannot tell
+            done = 0
+        if done == len(buffer):
+            return buffer
+        while done < len(buffer):
+            count = os.preadv(self._fd, [view[done:]], part.start + done)
+            if not count:
+                break
+            done += count
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, part.start, len(buffer), os.POSIX_FADV_DONTNEED)
+        return buffer
