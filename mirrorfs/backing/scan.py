@@ -115,37 +115,47 @@ class Reader:
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
 
-    def read(self, parts: Iterable[Part]) -> Iterator[tuple[Part, bytearray]]:
-        """Each part, and its content if it is to be read; what is beyond the end, since another
-        process has truncated the file, reads as zeros. Raises OSError.
+    def read(self, parts: Iterable[Part]) -> Iterator[tuple[Part, memoryview]]:
+        """Each part, and its content if it is to be read, which is good until the next one is asked
+        for. What is beyond the end, since another process has truncated the file, reads as zeros.
+        Raises OSError.
         """
         todo = iter(parts)
+        # New buffers would cost as much as what is read into them: each page of them is a fault.
+        free = [memoryview(bytearray(WINDOW_BYTES)) for _ in range(_AHEAD)]
         with ThreadPoolExecutor(_THREADS) as threads:
 
-            def begin(part: Part) -> tuple[Part, Future[bytearray] | None]:
-                return part, threads.submit(self._window, part) if part.kind == READ else None
+            def begin(part: Part) -> tuple[Part, memoryview, Future[None] | None]:
+                if part.kind != READ:
+                    return part, memoryview(b""), None
+                buffer = free.pop()
+                window = buffer[: part.end - part.start]
+                return part, buffer, threads.submit(self._fill, window, part.start)
 
             begun = collections.deque(map(begin, itertools.islice(todo, _AHEAD)))
             while begun:
-                part, future = begun.popleft()
-                content = bytearray() if future is None else future.result()
+                part, buffer, future = begun.popleft()
+                if future is None:
+                    yield part, buffer
+                else:
+                    future.result()
+                    yield part, buffer[: part.end - part.start]
+                    free.append(buffer)
                 begun.extend(map(begin, itertools.islice(todo, 1)))
-                yield part, content
 
-    def _window(self, part: Part) -> bytearray:
-        buffer = bytearray(part.end - part.start)
-        view = memoryview(buffer)
+    def _fill(self, window: memoryview, start: int) -> None:
+        length = len(window)
         try:
-            done = os.preadv(self._fd, [view], part.start, os.RWF_NOWAIT)
+            done = os.preadv(self._fd, [window], start, os.RWF_NOWAIT)
         except OSError:  # not cached, or this file system cannot tell
             done = 0
-        if done == len(buffer):
-            return buffer
-        while done < len(buffer):
-            count = os.preadv(self._fd, [view[done:]], part.start + done)
+        if done == length:
+            return
+        while done < length:
+            count = os.preadv(self._fd, [window[done:]], start + done)
             if not count:
+                window[done:] = bytes(length - done)
                 break
             done += count
         with contextlib.suppress(OSError):
-            os.posix_fadvise(self._fd, part.start, len(buffer), os.POSIX_FADV_DONTNEED)
-        return buffer
+            os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)

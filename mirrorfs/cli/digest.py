@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = timed_calls.resolve(os.fsencode(arguments.path))
     if arguments.stream:
         return _send(path, seed, sampled, arguments.choose)
-    timed_calls.touch(path)
+    digest_process.is_folder(path)
     with digest_process.here(path, ["--seed", f"{seed:x}"]) as process:
         if process.header().kind == digest_stream.FOLDER:
             return _print_folder(path, process, seed, arguments.json)

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shlex
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         words += [f"--sample={arguments.sample}", f"--sample-seed={sampled.seed:016x}"]
     shell = _shell(arguments.rsh)
     target_path = timed_calls.resolve(os.fsencode(arguments.target))
-    is_folder = timed_calls.call(_is_folder, target_path)
+    is_folder = digest_process.is_folder(target_path)
     report = verify_text.Report(arguments.json, arguments.source, arguments.target, sampled)
     with report.progress() as progress, _opened(source, words, shell, arguments) as ours:
         kind = ours.header().kind
@@ -124,10 +123,6 @@ def run(arguments: argparse.Namespace) -> int:
             for found in _compared(ours, theirs, there, progress, arguments.allow_superfluous):
                 report.add(found)
     return report.end()
-
-
-def _is_folder(path: bytes) -> bool:
-    return stat.S_ISDIR(os.stat(path).st_mode)
 
 
 def _shell(text: str) -> list[str]:
@@ -147,7 +142,7 @@ def _opened(
         command = arguments.remote_command
         return digest_process.there(source.host, source.path, words, shell, command)
     path = timed_calls.resolve(os.fsencode(source.path))
-    timed_calls.touch(path)
+    digest_process.is_folder(path)
     return digest_process.here(path, words)
 
 

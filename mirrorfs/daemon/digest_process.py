@@ -12,11 +12,14 @@ import io
 import os
 import select
 import shlex
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import mounts
 from mirrorfs.backing.paths import printable, show
+from mirrorfs.daemon import health, mounted, timed_calls
 from mirrorfs.errors import ExitCode, MirrorfsError, NoAnswerError, from_process
 from mirrorfs.mirror import digest_stream
 from mirrorfs.mirror.digest_stream import Done, Header, NotAStreamError
@@ -40,6 +43,28 @@ _NOT_FOUND = frozenset({126, 127})
 def local_command() -> list[str]:
     """How this very mirrorfs is started."""
     return [sys.executable, "-m", "mirrorfs"]
+
+
+def is_folder(path: bytes) -> bool:
+    """Whether `path`, without symbolic links, is a folder. Raises OSError where nothing is there,
+    and NoAnswerError for a mount that is dead or hangs.
+    """
+    mount = mounted.covering(path)
+    is_ours = mount is not None and mount.fs_type == mounts.MIRRORFS_TYPE
+    try:
+        return timed_calls.call(_is_folder, path)
+    except NoAnswerError:
+        if mount is None or not is_ours:
+            raise
+        raise health.hanging(mount) from None
+    except OSError as exc:
+        if mount is None or not is_ours or exc.errno not in health.DEAD:
+            raise
+        raise health.dead(mount) from None
+
+
+def _is_folder(path: bytes) -> bool:
+    return stat.S_ISDIR(os.stat(path).st_mode)
 
 
 class DigestProcess:
