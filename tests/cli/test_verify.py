@@ -117,7 +117,7 @@ def test_missing_and_superfluous_files_are_named(folders: tuple[Path, Path]) -> 
     assert mirrorfs("verify", source, target, check=False).returncode == ExitCode.DIFFERENCE
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_differs_is_exact(loop_fs: Path, seed: int) -> None:
     """Files with data, zeros and holes that begin and end anywhere, against a plain comparison."""
     chance = random.Random(seed)
@@ -375,9 +375,12 @@ def test_a_link_is_no_copy(folders: tuple[Path, Path]) -> None:
 
 
 def test_a_hung_mount_does_not_hang_it(
-    folders: tuple[Path, Path], mount_mirror: Callable[..., Mirror]
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
-    source, target = folders
+    source, target = ext4_folder / "source", ext4_folder / "target"
+    for folder in (source, target):
+        folder.mkdir()
+        (folder / "vm.img").touch()
     mirror = mount_mirror(target)
     pid = mirror.pid
     os.kill(pid, signal.SIGSTOP)

@@ -85,6 +85,15 @@ def test_history(mirror: Mirror) -> None:
     assert inside["sessions"][0] == {k: v for k, v in without.items() if k not in place}
 
 
+def test_verify(mirror: Mirror) -> None:
+    found = printed("verify", "--json", mirror.backing, mirror.path)
+    assert set(found) == DOCUMENTED["mirrorfs verify --json"]
+
+
+def test_digest(mirror: Mirror) -> None:
+    assert set(printed("digest", "--json", mirror.path)) == DOCUMENTED["mirrorfs digest --json"]
+
+
 def test_demo() -> None:
     assert {one.name for one in fields(Row)} == DOCUMENTED["An object in `copies`"]
 
