@@ -144,13 +144,9 @@ class Reader:
                 begun.extend(map(begin, itertools.islice(todo, 1)))
 
     def _fill(self, window: memoryview, start: int) -> None:
-        length = len(window)
-        try:
-            done = os.preadv(self._fd, [window], start, os.RWF_NOWAIT)
-        except OSError:  # not cached, or this file system cannot tell
-            done = 0
-        if done == length:
+        if self._has_cached(window, start):
             return
+        length, done = len(window), 0
         while done < length:
             count = os.preadv(self._fd, [window[done:]], start + done)
             if not count:
@@ -159,3 +155,14 @@ class Reader:
             done += count
         with contextlib.suppress(OSError):
             os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
+
+    def _has_cached(self, window: memoryview, start: int) -> bool:
+        """Whether `window` was in the page cache, and was filled from there. The kernel begins to
+        read what was not, and a fast disk may be done before it looks again: so it is asked twice.
+        """
+        try:
+            return os.preadv(self._fd, [window[:1]], start, os.RWF_NOWAIT) == 1 and os.preadv(
+                self._fd, [window], start, os.RWF_NOWAIT
+            ) == len(window)
+        except OSError:  # not there, or this file system cannot tell
+            return False
