@@ -61,7 +61,10 @@ def records(
                 yield from _file_of_a_folder(path, name, seed, sample, trust)
         else:
             yield Header(digest_stream.FILE, seed, sampled)
-            yield from _content(fd, b"", os.path.dirname(path), seed, sample, trust)
+            try:
+                yield from _content(fd, b"", os.path.dirname(path), seed, sample, trust)
+            except OSError as exc:
+                yield _refused(b"", exc)
         yield Done()
     finally:
         os.close(fd)

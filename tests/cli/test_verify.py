@@ -201,6 +201,26 @@ def test_a_block_device_is_a_source(ext4_folder: Path) -> None:
         run("losetup", "--detach", device)
 
 
+def test_a_disk_that_fails_is_told(ext4_folder: Path) -> None:
+    """A device whose second half is gone."""
+    image, copy = ext4_folder / "image", ext4_folder / "copy"
+    image.write_bytes(os.urandom(80 * CHUNK))
+    run("cp", image, copy)
+    device = run("losetup", "--find", "--show", image).stdout.strip()
+    try:
+        os.truncate(image, 40 * CHUNK)
+        done = mirrorfs("verify", device, copy, check=False)
+        assert done.returncode == ExitCode.FAILED
+        assert done.stdout == (
+            f"{copy}: cannot be read: source: Input/output error\n1 file compared: 1 unreadable\n"
+        )
+        done = mirrorfs("digest", device, check=False)
+        assert (done.returncode, done.stdout) == (ExitCode.FAILED, "")
+        assert done.stderr == f"mirrorfs: {device}: Input/output error\n"
+    finally:
+        run("losetup", "--detach", device)
+
+
 def test_a_copy_in_a_mount(folders: tuple[Path, Path], mount_mirror: Callable[..., Mirror]) -> None:
     source, target = folders
     mirror = mount_mirror(target)
