@@ -7,7 +7,7 @@ import subprocess
 from setuptools import Extension, setup
 
 FOLDER = "mirrorfs/fuse/native"
-_SOURCES = ("module", "hooks", "receive", "crew", "killpriv", "statx")
+_SOURCES = ("module", "hooks", "receive", "crew", "killpriv", "statx", "chunk_digests")
 _HEADERS = ("native", "crew", "killpriv")
 _USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
 

@@ -2,6 +2,8 @@ from collections.abc import Callable
 from types import EllipsisType
 from typing import TypedDict, TypeVar
 
+from _typeshed import ReadableBuffer
+
 CAP_ASYNC_DIO: int
 CAP_DONT_MASK: int
 CAP_HANDLE_KILLPRIV_V2: int
@@ -35,6 +37,7 @@ def serve(start_another: Callable[[], object], /) -> None: ...
 def stop() -> None: ...
 def is_ended() -> bool: ...
 def answer(unique: int, result: Answer, /) -> None: ...
+def chunk_digests(data: ReadableBuffer, seed: int, chunk_bytes: int, /) -> bytes: ...
 
 _S = TypeVar("_S", bound=tuple[int, ...])
 

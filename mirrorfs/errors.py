@@ -37,6 +37,7 @@ class ExitCode(IntEnum):
     CONFIG_FILE = 10
     BUSY = 11
     NO_ANSWER = 12
+    CHANGED = 13
     MOUNT_FAILED = 32
 
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "check": "a monitoring plugin: one line, exit code 0, 1, 2 or 3",
     "stats": "show what was received, and what became of it",
     "top": "show what the mounts do now",
+    "verify": "compare a copy with its source, here or over ssh",
+    "digest": "one digest over all of a file; what verify asks the other side for",
     "demo": "the whole story on real files, in about a minute",
 }
 # Their exit codes are those of monitoring plugins, where 2 is the worst and not a mistyped word.
@@ -49,7 +51,8 @@ exit codes:
   0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable,
   5 FUSE not available, 6 in use, 7 not a mirrorfs mount, 8 difference found,
   9 state folder unusable, 11 busy, 12 no answer (the daemon hangs or is dead),
-  32 any failure in mount(8)'s form; 'mirrorfs help check' has those of a plugin
+  13 changed while it was read, 32 any failure in mount(8)'s form;
+  'mirrorfs help check' has those of a plugin
 """
 
 

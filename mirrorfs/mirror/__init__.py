@@ -10,6 +10,8 @@ without a mount.
     seeding, advancing, finalising          a stale tail's begin, life and end, under that lock
     progress, recovery                      where a crash leaves a stale tail, and how it is found
     counters, tally                         what became of every byte, and in which session
+    chunk_digests, sample, digest_stream    digests of a file's chunks, and how they are sent
+    digesting                               reads a file or a folder for them
 
 Lock order: open files, in ascending order of device and inode; the recovery list; the account.
 """

@@ -81,10 +81,10 @@ def test_a_mistyped_command_is_no_backing_folder(
     monkeypatch.chdir(tmp_path)
     assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "./backing2", "point")
     assert "no such folder" in refused(ExitCode.MOUNT_FAILED, "backing2", "point", "-o", "rw")
-    Path("verify").mkdir()
-    said = "mirrorfs: unknown command 'verify'; see 'mirrorfs --help'"
-    assert refused(ExitCode.USAGE, "verify", places[1]) == said
-    assert refused(ExitCode.USAGE, "verify", "point") == said
+    Path("vm").mkdir()
+    said = "mirrorfs: unknown command 'vm'; see 'mirrorfs --help'"
+    assert refused(ExitCode.USAGE, "vm", places[1]) == said
+    assert refused(ExitCode.USAGE, "vm", "point") == said
     assert not os.path.ismount(places[1])
     Path("unmount").mkdir()
     mirrorfs("unmount", "point", "-o", f"log={tmp_path}/log")

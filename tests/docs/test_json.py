@@ -101,6 +101,15 @@ def test_top(mirror: Mirror) -> None:
     assert set(found["files"][0]) == DOCUMENTED["A file of top"]
 
 
+def test_verify(mirror: Mirror) -> None:
+    found = printed("verify", "--json", mirror.backing, mirror.path)
+    assert set(found) == DOCUMENTED["mirrorfs verify --json"]
+
+
+def test_digest(mirror: Mirror) -> None:
+    assert set(printed("digest", "--json", mirror.path)) == DOCUMENTED["mirrorfs digest --json"]
+
+
 def test_demo() -> None:
     assert {one.name for one in fields(Row)} == DOCUMENTED["An object in `copies`"]
 

@@ -128,14 +128,28 @@ def use(mirror: Mirror) -> None:
     assert failed == []
 
 
+# Data of every alignment and of lengths around those that xxHash treats apart.
+_DIGESTS = """
+import os
+from mirrorfs import _native
+data = memoryview(os.urandom(1 << 18))
+for length in (0, 1, 3, 4, 8, 9, 16, 17, 128, 129, 240, 241, 1024, 65535, 65536, 65537, 200_000):
+    for start in range(17):
+        found = _native.chunk_digests(data[start : start + length], 2**64 - start - 1, 65536)
+        assert len(found) == -(-length // 65536) * 16
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_sanitizers_find_nothing_in_a_mount(
     tmp_path: Path, ext4_folder: Path, mount_mirror: Callable[..., Mirror]
 ) -> None:
     place = build(tmp_path)
+    surroundings = environment(tmp_path)
     try:
-        mirror = mount_mirror(ext4_folder, **environment(tmp_path))
+        run(sys.executable, "-c", _DIGESTS, env={**os.environ, **surroundings})
+        mirror = mount_mirror(ext4_folder, **surroundings)
         pid = mirror.pid
         maps = Path(f"/proc/{pid}/maps").read_text()
         assert [name for name in built(place) if f"{place}/{name}." not in maps] == []

@@ -1,11 +1,11 @@
 /* mirrorfs._native: the hooks before libfuse (hooks.c, killpriv.c), the threads that receive requests
- * (receive.c, crew.c) and statx(2) (statx.c). One module, since it has to be loaded in one way: with
- * RTLD_GLOBAL, before pyfuse3; see hooks.c. */
+ * (receive.c, crew.c), statx(2) (statx.c) and digests (chunk_digests.c). One module, since it has to
+ * be loaded in one way: with RTLD_GLOBAL, before pyfuse3; see hooks.c. */
 #include "native.h"
 
 static int set_up(PyObject *module)
 {
-    PyMethodDef *methods[] = {hooks_methods, receive_methods, statx_methods};
+    PyMethodDef *methods[] = {hooks_methods, receive_methods, statx_methods, chunk_digests_methods};
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "only the main interpreter can use mirrorfs._native");
         return -1;

@@ -32,7 +32,8 @@ typedef unsigned long long ull; /* Python's "K" */
 extern struct fuse_session *session;
 
 /* Methods of the module, by the file that has them. */
-extern PyMethodDef hooks_methods[], receive_methods[], statx_methods[];
+extern PyMethodDef hooks_methods[], receive_methods[], statx_methods[],
+    chunk_digests_methods[];
 int hooks_set_up(PyObject *module);
 size_t hooks_max_write(void);
 
