@@ -85,6 +85,8 @@ class Recorder:
         self._is_loaded = not (is_hidden or self._catalog.exists())
         if is_hidden:
             self._batch([])
+        elif not self._is_loaded:
+            self._put(self._load)
         self._thread.start()
 
     def begin(self, live: Live) -> None:
