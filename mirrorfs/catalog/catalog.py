@@ -37,6 +37,7 @@ class Catalog:
         self._is_refused = folder is None
         self._is_broken = False  # the transaction under way is lost
         self._trouble = ""
+        self._identity: tuple[int, int] | None = None  # of the file that is open
         if folder is not None:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._parent_fd = os.open(os.path.dirname(folder), flags)
@@ -58,6 +59,9 @@ class Catalog:
     def begin(self) -> None:
         """Begin a transaction; opens the catalog, and makes it, where need be."""
         self._is_broken = False
+        if self._db is not None and self._identity != self._identity_now():
+            log.warning("the catalog was removed or replaced; a new one is begun")
+            self._disconnect()
         self.call(_begin)
 
     def call(
@@ -104,9 +108,18 @@ class Catalog:
             self._db, damaged = database.open_to_write(self._folder_fd, self._folder)
             if damaged:
                 self._say_damaged(damaged)
+            self._identity = self._identity_now()
         if self._db is None:
             raise FileNotFoundError
         return self._db
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        """Which file has the catalog's name."""
+        try:
+            status = os.stat(database.NAME, dir_fd=self._folder_fd, follow_symlinks=False)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _failed(self, exc: Exception) -> None:
         if isinstance(exc, database.NewerCatalogError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
@@ -181,13 +182,17 @@ def open_to_read(folder: bytes) -> sqlite3.Connection | None:
     """
     path = os.path.join(folder, NAME)
     try:
-        os.stat(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise StateError(f"{show(path)}: is no regular file; remove it, and mount again")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
         raise StateError(f"{show(path)}: {exc.strerror}; run this as its owner") from None
-    # Without a daemon, and where nothing can be written, there is nothing beside the file.
-    for options in ("mode=ro", "mode=ro&immutable=1"):
+    ways = ["mode=ro"]
+    if not os.path.exists(path + _BESIDE[0]):
+        # Where nothing can be written, and all is in the file itself.
+        ways.append("mode=ro&immutable=1")
+    for options in ways:
         try:
             connection = sqlite3.connect(
                 f"file:{quote_from_bytes(path)}?{options}", uri=True, timeout=_BUSY_SECONDS

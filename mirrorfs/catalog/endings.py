@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # The mode that rsync gives a new file until it has finished it.
 _RSYNC_UNFINISHED_MODE = 0o600
+# Where it keeps files until they are whole: --delay-updates, and the usual --partial-dir.
+_FOLDERS_OF_RSYNC = frozenset({b".~tmp~", b".rsync-partial"})
 # Less is noise.
 _LEAST_ZEROED_BYTES = 64 << 10
 _LEAST_LOST_BYTES = 1 << 20
@@ -48,12 +50,15 @@ def meant_for(path: bytes) -> tuple[bytes, bytes | None]:
     name of a copy tool, else None.
     """
     folder, name = os.path.split(path)
+    above, last = os.path.split(folder)
+    if last in _FOLDERS_OF_RSYNC:
+        return os.path.join(above, name), path
     replaced = seed_rules.replaced_names(name)
     return (os.path.join(folder, replaced[0]), path) if replaced else (path, None)
 
 
 def ending(seen: Observed, program: str, was_stamped: bool | None, mode: int) -> Ending:
-    """How a session ended; `was_stamped` says whether the last good session of the file by the same
+    """How a session ended; `was_stamped` says whether good sessions of the file by the same
     `program` set its mtime, None if there is none. `mode` is the file's now, 0 if not known.
     """
     if seen.is_failed:

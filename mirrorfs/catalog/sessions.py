@@ -137,25 +137,24 @@ def select(
 class Habit(NamedTuple):
     """What the good sessions of a file were like."""
 
-    was_stamped: bool | None = None  # the last one by the same program set its mtime
+    was_stamped: bool | None = None  # one by the same program set its mtime; None if there is none
     shares: tuple[float, ...] = ()  # of its data that changed, the last one first
 
 
 def habit(db: sqlite3.Connection, path: bytes, program: str, count: int) -> Habit:
-    """What the last `count` good sessions of a file were like, the last one by `program` above
-    all.
-    """
+    """What the last `count` good sessions of a file were like, and those by `program`."""
     row = db.execute("SELECT id FROM files WHERE path=?", (path,)).fetchone()
     if row is None:
         return Habit()
     where = f"s.file=? AND s.ended IN ({_GOOD}) ORDER BY s.number DESC LIMIT ?"
     shares = tuple(one.changed_share for one in _sessions(db, where, row[0], count))
+    # Any of them: one that was called good by mistake must not hide the next.
     found = db.execute(
-        f"SELECT is_stamped FROM sessions WHERE file=? AND program=? AND ended IN ({_GOOD})"
-        " ORDER BY number DESC LIMIT 1",
-        (row[0], program),
-    ).fetchone()
-    return Habit(None if found is None else bool(found[0]), shares)
+        "SELECT max(is_stamped) FROM (SELECT is_stamped FROM sessions WHERE file=? AND program=?"
+        f" AND ended IN ({_GOOD}) ORDER BY number DESC LIMIT ?)",
+        (row[0], program, count),
+    ).fetchone()[0]
+    return Habit(None if found is None else bool(found), shares)
 
 
 def _sessions(db: sqlite3.Connection, where: str, *values: object) -> Iterator[Session]:

@@ -18,7 +18,7 @@ from mirrorfs.fs import session_end
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mirrorfs.catalog.session import Session
     from mirrorfs.daemon.remembered import Place
@@ -79,11 +79,19 @@ def look(
     files += [
         Found(Standing(path, None, 0, "", *sizes, 0.0, False, "", ""))
         for path, sizes in disk.files.items()
-        if path not in known and path not in own
+        if path not in known and path not in own and not _is_leftover(path, known)
     ]
     files.sort(key=order)
     space = _space(place, disk) if place.root else None
     return Overview(place, db is not None, files, space, disk.unread)
+
+
+def _is_leftover(path: bytes, known: Mapping[bytes, Found]) -> bool:
+    """Whether a file lies there with a temporary name, left by an earlier try to write one that is
+    known: what became of that is said there.
+    """
+    meant, written_as = endings.meant_for(path)
+    return written_as is not None and meant in known
 
 
 def under_way(place: Place, db: sqlite3.Connection) -> list[Session]:

@@ -14,10 +14,12 @@ import logging
 import os
 import pwd
 import queue
+import selectors
 import shlex
 import signal
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ _SECONDS = 10.0
 _CLOSE_SECONDS = 15.0
 _MAX_WAITING = 1000
 _MAX_SHOWN = 200
+_MAX_SAID_BYTES = 4096
+_POLL_SECONDS = 0.05
 SCHEMA = 1
 
 
@@ -128,7 +132,7 @@ class SessionHook:
             **self._identity(),
         )
         try:
-            _, said = process.communicate(text.encode(), timeout=_SECONDS)
+            said = _converse(process, text.encode())
         except subprocess.TimeoutExpired:
             return f"took longer than {_SECONDS:.0f} seconds"
         finally:
@@ -136,8 +140,10 @@ class SessionHook:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
+            for stream in (process.stdin, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
         if process.returncode == 0:
             return ""
         words = printable(said.decode("utf-8", "backslashreplace").strip())[:_MAX_SHOWN]
@@ -148,3 +154,32 @@ class SessionHook:
             return {}
         uid, gid = self._hook.ids
         return {"user": uid, "group": gid, "extra_groups": []}
+
+
+def _converse(process: subprocess.Popen[bytes], text: bytes) -> bytes:
+    """Give a process its input, which fits into a pipe, and wait until it has ended; returns the
+    beginning of what it said on stderr. The rest is dropped, as it may be without end.
+
+    Raises subprocess.TimeoutExpired after `_SECONDS`.
+    """
+    end = time.monotonic() + _SECONDS
+    said = b""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(text)
+            process.stdin.close()
+    with selectors.DefaultSelector() as selector:
+        if process.stderr is not None:
+            selector.register(process.stderr, selectors.EVENT_READ)
+        # A child that it leaves behind may keep stderr open.
+        while process.poll() is None or selector.select(0):
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(process.args, _SECONDS)
+            if not selector.select(_POLL_SECONDS) or process.stderr is None:
+                continue
+            piece = os.read(process.stderr.fileno(), _MAX_SAID_BYTES)
+            said = (said + piece)[:_MAX_SAID_BYTES]
+            if not piece:
+                process.wait(max(0.0, end - time.monotonic()))
+                break
+    return said

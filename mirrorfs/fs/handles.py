@@ -80,8 +80,9 @@ class FileHandle:
     reader: Reader = NO_READER  # for reads; none if it was opened write-only
     open_file: OpenFile | None = None  # for writes; None if it was opened read-only
     pending: PendingError = field(default_factory=PendingError)
-    # How the process that closed it last ended.
+    # How the process that closed it last ended, and how much the file had received then, in bytes.
     closed: Ending = Ending.CLOSED
+    closed_at: int = 0
     # O_DSYNC or O_SYNC: each write is durable when it is answered; with O_DSYNC alone, its data.
     synchronous: bool = False
     data_only: bool = False

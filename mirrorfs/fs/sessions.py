@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import process
 from mirrorfs.backing.statx import statx
 from mirrorfs.catalog.session import Ending, Session
-from mirrorfs.fs.live_session import Live
+from mirrorfs.fs.live_session import Live, worse
 
 if TYPE_CHECKING:
     from mirrorfs.backing.credentials import Credentials
@@ -49,7 +49,7 @@ class Sessions:
         if live is not None:
             file.tally = live.tally
             live.is_open = True
-            live.closed = Ending.CLOSED
+            live.reopen()
 
     def begin(self, inode: Inode, file: OpenFile, caller: Credentials | None) -> None:
         """Note that a client is about to write to a file, or to set its size; nothing if the
@@ -96,6 +96,10 @@ class Sessions:
         live = self._live.get(handle.inode.key)
         if live is None or not pid:
             return
+        received = live.tally.counters.received_bytes
+        if handle.closed is Ending.KILLED and handle.closed_at == received:
+            return  # who has it open, too, has not gone on with what was cut off
+        handle.closed_at = received
         is_exiting, is_killed = process.end_of(pid)
         if is_killed:
             handle.closed = Ending.KILLED
@@ -109,8 +113,7 @@ class Sessions:
             return
         live.touch()
         live.is_failed = live.is_failed or bool(handle.pending.code)
-        if _SEVERITY[handle.closed] > _SEVERITY[live.closed]:
-            live.closed = handle.closed
+        live.closed = worse(live.closed, handle.closed)
 
     def closed(self, key: FileKey) -> None:
         """Note that a file is not open for writing any more."""
@@ -215,6 +218,3 @@ class Sessions:
         del self._live[live.key]
         if self._recorder is not None:
             self._recorder.end(live, live.observed(is_open))
-
-
-_SEVERITY = {Ending.CLOSED: 0, Ending.EXITED: 1, Ending.KILLED: 2}

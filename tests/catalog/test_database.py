@@ -162,5 +162,5 @@ def test_an_older_one_is_brought_up_to_date(
 
 def test_what_is_no_file_is_refused_by_name(folder: Folder) -> None:
     folder.catalog.mkdir()
-    with pytest.raises(StateError, match=r"catalog\.sqlite3: cannot be read"):
+    with pytest.raises(StateError, match=r"catalog\.sqlite3: is no regular file"):
         folder.to_read()

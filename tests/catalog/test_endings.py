@@ -86,6 +86,8 @@ def test_what_rsync_keeps_of_a_file_has_the_time_zero(was_stamped: bool | None) 
         (b"a/.vm.img.Ab12Cd", (b"a/vm.img", b"a/.vm.img.Ab12Cd")),
         (b"vm.img.0123abcd.partial", (b"vm.img", b"vm.img.0123abcd.partial")),
         (b"a/.hidden", (b"a/.hidden", None)),
+        (b"a/.~tmp~/vm.img", (b"a/vm.img", b"a/.~tmp~/vm.img")),
+        (b".rsync-partial/vm.img", (b"vm.img", b".rsync-partial/vm.img")),
     ],
 )
 def test_a_temporary_name_tells_what_is_meant(

@@ -125,14 +125,15 @@ def test_sessions_are_selected_by_path_time_and_ending(db: sqlite3.Connection) -
     assert list(sessions.select(db, None, 0, True)) == [new]
 
 
-def test_whether_a_program_sets_times_is_known_by_its_last_good_session(
+def test_whether_a_program_sets_times_is_known_by_its_good_sessions(
     db: sqlite3.Connection,
 ) -> None:
     assert sessions.habit(db, b"vm.img", "rsync", 9) == sessions.Habit(None, ())
     add(db, b"vm.img", is_stamped=True)
+    add(db, b"vm.img")  # one that was called good by mistake
     add(db, b"vm.img", program="qemu", at=2)
     add(db, b"vm.img", Ending.UNSTAMPED, at=3)
-    assert sessions.habit(db, b"vm.img", "rsync", 9) == sessions.Habit(True, (0.0, 0.0))
+    assert sessions.habit(db, b"vm.img", "rsync", 9) == sessions.Habit(True, (0.0, 0.0, 0.0))
     assert sessions.habit(db, b"vm.img", "qemu", 1) == sessions.Habit(False, (0.0,))
 
 

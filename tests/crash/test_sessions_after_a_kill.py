@@ -134,6 +134,21 @@ def test_sessions_for_which_there_was_no_space_are_noted_when_there_is(
         mirror.umount()
 
 
+def test_a_catalog_that_is_removed_while_it_is_in_use_is_begun_anew(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "session_quiet=0", noisy=True)
+    mirror.write("x", 0, b"x" * 5000)
+    wait_for(lambda: "x 4.88 KiB: received" in mirror.log.read_text())
+    for path in (ext4_folder / ".mirrorfs").glob("catalog.*"):
+        path.unlink()
+    mirror.write("y", 0, b"y" * 5000)
+    wait_for(lambda: "y 4.88 KiB: received" in mirror.log.read_text())
+    [line] = mirror.troubles()
+    assert line.endswith("the catalog was removed or replaced; a new one is begun")
+    assert [one.path for one in read_all(mirror)] == [b"y"]
+
+
 @pytest.mark.parametrize("trouble", ["newer", "folder"])
 def test_a_catalog_that_cannot_be_used_is_left_alone(
     ext4_folder: Path, mount_mirror: Callable[..., Mirror], trouble: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,6 @@ from tests.commands import mirrorfs, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.mounted import Mirror
 
@@ -64,6 +64,19 @@ def test_one_that_fails_is_a_line_in_the_log_and_nothing_else(
     mirror.umount()
     [line] = mirror.troubles()
     assert line.endswith(f"on_session={path}: ended with 3: no network")
+
+
+def test_one_that_says_too_much_is_cut_short(
+    ext4_folder: Path, place: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    path = script(place, "head -c 100M /dev/zero | tr '\\0' y >&2; exit 1")
+    mirror = mount_mirror(ext4_folder, f"session_quiet=0,on_session={path}", noisy=True)
+    mirror.write("a", 0, b"x" * 5000)
+    wait_for(mirror.troubles)
+    assert mirror.troubles()[0].endswith("ended with 1: " + "y" * 200)
+    status = Path(f"/proc/{mirror.pid}/status").read_text()
+    peak_kib = int(status.partition("VmHWM:")[2].split()[0])
+    assert peak_kib < 100 << 10
 
 
 def test_one_that_hangs_is_killed_with_its_children(

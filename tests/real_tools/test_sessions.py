@@ -265,6 +265,24 @@ def test_cp_that_is_killed_is_killed(quick: Mirror, tmp_path: Path) -> None:
     assert (one["ended"], one["program"], one["incomplete"]) == ("killed", "cp", True)
 
 
+def test_what_was_killed_stays_so_when_a_shell_closes_the_file_after_it(
+    quick: Mirror, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "source")
+    script = (
+        f'(cat "{tmp_path}/source" & echo $! > "{tmp_path}/pid"; wait; true) > "{quick.path}/x"'
+    )
+    shell = subprocess.Popen(["bash", "-c", script], stderr=subprocess.DEVNULL)
+    with (tmp_path / "source").open("wb") as source:
+        source.write(b"x" * MIB)
+        source.flush()
+        wait_for(lambda: is_receiving(quick))
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        shell.wait()
+        [one] = wait_for_sessions(quick, 1)
+    assert (one["ended"], one["incomplete"]) == ("killed", True)
+
+
 def test_a_program_that_ends_without_closing_has_exited(quick: Mirror) -> None:
     code = "import os,sys; os.write(os.open(sys.argv[1], 577), b'x' * 5000); os._exit(0)"
     run(sys.executable, "-c", code, quick.path / "x")
