@@ -25,28 +25,31 @@ NO_HABIT = sessions.Habit()
 
 def conclude(live: Live, seen: Observed, backing_fd: int, catalog: Catalog) -> Session:
     """The session that has ended."""
-    begun, counters = live.begun, live.tally.counters
+    begun = live.begun
     status = _status_of(backing_fd, seen.path, live.key)
     path, written_as = endings.meant_for(seen.path)
     habit = catalog.call(sessions.habit, path, begun.program, endings.MEDIAN_OF) or NO_HABIT
     changed = live.tally.changed.ranges(1 << 63 if status is None else status.size)
     size, allocated = live.replaced or (begun.size_before, begun.allocated_before)
     mode = status.mode if status is not None else 0
+    device, inode, born_ns = live.key
     session = Session(
-        path,
-        begun.begin_ns,
-        begun.program,
-        begun.uid,
-        *live.key,
-        written_as,
-        live.end_ns,
-        endings.ending(seen, begun.program, habit.was_stamped, mode),
-        size,
-        None if status is None else status.size,
-        allocated,
-        None if status is None else status.blocks * 512,
-        counters,
-        ranges.count(changed),
+        path=path,
+        begin_ns=begun.begin_ns,
+        program=begun.program,
+        uid=begun.uid,
+        device=device,
+        inode=inode,
+        born_ns=born_ns,
+        written_as=written_as,
+        end_ns=live.end_ns,
+        ended=endings.ending(seen, begun.program, habit.was_stamped, mode),
+        size_before=size,
+        size_after=None if status is None else status.size,
+        allocated_before=allocated,
+        allocated_after=None if status is None else status.blocks * 512,
+        counters=live.tally.counters,
+        changed_chunks=ranges.count(changed),
         is_stamped=seen.is_stamped,
         errors=", ".join(f"{name} {count}" for name, count in sorted(live.errors.items())),
         ranges=ranges.encode(ranges.bounded(changed)),
