@@ -79,7 +79,7 @@ def copied(mirror: Mirror) -> Mirror:
 
 
 @pytest.fixture
-def copied_on_ext4(mount_mirror: Callable[..., Mirror], ext4_folder: Path) -> Mirror:
+def copied_on_ext4(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
     """For what does not depend on the file system."""
     mirror = mount_mirror(ext4_folder)
     (mirror.path / "image").write_bytes(CONTENT)

@@ -43,7 +43,7 @@ def reserve(path: Path, size: int, mode: int = KEEP_SIZE) -> object:
 
 
 @pytest.fixture
-def copied(mount_mirror: Callable[..., Mirror], ext4_folder: Path) -> Mirror:
+def copied(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
     mirror = mount_mirror(ext4_folder)
     put(mirror.path / "image")
     return mirror

@@ -165,7 +165,7 @@ def descriptors_in(pid: int, folder: Path) -> list[str]:
 
 
 def test_a_recently_unlinked_file_keeps_its_device_known(
-    mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     """Its device has to stay known until the file is closed, or statfs would wait for ever."""
     with loop_mounted("xfs", tmp_path, 320) as point:
@@ -209,7 +209,7 @@ def test_a_full_disk_leaves_no_state_folder_without_its_marker(
 
 
 def test_a_stale_tail_that_a_crash_has_left_is_finalised_by_a_mount_with_another_state_folder(
-    mount_mirror: Callable[..., Mirror], ext4_folder: Path, tmp_path: Path
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror], tmp_path: Path
 ) -> None:
     old = os.urandom(4 * MIB)
     (ext4_folder / "image").write_bytes(old)
