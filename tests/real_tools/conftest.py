@@ -1,18 +1,22 @@
-"""A server that real tools copy through."""
+"""A server that real tools copy through; an image, and a mount in which sessions end soon."""
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.commands import run, wait_for
+from tests.real_tools.noted import MIB, SIZE, age
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.mounted import Mirror
 
 
 @pytest.fixture
@@ -47,3 +51,26 @@ def sshd(tmp_path: Path) -> Iterator[list[str]]:
     yield ["-q", "-P", str(port), *options]
     daemon.terminate()
     daemon.wait()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 MiB, every second MiB of which is data; older than a minute, so that rsync, which
+    compares times by the second, can tell it from a copy that was cut off.
+    """
+    path = tmp_path_factory.mktemp("images") / "vm.img"
+    chance = random.Random(3)
+    with path.open("wb") as file:
+        for index in range(0, SIZE // MIB, 2):
+            file.seek(index * MIB)
+            file.write(chance.randbytes(MIB))
+        file.truncate(SIZE)
+    path.chmod(0o640)
+    age(path, 3600)
+    return path
+
+
+@pytest.fixture
+def quick(ext4_folder: Path, mount_mirror: Callable[..., Mirror]) -> Mirror:
+    """A mount in which a session ends soon after its last writer."""
+    return mount_mirror(ext4_folder, "session_quiet=0")
