@@ -63,6 +63,11 @@ class Session:
         return self.ended in GOOD
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether it is over, and may have left a file unfinished."""
+        return self.ended is not None and not self.is_good
+
+    @property
     def changed_bytes(self) -> int:
         """How much of the file changed, at most: the chunks that did, or what was written to them
         and punched, if that is less.
@@ -103,7 +108,7 @@ class Session:
             "begin": iso(self.begin_ns),
             "end": iso(self.end_ns),
             "ended": self.ended or "running",
-            "incomplete": self.ended is not None and not self.is_good,
+            "incomplete": self.is_incomplete,
             "unusual": self.unusual or None,
             "program": self.program,
             "uid": self.uid,

@@ -41,11 +41,6 @@ class File(NamedTuple):
     last: Session
     good: Session | None
 
-    @property
-    def is_incomplete(self) -> bool:
-        """Whether the last session left it unfinished, as far as is known."""
-        return self.last.ended is not None and not self.last.is_good
-
 
 def begin(db: sqlite3.Connection, session: Session) -> int:
     """Note a session that has begun; returns its number."""
@@ -72,7 +67,7 @@ def end(db: sqlite3.Connection, session: Session) -> None:
     not noted. It gets another where what `begin` noted was lost.
     """
     values = [getattr(session, name) for name in _PLAIN]
-    values[_PLAIN.index("inode")] = _signed(session.inode)
+    values[_INODE] = _signed(session.inode)
     values += [getattr(session.counters, name) for name in _COUNTERS]
     number = session.number
     # The number may be that of another session by now.
@@ -124,8 +119,8 @@ def select(
     """The sessions that began at `since_ns` or later, of the file or of all below the folder
     `path`, the last one first.
     """
-    where, values = ["s.begin_ns >= ?"], [since_ns]
-    arguments: list[object] = [*values]
+    where = ["s.begin_ns >= ?"]
+    arguments: list[object] = [since_ns]
     if path:
         where.append("s.file IN (SELECT id FROM files WHERE path=? OR (path > ? AND path < ?))")
         arguments += [path, path + b"/", path + b"0"]

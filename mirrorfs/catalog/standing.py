@@ -52,7 +52,7 @@ def standing(path: bytes, last: Session, good_ns: int | None) -> Standing:
         last.size_after or 0,
         last.allocated_after or 0,
         last.changed_share,
-        last.ended is not None and not last.is_good,
+        last.is_incomplete,
         last.unusual,
         last.program,
     )

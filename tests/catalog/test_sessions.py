@@ -78,7 +78,7 @@ def test_a_file_has_its_last_session_and_its_last_good_one(db: sqlite3.Connectio
     never = add(db, b"new.img", Ending.FAILED)
     found = list(sessions.files(db))
     assert found == [(b"new.img", never, None), (b"vm.img", killed, good)]
-    assert all(one.is_incomplete for one in found)
+    assert all(one.last.is_incomplete for one in found)
     again = add(db, b"vm.img", at=3)
     assert list(sessions.files(db))[1] == (b"vm.img", again, again)
 

@@ -63,6 +63,6 @@ def test_a_temporary_file_that_is_removed_leaves_what_it_was_meant_for_incomplet
         (mirror.path / ".vm.img.AbC123").unlink()
     assert wait_for_sessions(mirror, "vm.img", 2)[0].written_as == b".vm.img.AbC123"
     (file_known,) = known(mirror).values()
-    assert file_known.is_incomplete
+    assert file_known.last.is_incomplete
     assert file_known.good is not None
     assert file_known.good.number == noted(mirror, "vm.img")[1].number
