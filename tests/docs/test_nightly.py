@@ -64,15 +64,16 @@ def machine(kind: str, tmp_path: Path) -> Iterator[Machine]:
 
 def write(machine: Machine, name: str, offset: int, data: bytes) -> None:
     """Change an image at the source. Its time moves by more than the second that rsync compares,
-    and lies a day back: a torn copy has the time at which it was torn, and would be passed over if
-    that were the time of the image.
+    and lies a day back: a torn copy has the time at which it was torn, and would be
+    passed over if that were the time of the image.
     """
     path = machine / SOURCE / name
     path.parent.mkdir(exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o640)
     before = os.fstat(fd)
     os.pwrite(fd, data, offset)
-    os.utime(fd, (before.st_atime, min(before.st_mtime, time.time() - 86_400) + 2))
+    is_dated_back = before.st_mtime < time.time() - 43_200
+    os.utime(fd, (before.st_atime, before.st_mtime + (2 if is_dated_back else -86_400)))
     os.close(fd)
 
 

@@ -60,7 +60,9 @@ def test_a_night_of_rsync_says_what_changed(quick: Mirror, image: Path, tmp_path
     run("rsync", "-a", "--inplace", "--whole-file", source, quick.path)
     night = wait_for_sessions(quick, 2)[1]
     assert (night["changed_chunks"], night["changed_bytes"]) == (2, 8192)
-    assert (night["size_before"], night["allocated_before"]) == (SIZE, SIZE // 2)
+    assert night["size_before"] == SIZE
+    # A file system may need a block for its own notes of where the data is.
+    assert SIZE // 2 <= night["allocated_before"] <= SIZE // 2 + CHUNK
     assert night["unusual"] is None
     line = next(line for line in quick.log.read_text().splitlines() if " in 2 chunks" in line)
     assert "INFO" in line
