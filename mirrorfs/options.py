@@ -231,6 +231,18 @@ class MountOptions:
         "5",
         "how long after its last writer has closed a file a session ends",
     )
+    digests: Literal["on", "off"] = _option(
+        "digests",
+        _one_of("on", "off"),
+        "on",
+        "keep digests of what files of 1 MiB and more hold, by which scrub finds what is damaged",
+    )
+    compare: Literal["bytes", "digest"] = _option(
+        "compare",
+        _one_of("bytes", "digest"),
+        "bytes",
+        "what new data is compared with: the old data, read, or its digest where that is known",
+    )
     on_session: str | None = _option(
         "on_session",
         _value("COMMAND", _path),

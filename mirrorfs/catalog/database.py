@@ -79,6 +79,10 @@ _MIGRATIONS: Sequence[str] = (
     CREATE INDEX sessions_under_way ON sessions (number) WHERE ended IS NULL;
     CREATE TABLE life (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN trusted_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sessions ADD COLUMN repaired_chunks INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 VERSION = len(_MIGRATIONS)
 

@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from mirrorfs.backing.paths import path_text
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.counters import Counters
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 
 class Ending(StrEnum):
@@ -51,6 +51,7 @@ class Session:
     counters: Counters = field(default_factory=Counters)
     changed_chunks: int = 0
     zeroed_bytes: int = 0  # data that was turned to zeros
+    repaired_chunks: int = 0  # damaged ones that were given anew
     is_stamped: bool = False  # the mtime was set after the last write
     errors: str = ""  # the errnos that clients got, and how often: `EIO 1, ENOSPC 3`
     unusual: str = ""  # why it is
@@ -120,6 +121,7 @@ class Session:
             "changed_chunks": self.changed_chunks,
             "changed_share": round(self.changed_share, 6),
             "zeroed_bytes": self.zeroed_bytes,
+            "repaired_chunks": self.repaired_chunks,
             "stamped": self.is_stamped,
             "errors": _counted(self.errors),
             "counters": self.counters.as_dict(),

@@ -15,9 +15,9 @@ from mirrorfs.cli.output import note
 from mirrorfs.daemon import digest_process, timed_calls
 from mirrorfs.errors import ExitCode, MirrorfsError, UsageError
 from mirrorfs.mirror import chunk_digests, digest_stream, digesting
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.digest_stream import Begin, Digests, Done, End, Refused, Zeros
 from mirrorfs.mirror.sample import WHOLE, Sample
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 if TYPE_CHECKING:
     import argparse

@@ -17,7 +17,7 @@ from mirrorfs.cli import places, when
 from mirrorfs.cli.output import note
 from mirrorfs.daemon import overview, remembered
 from mirrorfs.errors import ExitCode, MirrorfsError, UsageError
-from mirrorfs.mirror.tally import CHUNK_BYTES
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 
 if TYPE_CHECKING:
     import argparse

@@ -31,6 +31,7 @@ _OTHERS = {
     "write_requests": "write requests",
     "read_bytes": "read",
     "compared_bytes": "compared",
+    "trusted_bytes": "trusted",
     "freed_bytes": "freed",
 }
 

@@ -12,8 +12,8 @@ from mirrorfs.backing.sizes import share, size
 from mirrorfs.cli.output import note
 from mirrorfs.daemon import comparison
 from mirrorfs.errors import ExitCode
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.sample import WHOLE
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mirrorfs.catalog import ranges
 from mirrorfs.errors import MirrorfsError
 from mirrorfs.mirror import chunk_digests
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.chunk_digests import DIGEST_BYTES
 from mirrorfs.mirror.digest_stream import Begin, Digests, End, Refused, Unread, Zeros
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -81,7 +81,8 @@ class Attributes:
                 await self._privileges.drop(inode, caller)
             else:
                 check = None if is_open else self._late_recovery.check_of(inode)
-                await inode.device.threads.run(set_attributes, inode.fd, changes, caller, check)
+                with self._sessions.restamping(inode):
+                    await inode.device.threads.run(set_attributes, inode.fd, changes, caller, check)
             if changes.mtime_ns is not None:
                 self._sessions.stamped(inode.key, changes.mtime_ns)
             return await self._entries.attributes(inode)

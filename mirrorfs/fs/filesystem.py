@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from mirrorfs.fs.control import ControlFolder
 from mirrorfs.fs.control_files import ControlFiles
 from mirrorfs.fs.creation import Creation
 from mirrorfs.fs.devices import Devices
+from mirrorfs.fs.digests import Digests
 from mirrorfs.fs.entries import Entries
 from mirrorfs.fs.files import Files
 from mirrorfs.fs.folders import Folders
@@ -40,8 +42,12 @@ from mirrorfs.mirror.counters import Account
 from mirrorfs.mirror.recovery import Recovery
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorfs.backing.statx import Status
     from mirrorfs.fs.kernel import Kernel
     from mirrorfs.fs.setup import Setup
+    from mirrorfs.mirror.counters import FileKey
 
 # Threads for the texts of control files that take long, where no receiver makes them.
 _TEXTS = 1
@@ -65,9 +71,13 @@ class Filesystem:
         recovery = Recovery(setup.backing_fd, self._recovery_list, is_writable=not options.ro)
         self.late_recovery = late = LateRecovery(recovery, self._recovery_list, setup.left, kernel)
         policy = Policy(options, keeps_list=self._recovery_list is not None)
-        written, log = WrittenFiles(account), QuietLog()
+        self._written = written = WrittenFiles(account)
+        log = QuietLog()
         self.recorder = recorder = _recorder(setup, account)
-        self.sessions = sessions = Sessions(handles, recorder, options.session_quiet)
+        self.digests = digests = _digests(setup, root, self._note_unsynced)
+        self.sessions = sessions = Sessions(
+            handles, recorder, digests, written, options.session_quiet
+        )
         self.unlinked = unlinked = RecentlyUnlinked()
         self.open_files = open_files = OpenFiles(
             inodes, handles, account, policy, self._recovery_list, late, written, sessions, log
@@ -116,7 +126,7 @@ class Filesystem:
             kernel,
             self._texts,
         )
-        self.xattrs = Xattrs(inodes, open_files, space, account, texts.stats_json)
+        self.xattrs = Xattrs(inodes, open_files, space, account, sessions, texts.stats_json)
         self.sparse = Sparse(
             handles,
             open_files,
@@ -141,9 +151,24 @@ class Filesystem:
 
     def start(self) -> None:
         """Begin to remember; before the mount may hide the state folder."""
+        if self.digests is not None:
+            self.digests.start()
         if self.recorder is not None:
             folder = self._catalog_folder or b""
             self.recorder.start((folder + b"/").startswith(self._mount_point + b"/"))
+
+    def _note_unsynced(self, key: FileKey, error: OSError) -> None:
+        """Note in another thread that a file could not be made durable when its session was over:
+        who writes it next must not believe what reading it shows.
+        """
+        self.turn.take(is_receiver=False)
+        try:
+            self._written.note_failure(key)
+            for handle in self.handles.files():
+                if handle.inode.key == key and handle.open_file is not None:
+                    handle.open_file.writeback.note_failure(error.errno or errno.EIO)
+        finally:
+            self.turn.give()
 
     def close_files(self) -> None:
         """Have threads close what clients left open, and the tables. Threads that were left behind
@@ -162,6 +187,8 @@ class Filesystem:
         self.devices.close()
         self._texts.close()
         self.sessions.end_all()
+        if self.digests is not None:
+            self.digests.close()
         if self.recorder is not None:
             self.recorder.close()
         self.metrics.close()
@@ -174,6 +201,15 @@ def _recorder(setup: Setup, account: Account) -> Recorder | None:
         return None
     catalog = Catalog(setup.catalog_folder)
     return Recorder(catalog, setup.backing_fd, account, setup.options.history_days)
+
+
+def _digests(
+    setup: Setup, root: Status, unsynced: Callable[[FileKey, OSError], None]
+) -> Digests | None:
+    if setup.options.ro or setup.options.digests == "off" or setup.catalog_folder is None:
+        return None
+    place, abilities = setup.catalog_folder, setup.abilities
+    return Digests(place, setup.backing_fd, root.dev, abilities, unsynced)
 
 
 def _recovery_list(setup: Setup) -> RecoveryList | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mirrorfs.backing import lookup, tree
 from mirrorfs.backing.statx import identify, statx
 from mirrorfs.fs.control import ControlFolder
+from mirrorfs.fs.digests import may_have_digests
 from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.exports import Exports
 from mirrorfs.fs.pinned_inodes import Pinned
@@ -156,9 +157,10 @@ class Names:
             if inode.device is not parent.device:
                 raise refuse(errno.EXDEV)
             await self._finalise(inode)
-            status = await self._space.retry_after_reclaim(
-                parent.device, _link, inode.fd, parent.fd, new_name
-            )
+            with self._sessions.restamping(inode):
+                status = await self._space.retry_after_reclaim(
+                    parent.device, _link, inode.fd, parent.fd, new_name
+                )
             self._sessions.linked(inode.key, parent.path_of(new_name))
             return self._entries.adopt(parent, new_name, -1, status)
 
@@ -185,6 +187,8 @@ class Names:
             if old is not None:
                 self._unlinked.hold(parent, name, old)
             self._sessions.removed(status.key, parent.path_of(name), _is_last(status))
+            if not _is_last(status):
+                self._sessions.restamped(status, statx(fd, ask=False))
             self._lost_name(fd, status)
 
     def _lost_name(self, fd: int, status: Status) -> None:
@@ -226,9 +230,11 @@ class Names:
             if flags & tree.RENAME_EXCHANGE:
                 await self._finalise_name(new_parent, new_name)
             places = old_parent.fd, name, new_parent.fd, new_name
-            moved, met = await self._space.retry_after_reclaim(
+            moved, now, met = await self._space.retry_after_reclaim(
                 device, _rename, *places, flags, caller, device.remote_dev
             )
+            if now is not None:
+                self._sessions.restamped(moved, now)
             is_same = met is not None and met[1].key == moved.key
             inode = self._inodes.index.find(moved)
             if inode is not None and not is_same:
@@ -332,9 +338,9 @@ def _rename(
     flags: int,
     caller: Credentials,
     remote_dev: int | None,
-) -> tuple[Status, tuple[int, Status] | None]:
-    """rename; the status of what was moved, and descriptor and status (from before) of what it met
-    there.
+) -> tuple[Status, Status | None, tuple[int, Status] | None]:
+    """rename; the status of what was moved, before, and of a file that may have digests also now;
+    descriptor and status (from before) of what it met there.
     """
     met = None
     moved = lookup.status_of(src_fd, src, remote_dev)
@@ -346,4 +352,8 @@ def _rename(
         if met:
             os.close(met[0])
         raise
-    return moved, met
+    now = None
+    if may_have_digests(moved):
+        with contextlib.suppress(OSError):
+            now = lookup.status_of(dst_fd, dst, remote_dev)
+    return moved, now, met

@@ -137,7 +137,7 @@ class OpenFiles:
         self.report_failed_sync(inode, file)
         del self._by_id[inode.node_id]
         self._written.note_closed(inode.key, file.writeback)
-        self._sessions.closed(inode.key)
+        self._sessions.closed(file)
         if file.seeded:
             self._seeded.note(inode)
         for fd in _fds(file):

@@ -50,6 +50,7 @@ def conclude(live: Live, seen: Observed, backing_fd: int, catalog: Catalog) -> S
         allocated_after=None if status is None else status.blocks * 512,
         counters=live.tally.counters,
         changed_chunks=ranges.count(changed),
+        repaired_chunks=live.tally.digests.repaired_chunks if live.tally.digests else 0,
         is_stamped=seen.is_stamped,
         errors=", ".join(f"{name} {count}" for name, count in sorted(live.errors.items())),
         ranges=ranges.encode(ranges.bounded(changed)),

@@ -56,6 +56,9 @@ class SessionLog:
 
 def _say_one(session: Session) -> None:
     log.info("%s", summary(session))
+    if session.repaired_chunks:
+        count = session.repaired_chunks
+        log.info("%s: %d damaged chunks are written anew", show(session.path), count)
     if session.unusual:
         log.warning("%s: unusual: %s", show(session.path), session.unusual)
 

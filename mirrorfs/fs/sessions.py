@@ -9,21 +9,28 @@ Used by whoever has the turn (`turn`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import stat
 import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import process
 from mirrorfs.backing.statx import statx
 from mirrorfs.catalog.session import Ending, Session
+from mirrorfs.fs.digests import may_have_digests
 from mirrorfs.fs.live_session import Live, worse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirrorfs.backing.credentials import Credentials
     from mirrorfs.backing.statx import Status
+    from mirrorfs.fs.digests import Digests
     from mirrorfs.fs.handles import FileHandle, HandleTable
     from mirrorfs.fs.inode import Inode
     from mirrorfs.fs.recorder import Recorder
+    from mirrorfs.fs.written_files import WrittenFiles
     from mirrorfs.mirror.counters import FileKey
     from mirrorfs.mirror.open_file import OpenFile
 
@@ -32,13 +39,22 @@ _PROGRAM_SECONDS = 0.5
 
 
 class Sessions:
-    """By identity. Without a `recorder` nothing is remembered, and there are none."""
+    """By identity. With neither a `recorder` nor `digests` nothing is remembered, and there are
+    none.
+    """
 
     def __init__(
-        self, handles: HandleTable, recorder: Recorder | None, quiet_seconds: float
+        self,
+        handles: HandleTable,
+        recorder: Recorder | None,
+        digests: Digests | None,
+        written: WrittenFiles,
+        quiet_seconds: float,
     ) -> None:
         self._handles = handles
         self._recorder = recorder
+        self._digests = digests
+        self._written = written
         self._quiet_seconds = quiet_seconds
         self._live: dict[FileKey, Live] = {}
         self._last_program = 0, "", 0.0  # number, name, and how long that holds (monotonic)
@@ -58,7 +74,9 @@ class Sessions:
         if file.tally.is_begun:
             return
         file.tally.is_begun = True
-        if self._recorder is None:
+        if self._digests is not None and inode.device.is_local:
+            file.tally.digests = self._digests.of(inode.key, file.is_new)
+        if self._recorder is None and file.tally.digests is None:
             return
         pid = 0 if caller is None else caller.pid
         status = statx(file.fd, ask=False)
@@ -78,7 +96,8 @@ class Sessions:
         )
         live = Live(inode.key, begun.path, file.tally, begun, file.is_new, time.monotonic(), now)
         self._live[inode.key] = live
-        self._recorder.begin(live)
+        if self._recorder is not None:
+            self._recorder.begin(live)
 
     def _program(self, pid: int) -> str:
         """The name of a process, which may have been asked for just before."""
@@ -115,11 +134,13 @@ class Sessions:
         live.is_failed = live.is_failed or bool(handle.pending.code)
         live.closed = worse(live.closed, handle.closed)
 
-    def closed(self, key: FileKey) -> None:
-        """Note that a file is not open for writing any more."""
-        live = self._live.get(key)
+    def closed(self, file: OpenFile) -> None:
+        """Note that a file is not open for writing any more, but for its descriptor."""
+        live = self._live.get(file.key)
         if live is not None:
             live.is_open = False
+            if file.digests is not None:
+                file.digests.note_left(file.fd)
             live.touch()
 
     def note_error(self, key: FileKey, error: OSError) -> None:
@@ -142,46 +163,45 @@ class Sessions:
             live.touch()
             live.stamped_at = live.tally.counters.received_bytes
             live.is_epoch = mtime_ns // 10**9 == 0  # rsync leaves the nanoseconds
+            if live.tally.digests is not None:
+                live.tally.digests.note_stamped(mtime_ns)
 
     def moved(self, key: FileKey, old: bytes, new: bytes, met: Status | None) -> None:
         """Note that a file or folder lies at `new` now, in place of one with the status `met`."""
-        if self._recorder is None:
-            return
         live = self._live.get(key)
         if live is not None:
             live.path = new
             live.touch()
             if met is not None and live.is_new:
                 live.replaced = met.size, met.blocks * 512
-            if not live.is_new:
+            if not live.is_new and self._recorder is not None:
                 self._recorder.moved(old, new)  # what is known from before
             return
         below = old + b"/"
         for other in self._live.values():
             if other.path.startswith(below):
                 other.path = new + other.path[len(old) :]
-        self._recorder.moved(old, new)
+        if self._recorder is not None:
+            self._recorder.moved(old, new)
 
     def exchanged(self, one: FileKey, other: FileKey, paths: tuple[bytes, bytes]) -> None:
         """Note that two have exchanged their names, `paths` as they were."""
-        if self._recorder is None:
-            return
         for key, path in ((one, paths[1]), (other, paths[0])):
             live = self._live.get(key)
             if live is not None:
                 live.path = path
                 live.touch()
-        self._recorder.exchanged(*paths)
+        if self._recorder is not None:
+            self._recorder.exchanged(*paths)
 
     def removed(self, key: FileKey, path: bytes, is_last: bool) -> None:
         """Note that a name of a file is gone, its last one if `is_last`."""
-        if self._recorder is None:
-            return
         live = self._live.get(key)
         if live is not None and live.path == path and live.linked is not None:
             live.path = live.linked
         self.replaced(key, is_last)
-        self._recorder.removed(path)
+        if self._recorder is not None:
+            self._recorder.removed(path)
 
     def replaced(self, key: FileKey, is_last: bool) -> None:
         """Note that another file has taken a name of this one, its last one if `is_last`."""
@@ -189,6 +209,8 @@ class Sessions:
         if live is not None:
             live.is_removed = is_last
             live.touch()
+        if is_last and self._digests is not None:
+            self._digests.removed(key)
 
     def linked(self, key: FileKey, path: bytes) -> None:
         """Note that a file has one more name: some tools give it its final one so."""
@@ -196,10 +218,24 @@ class Sessions:
         if live is not None:
             live.linked = path
 
+    def restamped(self, before: Status, after: Status) -> None:
+        """Note what a client did to a file besides its content: its status before, and now."""
+        if self._digests is not None:
+            self._digests.note_restamped(before, after)
+
+    @contextlib.contextmanager
+    def restamping(self, inode: Inode) -> Iterator[None]:
+        """What is done inside changes a pinned inode besides its content."""
+        if self._digests is None or inode.kind != stat.S_IFREG or not inode.device.is_local:
+            yield
+            return
+        before = statx(inode.fd, ask=False)
+        yield
+        if may_have_digests(before):
+            self.restamped(before, statx(inode.fd, ask=False))
+
     def sweep(self) -> None:
         """End those to which nothing has come for a while."""
-        if self._recorder is None:
-            return
         before = time.monotonic() - self._quiet_seconds
         ended = [live for live in self._live.values() if not live.is_open and live.last <= before]
         for live in ended:
@@ -216,5 +252,8 @@ class Sessions:
 
     def _end(self, live: Live, is_open: bool) -> None:
         del self._live[live.key]
+        if self._digests is not None:
+            writeback = self._written.writeback(live.key)
+            self._digests.end(live, writeback is None or not writeback.failed)
         if self._recorder is not None:
             self._recorder.end(live, live.observed(is_open))

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorfs.backing.credentials import Credentials
+    from mirrorfs.fs.inode import Inode
     from mirrorfs.fs.inodes import InodeTable
     from mirrorfs.fs.open_files import OpenFiles
+    from mirrorfs.fs.sessions import Sessions
     from mirrorfs.fs.space import Space
     from mirrorfs.mirror.counters import Account
 
@@ -38,12 +40,14 @@ class Xattrs:
         open_files: OpenFiles,
         space: Space,
         account: Account,
+        sessions: Sessions,
         stats: Callable[[], bytes],
     ) -> None:
         self._inodes = inodes
         self._open_files = open_files
         self._space = space
         self._account = account
+        self._sessions = sessions
         self._stats = stats
 
     async def get(self, node_id: int, name: bytes) -> bytes:
@@ -77,14 +81,20 @@ class Xattrs:
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with Pinned(self._inodes, node_id) as (inode,):
-            await self._space.retry_after_reclaim(
-                inode.device, os.setxattr, tree.fd_path(inode.fd), name, value, flags
-            )
-            file = self._open_files.get(inode)
-            if name == tree.CAPABILITY_ATTRIBUTE and file is not None:
-                file.has_capability = True
-            if name == acl.ACCESS.encode() and caller.uid:
-                await inode.device.threads.run(drop_foreign_setgid, inode.fd, caller)
+            with self._sessions.restamping(inode):
+                await self._set(inode, name, value, caller, flags)
+
+    async def _set(
+        self, inode: Inode, name: bytes, value: bytes, caller: Credentials, flags: int
+    ) -> None:
+        await self._space.retry_after_reclaim(
+            inode.device, os.setxattr, tree.fd_path(inode.fd), name, value, flags
+        )
+        file = self._open_files.get(inode)
+        if name == tree.CAPABILITY_ATTRIBUTE and file is not None:
+            file.has_capability = True
+        if name == acl.ACCESS.encode() and caller.uid:
+            await inode.device.threads.run(drop_foreign_setgid, inode.fd, caller)
 
     async def remove(self, node_id: int, name: bytes) -> None:
         """removexattr(2)."""
@@ -93,4 +103,5 @@ class Xattrs:
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with Pinned(self._inodes, node_id) as (inode,):
-            await inode.device.threads.run(os.removexattr, tree.fd_path(inode.fd), name)
+            with self._sessions.restamping(inode):
+                await inode.device.threads.run(os.removexattr, tree.fd_path(inode.fd), name)

@@ -10,7 +10,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from mirrorfs import _native
-from mirrorfs.mirror.tally import CHUNK_BYTES
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

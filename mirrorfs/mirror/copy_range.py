@@ -156,6 +156,7 @@ def _copy_hole(work: _Copy, stop: int) -> int:
     target, count = work.target, Counters()
     start, end = work.position + work.shift, stop + work.shift
     with target.lock:
+        target.begin_digests()
         finalise(target)
         before = os.fstat(target.fd)
         # Growing first: a refusal must leave the data as it was.
@@ -179,18 +180,21 @@ def _clone(work: _Copy, stop: int) -> int:
     target = work.target
     start, size = work.position + work.shift, stop - work.position
     with _both(work.source, target):
+        target.begin_digests()
         finalise(target)
         before = os.fstat(target.fd)
         try:
             with size_kept_on_error(target, before.st_size):
                 if start > before.st_size:
                     resize(target, before.st_size, start)
+                target.forget_digests(start, start + size)
                 syscalls.clone_range(target.fd, start, work.source.fd, work.position, stop)
         except OSError as exc:
             if exc.errno not in _NO_CLONE:
                 raise
             work.clone = False
             return 0
+        target.note_size(os.fstat(target.fd).st_size)
         target.tally.changed.mark(start, start + size)
         target.count(Counters(received_bytes=size, shared_bytes=size))
         target.count_freed(before)

@@ -43,6 +43,7 @@ class Counters:
     write_requests: int = 0
     read_bytes: int = 0
     compared_bytes: int = 0
+    trusted_bytes: int = 0
     freed_bytes: int = 0
 
     def add(self, other: Counters) -> None:
@@ -58,6 +59,7 @@ class Counters:
         self.write_requests += other.write_requests
         self.read_bytes += other.read_bytes
         self.compared_bytes += other.compared_bytes
+        self.trusted_bytes += other.trusted_bytes
         self.freed_bytes += other.freed_bytes
 
     def as_dict(self) -> dict[str, int]:

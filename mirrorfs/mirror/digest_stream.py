@@ -22,8 +22,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.chunk_digests import DIGEST_BYTES
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

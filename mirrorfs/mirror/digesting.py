@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mirrorfs.backing import scan
 from mirrorfs.mirror import chunk_digests, digest_stream
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.digest_stream import (
     Begin,
     Digests,
@@ -25,7 +26,6 @@ from mirrorfs.mirror.digest_stream import (
     Zeros,
 )
 from mirrorfs.mirror.sample import WHOLE
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -32,6 +32,7 @@ def discard(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     Raises EOPNOTSUPP where the file system below cannot punch.
     """
     with file.lock:
+        file.begin_digests()
         tail = file.stale_tail
         if tail is not None and start >= tail.valid_length:
             _discard_unseen(file, tail, start, end, keep_size)
@@ -65,9 +66,12 @@ def keep_zeros(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     (`zeros=keep`); without `keep_size` the file grows to `end`.
     """
     with file.lock:
+        file.begin_digests()
         finalise(file)
         file.run.cut(start, end)
+        file.forget_digests(start, end)
         syscalls.zero_range(file.fd, start, end, keep_size)
+        file.note_size(os.fstat(file.fd).st_size)
         file.tally.changed.mark(start, end)
 
 
@@ -76,10 +80,12 @@ def preallocate(file: OpenFile, start: int, end: int, keep_size: bool) -> None:
     the file grows to `end`. Raises OSError, ENOSPC above all; the size is then what it was.
     """
     with file.lock:
+        file.begin_digests()
         finalise(file)
         size = os.fstat(file.fd).st_size
         with size_kept_on_error(file, size):
             syscalls.preallocate(file.fd, start, end, keep_size)
+        file.note_size(os.fstat(file.fd).st_size)
         file.writeback.reserved = True
 
 
@@ -88,6 +94,7 @@ def grow_only(file: OpenFile, end: int, keep_size: bool) -> None:
     without `keep_size`, and the times move.
     """
     with file.lock:
+        file.begin_digests()
         finalise(file)
         before = os.fstat(file.fd)
         if keep_size or end <= before.st_size:
@@ -97,4 +104,5 @@ def grow_only(file: OpenFile, end: int, keep_size: bool) -> None:
                 resize(file, before.st_size, end)
             except PermissionError:  # append-only (chattr(1)); this way it may grow
                 syscalls.preallocate(file.fd, before.st_size, end, keep_size)
+                file.note_size(end)
         file.count_freed(before)

@@ -45,6 +45,7 @@ def finalise(file: OpenFile, counts_freed: bool = True) -> None:
     if tail is None:
         return
     failure: OSError | None = None
+    file.begin_digests()
     close_gap(file, tail)
     before = os.fstat(file.fd)
     by_commit = tail.shared and _is_commit_worth(file, before)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.recovery_list import RecoveryList
     from mirrorfs.mirror.counters import Account, FileKey
+    from mirrorfs.mirror.known_digests import KnownDigests
     from mirrorfs.mirror.plan import Rules
     from mirrorfs.mirror.stale_tail import StaleTail
 
@@ -133,7 +134,10 @@ class OpenFile:
         Raises OSError (fallocate(2)).
         """
         self.run.cut(start, end)
+        self.forget_digests(start, end)
         syscalls.punch_hole(self.fd, start, end)
+        if self.digests is not None:
+            self.digests.zeroed(start, end)
 
     def touch(self) -> None:
         """Do to the file what a write does besides its content: move mtime and ctime, and take the
@@ -180,12 +184,37 @@ class OpenFile:
         """Write all of `data` at `start` (bytes) as it is, whatever the rules are; the caller holds
         the lock. Raises OSError, EIO where the file system takes nothing.
         """
+        self.forget_digests(start, start + len(data))
         view = memoryview(data)
         while view:
             taken = os.pwrite(self.fd, view, start)
             if not taken:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             start, view = start + taken, view[taken:]
+
+    @property
+    def digests(self) -> KnownDigests | None:
+        """What is known of its chunks; None where digests are not taken."""
+        return self.tally.digests
+
+    def begin_digests(self) -> None:
+        """Prepare the digests for a change of the content below; the caller holds the lock."""
+        if self.tally.digests is not None:
+            self.tally.digests.begin(self.fd)
+
+    def forget_digests(self, start: int, end: int) -> None:
+        """Note that `[start, end)` (bytes) is about to be changed below; the caller holds the
+        lock.
+        """
+        if self.tally.digests is not None:
+            self.tally.digests.changed(start, end)
+
+    def note_size(self, size: int) -> None:
+        """Note that the file below ends at `size` (bytes) now, with zeros in what is new; the
+        caller holds the lock.
+        """
+        if self.tally.digests is not None:
+            self.tally.digests.resized(size)
 
     def count(self, delta: Counters) -> None:
         """Add `delta` to the account, and to this session. May be called without the lock."""

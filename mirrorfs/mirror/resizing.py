@@ -31,6 +31,7 @@ def resize(file: OpenFile, old_size: int, size: int) -> None:
     grows = rules.punch and file.leaves_blocks and size > old_size
     hole = hole_at_end(file, old_size) if grows else 0
     os.ftruncate(file.fd, size)
+    file.note_size(size)
     file.run.cut(size, NO_END)
     if size == 0:
         file.writeback.failed = False
@@ -51,6 +52,7 @@ def size_kept_on_error(file: OpenFile, size: int) -> Iterator[None]:
         if os.fstat(file.fd).st_size > size:
             with contextlib.suppress(PermissionError):  # append-only: as it is in a plain folder
                 os.ftruncate(file.fd, size)
+                file.note_size(size)
             file.run.cut(size, NO_END)
         raise
 

@@ -41,6 +41,8 @@ def take(file: OpenFile, offset: int, data: Data, requests: int) -> int:
     if count.written_bytes:
         return _store(file, offset, data, requests, count) if tail is None else 0
     file.touch()
+    if file.digests is not None:
+        file.digests.took(offset, data, False, count.hole_bytes == len(data))
     count.write_requests, count.received_bytes = requests, len(data)
     if tail is not None:
         _advance(file, tail, offset, end, count)
@@ -61,6 +63,8 @@ def _store(file: OpenFile, offset: int, data: Data, requests: int, count: Counte
     count.write_requests = requests if taken == len(data) else 0
     count.received_bytes = count.written_bytes = taken
     file.tally.changed.mark(offset, offset + taken)
+    if file.digests is not None:
+        file.digests.took(offset, data[:taken], True, False)
     file.count(count)
     return taken
 

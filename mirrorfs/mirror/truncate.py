@@ -26,6 +26,7 @@ def truncate(file: OpenFile, size: int, seeds: bool = False, is_open: bool = Tru
     otherwise stay stored until it is written again. `is_open` tells ftruncate(2) from truncate(2).
     """
     with file.lock:
+        file.begin_digests()
         if file.stale_tail is not None:
             advancing.set_logical_size(file, file.stale_tail, size)
             return

@@ -81,6 +81,7 @@ def write(file: OpenFile, offset: int, data: bytes, requests: int = 1) -> Taken:
     of write requests.
     """
     with file.lock:
+        file.begin_digests()
         return _take(file, offset, data, requests)
 
 
@@ -89,6 +90,7 @@ def append(file: OpenFile, data: bytes, requests: int = 1) -> tuple[int, Taken]:
     what `write` returns. Raises as that does.
     """
     with file.lock:
+        file.begin_digests()
         offset = file.size
         return offset, _take(file, offset, data, requests)
 
@@ -114,12 +116,13 @@ def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
     """What is not simple, or fails, block by block."""
     count = Counters(write_requests=requests)
     done = offset
+    is_changed = False
     failure: OSError | None = None
     unrecorded: OSError | None = None
     try:
         request = _begin(file, offset, data, count)
         failure = _carry_out(request)
-        done = request.done
+        done, is_changed = request.done, request.changed
         unrecorded = _record(request)
     except OSError as exc:  # before anything was done
         failure = exc
@@ -127,6 +130,9 @@ def _put(file: OpenFile, offset: int, data: bytes, requests: int) -> Taken:
     count.failed_bytes = len(data) - count.received_bytes if failure else 0
     file.count(count)
     file.writeback.note_rewritten(offset, done)
+    if file.digests is not None and done > offset:
+        is_zero = count.hole_bytes + count.punched_bytes == count.received_bytes
+        file.digests.took(offset, data[: done - offset], is_changed, is_zero)
     if failure is not None and done == offset:
         raise failure
     return Taken(done - offset, failure, unrecorded)
@@ -248,6 +254,7 @@ def _act(request: _Request, step: Step) -> None:
 def _store(request: _Request, start: int, stop: int) -> None:
     """Write the part `[start, stop)` of the request as it is."""
     request.file.begin_content_change()
+    request.file.forget_digests(start, stop)
     view = memoryview(request.data)
     while start < stop:
         taken = os.pwrite(

@@ -9,8 +9,8 @@ import pytest
 from mirrorfs.catalog import endings
 from mirrorfs.catalog.endings import Observed
 from mirrorfs.catalog.session import GOOD, Ending, Session
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.counters import Counters
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 MIB = 1 << 20
 SEEN = Observed(b"vm.img")

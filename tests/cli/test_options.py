@@ -53,6 +53,8 @@ def test_the_choices_of_an_option_are_those_of_its_type(option: Option) -> None:
         ("history=0", "history_days", 0),
         ("history=30", "history_days", 30),
         ("session_quiet=0.5", "session_quiet", 0.5),
+        ("digests=off", "digests", "off"),
+        ("compare=digest", "compare", "digest"),
         ("on_session=/bin/mail -s 'a b' root", "on_session", "/bin/mail -s 'a b' root"),
         ("on_session_user=backup", "on_session_user", "backup"),
         ("ro", "ro", True),

@@ -25,6 +25,7 @@ mirrorfs_discarded_bytes_total counter Bytes that clients asked to be a hole
 mirrorfs_write_requests_total counter Write requests
 mirrorfs_read_bytes_total counter Bytes read by clients
 mirrorfs_compared_bytes_total counter Bytes read below in order to compare
+mirrorfs_trusted_bytes_total counter Bytes known to be equal by their digests, and not read below
 mirrorfs_freed_bytes_total counter Bytes freed below by punching and truncating
 mirrorfs_errors_total counter Requests answered with an error
 mirrorfs_failed_requests_total counter Requests answered with an error, whatever it was

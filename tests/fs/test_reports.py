@@ -61,6 +61,7 @@ def test_the_names_of_counters_are_a_contract() -> None:
         "write_requests",
         "read_bytes",
         "compared_bytes",
+        "trusted_bytes",
         "freed_bytes",
     ]
 

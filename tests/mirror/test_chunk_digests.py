@@ -10,8 +10,8 @@ import xxhash
 
 from mirrorfs import _native
 from mirrorfs.mirror import chunk_digests
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.chunk_digests import DIGEST_BYTES, Total
-from mirrorfs.mirror.tally import CHUNK_BYTES
 
 SEEDS = (0, 1, 0x0123456789ABCDEF, 2**64 - 1)
 SIZES = (0, 1, 3, 16, 17, 128, 240, 241, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1)

@@ -91,7 +91,7 @@ def test_attributes_come_from_the_file_system_that_is_mounted_there(
     below, nested = tmp_path / "below", ext4_folder / "nested"
     below.mkdir()
     nested.mkdir()
-    inner = mount_mirror(below, "attr_timeout=0")
+    inner = mount_mirror(below, "attr_timeout=0,history=0")
     run("mount", "--bind", inner.path, nested)
     try:
         outer = mount_mirror(ext4_folder, "attr_timeout=0")
@@ -169,7 +169,9 @@ def test_another_file_system_at_a_known_mount_point_is_met_anew(
         mirror.write("nested/file", 0, bytes(4096))
         assert mirror.holes("nested/file") == [(0, 4096)]
         wait_for(lambda: run("umount", nested, check=False).returncode == 0)
-    inner = mount_mirror(below, "attr_timeout=0")  # as a rule, with the number the tmpfs had
+    inner = mount_mirror(
+        below, "attr_timeout=0,history=0"
+    )  # as a rule, with the number the tmpfs had
     with mounted(nested, "--bind", inner.path):
         assert mirror.read("nested/inner") == b"inner"
         (below / "inner").write_bytes(b"other")

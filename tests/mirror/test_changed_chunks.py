@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from mirrorfs.mirror import tally
-from mirrorfs.mirror.tally import CHUNK_BYTES, ChangedChunks
+from mirrorfs.mirror import changed_chunks
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES, ChangedChunks
 
 NO_END = 1 << 63
 
@@ -57,7 +57,7 @@ def test_what_lies_beyond_the_end_does_not_count() -> None:
 def test_who_writes_here_and_there_in_a_huge_file_does_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tally, "_MAX_PAGES", 2)
+    monkeypatch.setattr(changed_chunks, "_MAX_PAGES", 2)
     changed = ChangedChunks()
     for place in (0, 1, 7, 3):
         changed.mark(place << 40, (place << 40) + 1)
