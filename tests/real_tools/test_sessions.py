@@ -43,7 +43,8 @@ def test_a_copy_is_one_session_under_its_final_name(quick: Mirror, image: Path, 
     assert (one["program"], one["uid"], one["written_as"]) == (program, os.getuid(), None)
     assert one["stamped"] == is_stamped
     assert (one["size_before"], one["size_after"]) == (0, SIZE)
-    assert one["allocated_after"] == status.st_blocks * 512
+    # What the file system itself needs may come with the sync that ends a session.
+    assert 0 <= status.st_blocks * 512 - one["allocated_after"] <= CHUNK
     assert (one["inode"], one["device"]) == (status.st_ino, status.st_dev)
     assert (one["changed_bytes"], one["changed_chunks"]) == (SIZE // 2, SIZE // 2 // CHUNK)
     assert one["errors"] == {}
