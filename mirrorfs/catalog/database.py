@@ -82,6 +82,7 @@ _MIGRATIONS: Sequence[str] = (
     """
     ALTER TABLE sessions ADD COLUMN trusted_bytes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE sessions ADD COLUMN repaired_chunks INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE files ADD COLUMN known_chunks INTEGER;
     """,
 )
 VERSION = len(_MIGRATIONS)

@@ -39,7 +39,8 @@ _RESTAMP_SECONDS = 2.0
 
 class Digests:
     """Those below the backing folder `backing_fd`, on the device `root_device`. `unsynced` is
-    called with the key of a file that could not be made durable, and the error.
+    called with the key of a file that could not be made durable, and the error; `noted` with a path
+    and of how many chunks of that file the digest is known.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Digests:
         root_device: int,
         abilities: Abilities,
         unsynced: Callable[[FileKey, OSError], None],
+        noted: Callable[[bytes, int | None], object],
     ) -> None:
         self._place = place
         self._backing_fd = backing_fd
         self._root_device = root_device
         self._abilities = abilities
         self._unsynced = unsynced
+        self._noted = noted
         self._restamps = Restamps()
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         # Later its path may lead through the mount.
@@ -182,6 +185,8 @@ class Digests:
         if known.is_changed_beside:
             known.is_changed_beside = False
             log.info("%s: was changed beside the mount; its digests are new", show(live.path))
+        if is_over:
+            self._noted(live.path, known.known_chunks)
         with self._lock:
             if is_over and self._known.get(live.key) is known:
                 del self._known[live.key]

@@ -45,6 +45,8 @@ _GAUGES = {
     "sessions are known",
     "incomplete_files": "Watched files whose last session left them incomplete",
     "last_session_timestamp_seconds": "When the last session of any file ended; 0 if none is known",
+    "chunks": "Chunks of 64 KiB of the files of which digests are kept",
+    "known_chunks": "Chunks of 64 KiB whose digest is known",
     "files_left_out": "Watched files that keep_pattern selects, but for which there was no room "
     "in these metrics",
 }

@@ -252,8 +252,8 @@ class Sessions:
 
     def _end(self, live: Live, is_open: bool) -> None:
         del self._live[live.key]
+        if self._recorder is not None:
+            self._recorder.end(live, live.observed(is_open))
         if self._digests is not None:
             writeback = self._written.writeback(live.key)
             self._digests.end(live, writeback is None or not writeback.failed)
-        if self._recorder is not None:
-            self._recorder.end(live, live.observed(is_open))

@@ -70,6 +70,8 @@ class KnownDigests:
         # Something else has changed the file since its digests were taken.
         self.is_changed_beside = False
         self.repaired_chunks = 0  # damaged ones that were given anew
+        # Of how many chunks the digest was known when it was closed last; None if none are kept.
+        self.known_chunks: int | None = None
 
     def note_left(self, fd: int) -> None:
         """Note how the last client leaves the file `fd`."""
@@ -284,11 +286,16 @@ class KnownDigests:
         with self._lock:
             if epoch != self.epoch:
                 return False
+            self.known_chunks = None
             try:
                 if stamp is None or stamp.size != self._size or stamp.size < WORTH_BYTES:
                     self._groups.lose()
                 elif not (self._groups.is_lost or self._groups.is_empty):
+                    chunks = chunk_digests.count(self._size)
+                    states = (Chunk.KNOWN, Chunk.ZEROS)
+                    known = sum(self._groups.count(0, chunks, state) for state in states)
                     self._groups.store(stamp)
+                    self.known_chunks = known
             except OSError:
                 self._groups.lose()
             self._groups.close()

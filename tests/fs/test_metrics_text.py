@@ -42,6 +42,8 @@ sessions are known
 mirrorfs_incomplete_files gauge Watched files whose last session left them incomplete
 mirrorfs_last_session_timestamp_seconds gauge When the last session of any file ended; 0 if none \
 is known
+mirrorfs_chunks gauge Chunks of 64 KiB of the files of which digests are kept
+mirrorfs_known_chunks gauge Chunks of 64 KiB whose digest is known
 mirrorfs_files_left_out gauge Watched files that keep_pattern selects, but for which there was no \
 room in these metrics
 mirrorfs_file_last_success_timestamp_seconds gauge When the last good session of the file ended; 0 \
