@@ -231,14 +231,17 @@ class Folder:
         return None
 
     def try_open(self, identity: Identity) -> DigestFile | None:
-        """The digest file of a backing file, locked; None if there is none, or if somebody else has
-        the lock.
+        """The digest file of a backing file, locked; None if there is none. Raises BlockingIOError
+        if somebody else has the lock.
         """
         try:
             fd = state_folder.open_file(self.fd, identity.name, os.O_RDWR)
         except FileNotFoundError:
             return None
-        if _try_lock(fd) and _has_name(fd, self.fd, identity.name):
+        if not _try_lock(fd):
+            os.close(fd)
+            raise BlockingIOError(errno.EAGAIN, "it is in use")
+        if _has_name(fd, self.fd, identity.name):
             return DigestFile(fd)
         os.close(fd)
         return None

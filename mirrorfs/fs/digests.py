@@ -213,32 +213,33 @@ class Digests:
         return self._folder is not None or os.path.lexists(self._place)
 
     def _note_restamps(self) -> None:
-        moved = self._restamps.take()
+        moved = self._restamps.files()
         folder = self.folder() if moved and self._exists() else None
-        for key, (before, after) in moved.items():
-            if folder is not None and not self._restamp(folder, key, before, after):
+        for key in moved:
+            with self._lock:
+                if key in self._known:
+                    continue
+            try:
+                self._restamp(folder, key)
+            except BlockingIOError:  # somebody looks at it
                 continue
-            self._restamps.drop(key, after)
+            except OSError as exc:
+                log.info("the digests of a file could not follow it: %s", exc.strerror)
 
-    def _restamp(self, folder: Folder, key: FileKey, before: Stamp, after: Stamp) -> bool:
-        """Let a digest file have the stamp of its file; False if somebody else has it."""
+    def _restamp(self, folder: Folder | None, key: FileKey) -> None:
+        """Let a digest file have the stamp of its file."""
         identity = self._identity(key)
-        with self._lock:
-            if key in self._known:
-                return False
-        try:
-            file = folder.try_open(identity)
-            if file is None:
-                return True
+        file = None if folder is None else folder.try_open(identity)
+        after: Stamp | None = None
+        if folder is not None and file is not None:
             try:
                 header = file.header(identity, folder.seed)
-                if header is not None and (header.mark, header.stamp) == (Mark.CLOSED, before):
+                if header is not None and header.mark is Mark.CLOSED:
+                    after = self._restamps.resolve(key, header.stamp)
                     file.set_header(Header(Mark.CLOSED, identity, folder.seed, after))
             finally:
                 file.close()
-        except OSError as exc:
-            log.info("the digests of a file could not follow it: %s", exc.strerror)
-        return True
+        self._restamps.drop(key, after)
 
 
 def may_have_digests(status: Status) -> bool:

@@ -13,42 +13,43 @@ if TYPE_CHECKING:
     from mirrorfs.backing.digest_file import Stamp
     from mirrorfs.mirror.counters import FileKey
 
-_MAX = 100_000
+_MAX_FILES = 100_000
+_MAX_STEPS = 16
 
 
 class Restamps:
-    """By identity: a stamp, and what it has become."""
+    """By identity: the stamps that a file had, one after the other, and the one that it has."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._moved: dict[FileKey, tuple[Stamp, Stamp]] = {}
+        self._had: dict[FileKey, tuple[Stamp, ...]] = {}
 
     def note(self, key: FileKey, before: Stamp, after: Stamp) -> None:
         """Note that a client has moved a stamp."""
         if before == after or before.size != after.size:
             return
         with self._lock:
-            known = self._moved.pop(key, None)
-            if known is not None and known[1] == before:
-                before = known[0]
-            self._moved[key] = before, after
-            if len(self._moved) > _MAX:
-                del self._moved[next(iter(self._moved))]
+            had = self._had.pop(key, ())
+            if not had or had[-1] != before:
+                had = (before,)
+            self._had[key] = (*had[-_MAX_STEPS:], after)
+            if len(self._had) > _MAX_FILES:
+                del self._had[next(iter(self._had))]
 
     def resolve(self, key: FileKey, stamp: Stamp) -> Stamp:
         """What a stamp has become since."""
         with self._lock:
-            before, after = self._moved.get(key, (stamp, stamp))
-        return after if before == stamp else stamp
+            had = self._had.get(key, ())
+        return had[-1] if stamp in had else stamp
 
-    def take(self) -> dict[FileKey, tuple[Stamp, Stamp]]:
-        """All there are."""
+    def files(self) -> list[FileKey]:
+        """Those of which something is noted."""
         with self._lock:
-            return dict(self._moved)
+            return list(self._had)
 
-    def drop(self, key: FileKey, after: Stamp | None = None) -> None:
-        """Forget that of a file, if it is still this one."""
+    def drop(self, key: FileKey, stamp: Stamp | None = None) -> None:
+        """Forget a file, if it still has this stamp; in any case for None."""
         with self._lock:
-            known = self._moved.get(key)
-            if known is not None and after in {None, known[1]}:
-                del self._moved[key]
+            had = self._had.get(key)
+            if had is not None and stamp in {None, had[-1]}:
+                del self._had[key]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing.digest_file import Chunk, Header, Mark, Stamp
+from mirrorfs.backing.digest_file import GROUP_CHUNKS, Chunk, Header, Identity, Mark, Stamp
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import chunk_digests
 from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
@@ -26,7 +26,7 @@ from mirrorfs.mirror.piecewise import Piecewise
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorfs.backing.digest_file import Folder, Identity
+    from mirrorfs.backing.digest_file import Folder
     from mirrorfs.backing.statx import Status
     from mirrorfs.mirror.plan import Data
 
@@ -227,11 +227,38 @@ class KnownDigests:
             else:
                 self._grow(size, size)
 
-    def replaced(self, size: int) -> None:
-        """Note that all of the content is another one now, of `size` bytes."""
+    def cloned(self, source_fd: int) -> None:
+        """Note that all of the content is about to be that of another file, which is not being
+        written: its digests hold for this one, too.
+        """
+        status = statx(source_fd)
         with self._lock:
             self._cut(0)
-            self._size = size
+            self._size = status.size
+            try:
+                self._take_over(status)
+            except BlockingIOError:
+                pass  # somebody looks at them
+            except OSError:
+                self._groups.lose()
+
+    def _take_over(self, status: Status) -> None:
+        """Know what is known of a file of the same device that has this status."""
+        identity = Identity(self.identity.device, status.ino, status.btime_ns)
+        folder = self._folder() if status.size >= WORTH_BYTES else None
+        file = None if folder is None else folder.try_open(identity)
+        if folder is None or file is None:
+            return
+        try:
+            header = file.header(identity, folder.seed)
+            if header != Header(Mark.CLOSED, identity, folder.seed, stamp_of(status)):
+                return
+            chunks = chunk_digests.count(status.size)
+            for first in range(0, chunks, GROUP_CHUNKS):
+                group = file.group(first // GROUP_CHUNKS, folder.seed)
+                self._groups.set(first, *group.get(0, min(GROUP_CHUNKS, chunks - first)))
+        finally:
+            file.close()
 
     def _grow(self, start: int, end: int) -> None:
         """Note that the file reaches to `end` now, if it did not: up to `start` with zeros."""
