@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from mirrorfs.backing.digest_file import DIGEST_BYTES, GROUP_CHUNKS, Chunk, Fold
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import chunk_digests
 from mirrorfs.mirror.known_digests import stamp_of
-from tests.commands import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,21 +24,21 @@ WORTH = 1 << 20
 @dataclass
 class Known:
     """Of one file. Nothing is counted if its digests are not `believed`: it has none, or they are
-    open, or of another stamp; `why` says which. `wrong` are the numbers of chunks of which
-    something untrue is known.
+    busy, open, or of another stamp; `why` says which. `wrong` are the numbers of chunks of which
+    something untrue is known, `lost` those of which nothing is.
     """
 
     believed: bool = False
     why: str = ""
     known: int = 0
     zeros: int = 0
-    unknown: int = 0
+    lost: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
 
     @property
     def is_all(self) -> bool:
         """Whether all of it is known."""
-        return self.believed and not self.unknown
+        return self.believed and not self.lost
 
 
 def known_of(backing: Path, state: Path | None = None) -> dict[str, Known]:
@@ -71,12 +71,12 @@ def all_right(backing: Path, state: Path | None = None) -> dict[str, Known]:
 def wait_for_seal(backing: Path, *names: str, state: Path | None = None) -> dict[str, Known]:
     """Return what is known as soon as the digests of these files are believed."""
 
-    def is_sealed() -> bool:
-        found.update(known_of(backing, state))
-        return all(found[name].believed for name in names)
-
     found: dict[str, Known] = {}
-    wait_for(is_sealed)
+    end = time.monotonic() + 15
+    while not (found and all(found[name].believed for name in names)):
+        assert time.monotonic() < end, {name: found[name] for name in names}
+        time.sleep(0.05)
+        found = known_of(backing, state)
     return found
 
 
@@ -88,7 +88,8 @@ def _known_of_one(path: Path, folder: Folder, root_device: int) -> Known:
         identity = Identity(device, status.ino, status.btime_ns)
         file = folder.try_open(identity)
         if file is None:
-            return Known(why="none")
+            is_there = identity.name.decode() in os.listdir(folder.fd)
+            return Known(why="busy" if is_there else "none")
         try:
             header = file.header(identity, folder.seed)
             if header is None:
@@ -114,7 +115,7 @@ def _compared(fd: int, size: int, file: DigestFile, seed: int) -> Known:
             state = group.states[place]
             digest = group.digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]
             if state == Chunk.UNKNOWN:
-                found.unknown += 1
+                found.lost.append(base + place)
                 continue
             found.zeros += state == Chunk.ZEROS
             found.known += state == Chunk.KNOWN
