@@ -195,6 +195,7 @@ def _clone(work: _Copy, stop: int) -> int:
             work.clone = False
             return 0
         target.note_size(os.fstat(target.fd).st_size)
+        target.forget_digests(start, start + size)  # also where it has grown: not by zeros
         target.tally.changed.mark(start, start + size)
         target.count(Counters(received_bytes=size, shared_bytes=size))
         target.count_freed(before)

@@ -282,8 +282,9 @@ class KnownDigests:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known, and there is no digest file."""
-        return self._groups.is_empty
+        """Whether nothing is known, there is no digest file, and none is worth it."""
+        is_worth = self._size >= WORTH_BYTES and not self._groups.is_lost
+        return self._groups.is_empty and not is_worth
 
     def unknown(self, epoch: int, first: int, stop: int) -> list[tuple[int, int]]:
         """The runs of chunks in `[first, stop)` of which nothing is known; none if it is not
