@@ -86,10 +86,12 @@ def _known_of_one(path: Path, folder: Folder, root_device: int) -> Known:
         status = statx(fd)
         device = 0 if status.dev == root_device else status.dev
         identity = Identity(device, status.ino, status.btime_ns)
-        file = folder.try_open(identity)
+        try:
+            file = folder.try_open(identity)
+        except BlockingIOError:
+            return Known(why="busy")
         if file is None:
-            is_there = identity.name.decode() in os.listdir(folder.fd)
-            return Known(why="busy" if is_there else "none")
+            return Known(why="none")
         try:
             header = file.header(identity, folder.seed)
             if header is None:

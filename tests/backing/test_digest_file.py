@@ -215,7 +215,8 @@ def test_make_takes_the_place_of_an_old_one(folder: Folder) -> None:
 
 def test_one_that_is_open_is_opened_again_when_it_is_closed(folder: Folder) -> None:
     made = folder.make(FILE)
-    assert folder.try_open(FILE) is None
+    with pytest.raises(BlockingIOError):
+        folder.try_open(FILE)
     made.close()
     again = folder.try_open(FILE)
     assert again is not None
@@ -239,7 +240,8 @@ def test_a_lock_of_another_process_costs_a_second_and_the_digests(
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        assert folder.try_open(FILE) is None
+        with pytest.raises(BlockingIOError):
+            folder.try_open(FILE)
         assert path.exists()
         begun = time.monotonic()
         assert folder.open(FILE) is None
@@ -284,7 +286,8 @@ def test_one_whose_name_another_has_taken_is_not_used(
 
     monkeypatch.setattr(time, "sleep", sleep)
     assert folder.open(FILE) is None
-    assert folder.try_open(FILE) is None
+    with pytest.raises(BlockingIOError):
+        folder.try_open(FILE)
     made.close()
 
 
