@@ -243,6 +243,14 @@ class Folder:
         os.close(fd)
         return None
 
+    def has(self, identity: Identity) -> bool:
+        """Whether there is a digest file of a backing file."""
+        try:
+            os.stat(identity.name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def make(self, identity: Identity) -> DigestFile:
         """A new digest file, locked, in place of one that there may be."""
         self.remove(identity)

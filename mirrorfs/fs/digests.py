@@ -12,11 +12,12 @@ import os
 import queue
 import stat
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import state_folder
-from mirrorfs.backing.digest_file import Folder, Header, Identity, Mark
+from mirrorfs.backing.digest_file import Folder, Identity, Mark
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.fs.restamps import Restamps
@@ -26,7 +27,7 @@ from mirrorfs.mirror.known_digests import WORTH_BYTES, KnownDigests, stamp_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorfs.backing.digest_file import Stamp
+    from mirrorfs.backing.digest_file import DigestFile, Stamp
     from mirrorfs.backing.probe import Abilities
     from mirrorfs.backing.statx import Status
     from mirrorfs.fs.live_session import Live
@@ -100,6 +101,15 @@ class Digests:
         """Note what a client did to a file besides its content: its status before, and now."""
         if may_have_digests(before):
             self._restamps.note(before.key, stamp_of(before), stamp_of(after))
+
+    def note_stamped(self, key: FileKey, mtime_ns: int) -> None:
+        """Note that a client has set the mtime of a file, of which a session may be over, and not
+        sealed yet.
+        """
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            known.note_stamped(mtime_ns)
 
     def removed(self, key: FileKey) -> None:
         """Note that a file is no more."""
@@ -208,32 +218,44 @@ class Digests:
         return self._folder is not None or os.path.lexists(self._place)
 
     def _note_restamps(self) -> None:
-        moved = self._restamps.take()
-        folder = self.folder() if moved and self._exists() else None
-        for key, (before, after) in moved.items():
-            if folder is not None and not self._restamp(folder, key, before, after):
-                continue
-            self._restamps.drop(key, after)
+        keys = self._restamps.keys()
+        folder = self.folder() if keys and self._exists() else None
+        for key in keys:
+            if folder is None:
+                self._restamps.drop(key)
+            else:
+                self._restamp(folder, key)
 
-    def _restamp(self, folder: Folder, key: FileKey, before: Stamp, after: Stamp) -> bool:
-        """Let a digest file have the stamp of its file; False if somebody else has it."""
+    def _restamp(self, folder: Folder, key: FileKey) -> None:
+        """Let a digest file have the stamp of its file, unless somebody else has it now."""
         identity = self._identity(key)
         with self._lock:
             if key in self._known:
-                return False
+                return
+        after = None
         try:
             file = folder.try_open(identity)
             if file is None:
-                return True
-            try:
-                header = file.header(identity, folder.seed)
-                if header is not None and (header.mark, header.stamp) == (Mark.CLOSED, before):
-                    file.set_header(Header(Mark.CLOSED, identity, folder.seed, after))
-            finally:
-                file.close()
+                if folder.has(identity):
+                    return
+            else:
+                try:
+                    after = self._restamp_file(file, key, folder.seed)
+                finally:
+                    file.close()
         except OSError as exc:
             log.info("the digests of a file could not follow it: %s", exc.strerror)
-        return True
+        self._restamps.drop(key, after)
+
+    def _restamp_file(self, file: DigestFile, key: FileKey, seed: int) -> Stamp | None:
+        """As `_restamp`; returns the stamp that it has now, if that is known."""
+        header = file.header(self._identity(key), seed)
+        if header is None or header.mark is not Mark.CLOSED:
+            return None
+        after = self._restamps.resolve(key, header.stamp)
+        if after != header.stamp:
+            file.set_header(replace(header, stamp=after))
+        return after
 
 
 def may_have_digests(status: Status) -> bool:
