@@ -12,11 +12,12 @@ import os
 import queue
 import stat
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import state_folder
-from mirrorfs.backing.digest_file import Folder, Header, Identity, Mark
+from mirrorfs.backing.digest_file import Folder, Identity, Mark
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.fs.restamps import Restamps
@@ -103,6 +104,15 @@ class Digests:
         """Note what a client did to a file besides its content: its status before, and now."""
         if may_have_digests(before):
             self._restamps.note(before.key, stamp_of(before), stamp_of(after))
+
+    def note_stamped(self, key: FileKey, mtime_ns: int) -> None:
+        """Note that a client has set the mtime of a file, of which a session may be over, and not
+        sealed yet.
+        """
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            known.note_stamped(mtime_ns)
 
     def removed(self, key: FileKey) -> None:
         """Note that a file is no more."""
@@ -213,7 +223,7 @@ class Digests:
         return self._folder is not None or os.path.lexists(self._place)
 
     def _note_restamps(self) -> None:
-        moved = self._restamps.files()
+        moved = self._restamps.keys()
         folder = self.folder() if moved and self._exists() else None
         for key in moved:
             with self._lock:
@@ -236,7 +246,8 @@ class Digests:
                 header = file.header(identity, folder.seed)
                 if header is not None and header.mark is Mark.CLOSED:
                     after = self._restamps.resolve(key, header.stamp)
-                    file.set_header(Header(Mark.CLOSED, identity, folder.seed, after))
+                    if after != header.stamp:
+                        file.set_header(replace(header, stamp=after))
             finally:
                 file.close()
         self._restamps.drop(key, after)

@@ -13,43 +13,45 @@ if TYPE_CHECKING:
     from mirrorfs.backing.digest_file import Stamp
     from mirrorfs.mirror.counters import FileKey
 
-_MAX_FILES = 100_000
-_MAX_STEPS = 16
+_MAX = 100_000
+_MAX_STAMPS = 16
 
 
 class Restamps:
-    """By identity: the stamps that a file had, one after the other, and the one that it has."""
+    """By identity: the stamps that a file has had one after the other. Its digests may have any of
+    them: they are sealed while clients go on.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._had: dict[FileKey, tuple[Stamp, ...]] = {}
+        self._moved: dict[FileKey, list[Stamp]] = {}
 
     def note(self, key: FileKey, before: Stamp, after: Stamp) -> None:
         """Note that a client has moved a stamp."""
         if before == after or before.size != after.size:
             return
         with self._lock:
-            had = self._had.pop(key, ())
-            if not had or had[-1] != before:
-                had = (before,)
-            self._had[key] = (*had[-_MAX_STEPS:], after)
-            if len(self._had) > _MAX_FILES:
-                del self._had[next(iter(self._had))]
+            known = self._moved.pop(key, [])
+            if not known or known[-1] != before:
+                known = [before]
+            self._moved[key] = [*known[1 - _MAX_STAMPS :], after]
+            if len(self._moved) > _MAX:
+                del self._moved[next(iter(self._moved))]
 
     def resolve(self, key: FileKey, stamp: Stamp) -> Stamp:
         """What a stamp has become since."""
         with self._lock:
-            had = self._had.get(key, ())
-        return had[-1] if stamp in had else stamp
+            known = self._moved.get(key, [])
+            return known[-1] if stamp in known else stamp
 
-    def files(self) -> list[FileKey]:
-        """Those of which something is noted."""
+    def keys(self) -> list[FileKey]:
+        """Of all files whose stamps were moved."""
         with self._lock:
-            return list(self._had)
+            return list(self._moved)
 
-    def drop(self, key: FileKey, stamp: Stamp | None = None) -> None:
-        """Forget a file, if it still has this stamp; in any case for None."""
+    def drop(self, key: FileKey, after: Stamp | None = None) -> None:
+        """Forget the stamps of a file, if the last one is still this one."""
         with self._lock:
-            had = self._had.get(key)
-            if had is not None and stamp in {None, had[-1]}:
-                del self._had[key]
+            known = self._moved.get(key)
+            if known is not None and after in {None, known[-1]}:
+                del self._moved[key]

@@ -12,9 +12,11 @@ Called under the lock of the open file, except where it says otherwise; takes it
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import syscalls
 from mirrorfs.backing.digest_file import GROUP_CHUNKS, Chunk, Header, Identity, Mark, Stamp
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import chunk_digests
@@ -65,7 +67,7 @@ class KnownDigests:
         self._pieces = Piecewise()
         # Grows whenever the content is about to change, so that `sealing` notices.
         self.epoch = 0
-        # Size and mtime as the last client left them.
+        # Size and mtime as the last client left them; None while one changes them.
         self.left: tuple[int, int] | None = None
         # Something else has changed the file since its digests were taken.
         self.is_changed_beside = False
@@ -89,23 +91,38 @@ class KnownDigests:
         """
         with self._lock:
             self.epoch += 1
-            if self._is_begun:
+            if self._is_begun and self.left is None:
                 return
-            self._is_begun = True
             try:
-                self._begin(fd)
+                if not self._is_begun:
+                    self._is_begun = True
+                    self._begin(fd)
+                elif self.left is not None:
+                    self._look_beside(fd, self.left)
             except OSError:
                 self._groups.lose()
+            self.left = None
 
     def _begin(self, fd: int) -> None:
         status = statx(fd)
         self._size = status.size
         folder = None if self._is_new and status.btime_ns else self._folder()
-        file = None if folder is None else folder.open(self.identity)
-        if folder is None or file is None:
+        if folder is None:
             return
-        header = file.header(self.identity, folder.seed)
         try:
+            self._adopt(folder, status)
+        except OSError:
+            self._disown(folder, fd)
+
+    def _adopt(self, folder: Folder, status: Status) -> None:
+        """Mark the digest file as open, and go on with it if it is of this content; else there is
+        none any more.
+        """
+        file = folder.open(self.identity)
+        if file is None:
+            return
+        try:
+            header = file.header(self.identity, folder.seed)
             if header is not None and header.mark is Mark.CLOSED:
                 file.set_header(Header(Mark.OPEN, self.identity, folder.seed, header.stamp))
                 file.sync()
@@ -114,9 +131,27 @@ class KnownDigests:
                     return
                 self.is_changed_beside = True
         except OSError:
-            folder.remove(self.identity, is_durable=True)
+            file.close()
+            raise
         file.close()
         folder.remove(self.identity)
+
+    def _disown(self, folder: Folder, fd: int) -> None:
+        """Let no digest file be believed that cannot be marked, also after a power cut."""
+        try:
+            folder.remove(self.identity, is_durable=True)
+        except OSError:
+            # Its stamp is that of another content then.
+            syscalls.touch(fd)
+            os.fsync(fd)
+
+    def _look_beside(self, fd: int, left: tuple[int, int]) -> None:
+        """Forget all that is known, if the file is not as the last client has `left` it."""
+        status = statx(fd, ask=False)
+        if left != (status.size, status.mtime_ns):
+            self.is_changed_beside = True
+            self._cut(0)
+            self._size = status.size
 
     def took(self, offset: int, data: Data, is_changed: bool, is_zero: bool) -> None:
         """Note that the file holds `data` at `offset` (bytes) now, below; not all of that before,
@@ -329,5 +364,6 @@ class KnownDigests:
             self._groups.close()
             # A client may be about to begin the next session with this very object.
             self._groups = DigestGroups(self._folder, self.identity)
+            self._pieces = Piecewise()
             self._is_begun = self._is_new = False
             return True

@@ -236,7 +236,7 @@ def test_a_lock_of_another_process_costs_a_second_and_the_digests(
         "sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE
-    words = [sys.executable, "-c", code, path]
+    words = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
