@@ -33,7 +33,8 @@ DIGEST_BYTES = 16
 GROUP_CHUNKS = 4080
 _PAGE_BYTES = 4096
 _STATES_BYTES = GROUP_CHUNKS + DIGEST_BYTES  # with the checksum: one page
-_GROUP_BYTES = _STATES_BYTES + (1 << 16)
+_DIGESTS_BYTES = 1 << 16
+_GROUP_BYTES = _STATES_BYTES + _DIGESTS_BYTES
 _HEADER = struct.Struct("<8sIIQQQqQqq")
 _MAGIC, _VERSION = b"mirrorfs", 1
 _SECRET_BYTES = 8
@@ -92,10 +93,12 @@ class Header:
 
 @dataclass(slots=True)
 class Group:
-    """What is known of `GROUP_CHUNKS` chunks: a state (`Chunk`) and a digest each."""
+    """What is known of `GROUP_CHUNKS` chunks: a state (`Chunk`) and a digest each. Of `digests` the
+    end may be missing, which is zeros.
+    """
 
     states: bytearray = field(default_factory=lambda: bytearray(GROUP_CHUNKS))
-    digests: bytearray = field(default_factory=lambda: bytearray(GROUP_CHUNKS * DIGEST_BYTES))
+    digests: bytearray = field(default_factory=bytearray)
     is_changed: bool = False
     pages: int = 0  # those of the digests that have changed, a bit each
 
@@ -108,6 +111,8 @@ class Group:
         if digests:
             start = first * DIGEST_BYTES
             end = start + len(digests)
+            if len(self.digests) < end:
+                self.digests += bytes(end + -end % _PAGE_BYTES - len(self.digests))
             self.digests[start:end] = digests
             pages = range(start // _PAGE_BYTES, -(-end // _PAGE_BYTES))
             self.pages |= ((1 << len(pages)) - 1) << pages.start
@@ -159,9 +164,8 @@ class DigestFile:
         states = os.pread(self._fd, _STATES_BYTES, place)
         if len(states) < _STATES_BYTES or not any(states):
             return group
-        found = os.pread(self._fd, len(group.digests), place + _STATES_BYTES)
         group.states[:] = states[:GROUP_CHUNKS]
-        group.digests[: len(found)] = found
+        group.digests += os.pread(self._fd, _DIGESTS_BYTES, place + _STATES_BYTES)
         if states[GROUP_CHUNKS:] != _checksum(group, seed):
             return Group()
         return group
@@ -269,7 +273,8 @@ class Folder:
 
 
 def _checksum(group: Group, seed: int) -> bytes:
-    return _native.chunk_digests(bytes(group.states) + group.digests, seed, _GROUP_BYTES)
+    content = bytes(group.states) + group.digests.rstrip(b"\0")
+    return _native.chunk_digests(content, seed, _GROUP_BYTES)
 
 
 def _write(fd: int, data: bytes | bytearray, place: int) -> None:

@@ -93,7 +93,7 @@ class Digests:
         if known is None:
             return
         with self._lock:
-            if known.is_empty:
+            if not known.is_to_be_kept:
                 self._known.pop(live.key, None)
                 return
             self._known[live.key] = known
