@@ -39,6 +39,11 @@ class DigestGroups:
         """Whether nothing is known."""
         return not self._groups and self._file is None
 
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a digest file."""
+        return self._file is not None
+
     def seed(self) -> int:
         """The secret of all digests. Raises OSError where it cannot be had."""
         folder = self._folder()

@@ -166,7 +166,8 @@ class KnownDigests:
                 self._groups.lose()
 
     def _is_worth(self, end: int) -> bool:
-        return max(end, self._size) >= WORTH_BYTES or not self._groups.is_empty
+        """Whether digests are taken: of what may become worth a file."""
+        return max(end, self._size) >= CHUNK_BYTES or not self._groups.is_empty
 
     def _take(self, offset: int, data: Data, is_changed: bool, is_zero: bool) -> None:
         end = offset + len(data)
@@ -288,9 +289,9 @@ class KnownDigests:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known, there is no digest file, and none is worth it."""
+        """Whether there is nothing to be sealed: no digest file, and none is worth it."""
         is_worth = self._size >= WORTH_BYTES and not self._groups.is_lost
-        return self._groups.is_empty and not is_worth
+        return not (is_worth or self._groups.has_file)
 
     def unknown(self, epoch: int, first: int, stop: int) -> list[tuple[int, int]]:
         """The runs of chunks in `[first, stop)` of which nothing is known; none if it is not
