@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing.digest_file import DIGEST_BYTES, GROUP_CHUNKS, Chunk, Folder, Identity, Mark
+from mirrorfs.backing.digest_file import GROUP_CHUNKS, Chunk, Folder, Identity, Mark
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import chunk_digests
 from mirrorfs.mirror.known_digests import stamp_of
@@ -114,8 +114,8 @@ def _compared(fd: int, size: int, file: DigestFile, seed: int) -> Known:
         group = file.group(number, seed)
         base = number * GROUP_CHUNKS
         for place in range(min(GROUP_CHUNKS, chunks - base)):
-            state = group.states[place]
-            digest = group.digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]
+            states, digest = group.get(place, place + 1)
+            state = states[0]
             if state == Chunk.UNKNOWN:
                 found.lost.append(base + place)
                 continue

@@ -33,8 +33,8 @@ DIGEST_BYTES = 16
 GROUP_CHUNKS = 4080
 _PAGE_BYTES = 4096
 _STATES_BYTES = GROUP_CHUNKS + DIGEST_BYTES  # with the checksum: one page
-_DIGESTS_BYTES = 1 << 16
-_GROUP_BYTES = _STATES_BYTES + _DIGESTS_BYTES
+_DIGESTS_BYTES = GROUP_CHUNKS * DIGEST_BYTES
+_GROUP_BYTES = _STATES_BYTES + (1 << 16)
 _HEADER = struct.Struct("<8sIIQQQqQqq")
 _MAGIC, _VERSION = b"mirrorfs", 1
 _SECRET_BYTES = 8
@@ -93,8 +93,8 @@ class Header:
 
 @dataclass(slots=True)
 class Group:
-    """What is known of `GROUP_CHUNKS` chunks: a state (`Chunk`) and a digest each. Of `digests` the
-    end may be missing, which is zeros.
+    """What is known of `GROUP_CHUNKS` chunks: a state (`Chunk`) and a digest each. Of digests there
+    are as many as were set, up to the last: most files are small.
     """
 
     states: bytearray = field(default_factory=lambda: bytearray(GROUP_CHUNKS))
@@ -111,16 +111,15 @@ class Group:
         if digests:
             start = first * DIGEST_BYTES
             end = start + len(digests)
-            if len(self.digests) < end:
-                self.digests += bytes(end + -end % _PAGE_BYTES - len(self.digests))
+            self.digests.extend(bytes(max(0, start - len(self.digests))))
             self.digests[start:end] = digests
             pages = range(start // _PAGE_BYTES, -(-end // _PAGE_BYTES))
             self.pages |= ((1 << len(pages)) - 1) << pages.start
 
     def get(self, first: int, stop: int) -> tuple[bytes, bytes]:
         """The states and digests of the chunks `[first, stop)`, counted within the group."""
-        digests = self.digests[first * DIGEST_BYTES : stop * DIGEST_BYTES]
-        return bytes(self.states[first:stop]), bytes(digests)
+        digests = bytes(self.digests[first * DIGEST_BYTES : stop * DIGEST_BYTES])
+        return bytes(self.states[first:stop]), digests.ljust((stop - first) * DIGEST_BYTES, b"\0")
 
 
 class DigestFile:
@@ -165,7 +164,7 @@ class DigestFile:
         if len(states) < _STATES_BYTES or not any(states):
             return group
         group.states[:] = states[:GROUP_CHUNKS]
-        group.digests += os.pread(self._fd, _DIGESTS_BYTES, place + _STATES_BYTES)
+        group.digests[:] = os.pread(self._fd, _DIGESTS_BYTES, place + _STATES_BYTES)
         if states[GROUP_CHUNKS:] != _checksum(group, seed):
             return Group()
         return group
@@ -273,8 +272,8 @@ class Folder:
 
 
 def _checksum(group: Group, seed: int) -> bytes:
-    content = bytes(group.states) + group.digests.rstrip(b"\0")
-    return _native.chunk_digests(content, seed, _GROUP_BYTES)
+    data = bytes(group.states) + group.digests.ljust(_DIGESTS_BYTES, b"\0")
+    return _native.chunk_digests(data, seed, _GROUP_BYTES)
 
 
 def _write(fd: int, data: bytes | bytearray, place: int) -> None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.known_digests import KnownDigests
 
 _READ_CHUNKS = 16
-# Of a new file that one is not taken as it passes in pieces.
-_FIRST = 0, 1
 # What changes a file twice within a tick of the clock that stamps it may leave one stamp for both.
 _TICK_NS = 20_000_000
 _TRIES = 3
@@ -73,10 +71,10 @@ def _durable(
 def _learn(
     known: KnownDigests, epoch: int, fd: int, changed: list[tuple[int, int]], tells_holes: bool
 ) -> None:
-    """Take the digests that are missing of the chunks `changed`, and of the first one, as far as
-    they are holes, or in the page cache: no disk is read.
+    """Take the digests that are missing of the chunks `changed`, as far as they are holes, or in
+    the page cache: no disk is read.
     """
-    for start, stop in [_FIRST, *changed]:
+    for start, stop in changed:
         for first, end in known.unknown(epoch, start, stop):
             if tells_holes:
                 _learn_holes(known, epoch, fd, first, end)

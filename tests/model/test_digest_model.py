@@ -297,12 +297,10 @@ def touch(path: Path, chance: random.Random) -> None:
 
 
 class Sessions:
-    """Files that are written through a mount, phase by phase. `is_cached` says that the file system
-    below tells what of a file is in the page cache.
-    """
+    """Files that are written through a mount, phase by phase."""
 
-    def __init__(self, mirror: Mirror, seed: int, is_cached: bool = True) -> None:
-        self.mirror, self.is_cached = mirror, is_cached
+    def __init__(self, mirror: Mirror, seed: int) -> None:
+        self.mirror = mirror
         self.chance = random.Random(seed)
         self.files = [
             Written(mirror, f"{kind}-{n}", kind == "whole", random.Random(seed * 1000 + 2 * n + k))
@@ -335,11 +333,10 @@ class Sessions:
         """Nothing wrong is known, and what must be known is; the content is as it should be."""
         found = all_right(self.mirror.backing)
         for file in self.written():
-            assert file.backing.read_bytes() == file.content, (file.name, file.steps)
+            assert file.backing.read_bytes() == file.content, file
             if file.name in self.worth():
                 known = found[file.name]
-                is_enough = known.is_all if self.is_cached else known.believed
-                assert is_enough, (file.name, known, file.steps)
+                assert known.is_all, (file.name, known, file.steps)
         return found
 
     def wait_for_end(self) -> None:
@@ -432,7 +429,7 @@ def test_no_digest_is_ever_wrong(
         backing = folder / str(seed)
         backing.mkdir()
         mirror = mount_mirror(backing, words, noisy=True)
-        sessions = Sessions(mirror, seed, is_cached=folder.parent.name != "tmpfs")
+        sessions = Sessions(mirror, seed)
         for number in range(PHASES):
             sessions.phase()
             sessions.wait_for_end()
@@ -444,4 +441,4 @@ def test_no_digest_is_ever_wrong(
         sessions.phase()
         mirror.umount()
         found = sessions.check()
-        assert sum(known.known for known in found.values()) > 100
+        assert sum(known.known for known in found.values()) > 20
