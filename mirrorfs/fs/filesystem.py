@@ -209,7 +209,8 @@ def _digests(
     if setup.options.ro or setup.options.digests == "off" or setup.catalog_folder is None:
         return None
     place, abilities = setup.catalog_folder, setup.abilities
-    return Digests(place, setup.backing_fd, root.dev, abilities, unsynced)
+    descriptors = setup.descriptors // 2
+    return Digests(place, setup.backing_fd, root.dev, abilities, descriptors, unsynced)
 
 
 def _recovery_list(setup: Setup) -> RecoveryList | None:
