@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrorfs.backing import holes, mounts, probe, seek_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from _typeshed import WriteableBuffer
 
 WINDOW_BYTES = 2 << 20
 _THREADS = 2
@@ -107,6 +109,41 @@ class Part(NamedTuple):
 READ = "read"
 
 
+def ahead(
+    parts: Iterable[Part],
+    fill: Callable[[memoryview, int], None],
+    make: Callable[[int], WriteableBuffer],
+) -> Iterator[tuple[Part, memoryview, OSError | None]]:
+    """Each part in order, its content if it is to be read, and the error that `fill` had. Some are
+    read ahead, in threads: `fill` is called with a buffer of `make` and where its content begins.
+    The content is good until the next part is asked for.
+    """
+    todo = iter(parts)
+    # New buffers would cost as much as what is read into them: each page of them is a fault.
+    free = [memoryview(make(WINDOW_BYTES)).cast("B") for _ in range(_AHEAD)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+
+        def begin(part: Part) -> tuple[Part, memoryview, Future[None] | None]:
+            if part.kind != READ:
+                return part, memoryview(b""), None
+            buffer = free.pop()
+            window = buffer[: part.end - part.start]
+            return part, buffer, threads.submit(fill, window, part.start)
+
+        begun = collections.deque(map(begin, itertools.islice(todo, _AHEAD)))
+        while begun:
+            part, buffer, future = begun.popleft()
+            if future is None:
+                yield part, buffer, None
+            else:
+                error = future.exception()
+                if error is not None and not isinstance(error, OSError):
+                    raise error
+                yield part, buffer[: part.end - part.start], error
+                free.append(buffer)
+            begun.extend(map(begin, itertools.islice(todo, 1)))
+
+
 class Reader:
     """Reads parts of the open file `fd` in their order, some ahead, in threads of its own."""
 
@@ -120,28 +157,10 @@ class Reader:
         for. What is beyond the end, since another process has truncated the file, reads as zeros.
         Raises OSError.
         """
-        todo = iter(parts)
-        # New buffers would cost as much as what is read into them: each page of them is a fault.
-        free = [memoryview(bytearray(WINDOW_BYTES)) for _ in range(_AHEAD)]
-        with ThreadPoolExecutor(_THREADS) as threads:
-
-            def begin(part: Part) -> tuple[Part, memoryview, Future[None] | None]:
-                if part.kind != READ:
-                    return part, memoryview(b""), None
-                buffer = free.pop()
-                window = buffer[: part.end - part.start]
-                return part, buffer, threads.submit(self._fill, window, part.start)
-
-            begun = collections.deque(map(begin, itertools.islice(todo, _AHEAD)))
-            while begun:
-                part, buffer, future = begun.popleft()
-                if future is None:
-                    yield part, buffer
-                else:
-                    future.result()
-                    yield part, buffer[: part.end - part.start]
-                    free.append(buffer)
-                begun.extend(map(begin, itertools.islice(todo, 1)))
+        for part, content, error in ahead(parts, self._fill, bytearray):
+            if error is not None:
+                raise error
+            yield part, content
 
     def _fill(self, window: memoryview, start: int) -> None:
         if self._has_cached(window, start):
