@@ -76,17 +76,20 @@ def _probed(folder: bytes) -> probe.Abilities:
         os.close(path_fd)
 
 
-def data_units(fd: int, size: int, unit_bytes: int, trusted: bool) -> Iterator[tuple[int, int]]:
-    """The parts of the first `size` bytes that hold data, widened to whole units (half open ranges
-    of numbers of units), ascending, none next to another.
+def data_units(
+    fd: int, size: int, unit_bytes: int, trusted: bool, begin: int = 0
+) -> Iterator[tuple[int, int]]:
+    """The parts of the first `size` bytes, from `begin` on, a multiple of `unit_bytes`, that hold
+    data, widened to whole units (half open ranges of numbers of units), ascending, none next to
+    another.
     """
-    units = -(-size // unit_bytes)
+    units, least = -(-size // unit_bytes), begin // unit_bytes
     if not trusted:
-        if units:
-            yield 0, units
+        if least < units:
+            yield least, units
         return
-    start = end = 0
-    for first, stop in holes.data_ranges(fd, 0, size):
+    start = end = least
+    for first, stop in holes.data_ranges(fd, begin, size):
         low, high = first // unit_bytes, -(-stop // unit_bytes)
         if low <= end:
             end = max(end, high)

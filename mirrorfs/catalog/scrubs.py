@@ -138,11 +138,19 @@ def damage(db: sqlite3.Connection, below: bytes = b"") -> list[Damage]:
         where = " WHERE path=? OR (path > ? AND path < ?)"
         values = below, below + b"/", below + b"0"
     names = "path, inode, born_ns, found_ns, chunks, repaired_chunks, damaged, unreadable"
+    rows = db.execute(f"SELECT {names} FROM damage{where} ORDER BY path", values)
     return [
-        Damage(path, inode & (1 << 64) - 1, *rest, ranges.decode(one), ranges.decode(other))
-        for path, inode, *rest, one, other in db.execute(
-            f"SELECT {names} FROM damage{where} ORDER BY path", values
+        Damage(
+            path,
+            inode & (1 << 64) - 1,
+            born_ns,
+            found_ns,
+            chunks,
+            repaired,
+            ranges.decode(damaged),
+            ranges.decode(unreadable),
         )
+        for path, inode, born_ns, found_ns, chunks, repaired, damaged, unreadable in rows
     ]
 
 
@@ -167,16 +175,19 @@ def note_damage(
         if known:
             db.execute("DELETE FROM damage WHERE path=?", (path,))
         return
-    chunks = ranges.count(damaged) + ranges.count(unreadable)
     found_ns = min((one.found_ns for one in before), default=time.time_ns())
-    # Which ones were given anew is not known; so all that were count while any part is the same.
-    repaired = max((one.repaired_chunks for one in before if one.chunks == chunks), default=0)
-    row = (path, _signed(inode), born_ns, found_ns, chunks, min(repaired, chunks - 1))
-    row += (ranges.encode(ranges.bounded(damaged)), ranges.encode(ranges.bounded(unreadable)))
     db.execute(
-        "INSERT OR REPLACE INTO damage (path, inode, born_ns, found_ns, chunks, repaired_chunks,"
-        " damaged, unreadable) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        row,
+        "INSERT OR REPLACE INTO damage (path, inode, born_ns, found_ns, chunks, damaged,"
+        " unreadable) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            path,
+            _signed(inode),
+            born_ns,
+            found_ns,
+            ranges.count(damaged) + ranges.count(unreadable),
+            ranges.encode(ranges.bounded(damaged)),
+            ranges.encode(ranges.bounded(unreadable)),
+        ),
     )
 
 
