@@ -213,7 +213,7 @@ class Scrubber:
         if digests.known is Known.CHANGED:
             result.is_changed_beside = True
             counts.changed_files += 1
-        stamp = f"{status.ino:x} {'%x %x %x' % digests.stamp}"
+        stamp = " ".join(f"{number:x}" for number in (status.ino, *digests.stamp))
         first = place.chunk if place.stamp == stamp else 0
         result.found = Found(first, first)
         folder = os.path.dirname(os.path.join(self._where.place.backing, place.path))

@@ -32,6 +32,7 @@ class Record:
         self._name = show(os.path.join(where.state_folder, database.NAME))
         self._warn = warn
         self._db: sqlite3.Connection | None = None
+        self.is_kept = False  # by a catalog, and so far as is known
         now = time.time_ns()
         self.scrub = Scrub(below, now, now)
         try:
@@ -40,13 +41,9 @@ class Record:
         except (sqlite3.Error, OSError, database.NewerCatalogError) as exc:
             self._give_up(exc)
             return
+        self.is_kept = self._db is not None
         if before is not None and before.ended != scrubs.COMPLETE and before.next is not None:
             self.scrub = before
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether there is a catalog."""
-        return self._db is not None
 
     def note(self, place: Place | None, ended: str | None = None) -> None:
         """Note where to go on, or how the scrub has ended."""
@@ -87,5 +84,6 @@ class Record:
 
     def _give_up(self, exc: Exception) -> None:
         text = (isinstance(exc, OSError) and exc.strerror) or str(exc)
+        self.is_kept = False
         self._warn(f"{self._name}: cannot be written ({text}); what is found is not noted")
         self.close()
