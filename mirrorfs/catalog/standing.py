@@ -26,6 +26,7 @@ class Standing(NamedTuple):
     is_incomplete: bool
     unusual: str
     program: str
+    damaged_chunks: int = 0  # that the last scrub has found, and no session has given anew
 
     @property
     def state(self) -> State:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A session ends within a second after it has been quiet.
 _MARGIN_SECONDS = 2.0
+# Of a daemon that does not answer nothing is known.
+_FOREVER_SECONDS = 1e9
 _CONFIG_BYTES = 1 << 20
 _ACCESS_MODE = 3  # O_ACCMODE
 
@@ -65,6 +67,8 @@ def opened(place: Place) -> Iterator[ScrubPlace]:
     timed_calls.touch(place.backing)
     folder, quiet = place.state_folder, 0.0
     is_served = place.is_served
+    if is_served and place.trouble:
+        quiet = _FOREVER_SECONDS
     if place.mount is not None and is_served and not place.trouble:
         options = _options(place)
         if options.get("digests") == "off":
