@@ -99,6 +99,10 @@ class ScrubDigests:
         finally:
             file.close()
 
+    def is_undisturbed(self) -> bool:
+        """Whether nobody has begun to change the file, nor its digest file."""
+        return self.is_as_it_was() and self._look_at_header() == self._header
+
     def is_as_it_was(self) -> bool:
         """Whether the file has the stamp that it had."""
         return stamp_of(statx(self._fd)) == self.stamp
@@ -124,7 +128,7 @@ class ScrubDigests:
             if is_new:
                 os.ftruncate(file.fd, 0)
             closed = Header(Mark.CLOSED, self.identity, self.seed, self.stamp)
-            self.store(file, groups, closed)
+            self._store(file, groups, closed, is_new)
             if not self._where.folder.has(file, self.identity) or not self.is_as_it_was():
                 # Somebody has waited too long for the lock, and goes on without.
                 self.set_open(file)
@@ -172,11 +176,19 @@ class ScrubDigests:
         file.set_header(Header(Mark.OPEN, self.identity, self.seed, self.stamp))
         file.sync()
 
-    def store(self, file: DigestFile, groups: Mapping[int, Group], closed: Header) -> None:
-        """Write `groups`, and close the digest file with this header."""
+    def _store(
+        self, file: DigestFile, groups: Mapping[int, Group], closed: Header, is_new: bool
+    ) -> None:
         self.set_open(file)
-        for number, group in groups.items():
-            file.set_group(number, group, self.seed)
+        try:
+            for number, group in groups.items():
+                file.set_group(number, group, self.seed)
+        except OSError:
+            if not is_new:
+                # On a full disk, say. Of a group that is half written nothing is known; what the
+                # others say of damage must not be lost.
+                self.close_with(file, closed)
+            raise
         self.close_with(file, closed)
 
     def close_with(self, file: DigestFile, closed: Header) -> None:

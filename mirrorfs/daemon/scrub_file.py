@@ -30,6 +30,9 @@ _HOLE = "hole"
 # Noted together, as that costs the disk some syncs: 4 GiB, 1.1 MiB of memory.
 _BATCH_GROUPS = 16
 _WINDOW_CHUNKS = scan.WINDOW_BYTES // CHUNK_BYTES
+_LOOK_BYTES = 64 << 20
+# A disk that refuses so many chunks in a row, 64 MiB, has died.
+_MAX_UNREADABLE = 1024
 # Of so many unreadable chunks the exact places are looked for: a disk may try each for long.
 _MAX_NARROWED = 64
 
@@ -63,7 +66,16 @@ class Found:
         self.well_again_chunks += other.well_again_chunks
         self.damaged = ranges.united(self.damaged, other.damaged)
         self.unreadable = ranges.united(self.unreadable, other.unreadable)
-        self.bad += other.bad
+        self.add_bad(other.bad)
+
+    def add_bad(self, more: list[Bad]) -> None:
+        """Take what cannot be read after that."""
+        for one in more:
+            last = self.bad[-1] if self.bad else None
+            if last is not None and (last.end, last.error) == (one.start, one.error):
+                self.bad[-1] = Bad(last.start, one.end, one.error)
+            else:
+                self.bad.append(one)
 
 
 class FileScrub:
@@ -91,6 +103,7 @@ class FileScrub:
         self._reader: DiskReader | None = None
         self._is_stopped = False
         self._narrowed = 0
+        self._refused = 0  # chunks in a row
 
     def run(self, first: int) -> Known:
         """Read from the chunk `first` on: WELL if all was noted, up to where it was stopped; BUSY
@@ -103,6 +116,9 @@ class FileScrub:
                 self._take(part, content, error)
                 is_due = self._found.stop - self._found.first >= _BATCH_GROUPS * GROUP_CHUNKS
                 if is_due and not self._note():
+                    return Known.BUSY
+                # A copy that has begun shall not wait for a disk that reads what is of no use.
+                if _is_time_to_look(part) and not self._digests.is_undisturbed():
                     return Known.BUSY
             return Known.WELL if self._note() else Known.BUSY
         finally:
@@ -233,9 +249,16 @@ class FileScrub:
         except OSError as exc:
             if exc.errno not in UNREADABLE:
                 raise
+            self._refused += 1
+            if self._refused > _MAX_UNREADABLE:
+                raise OSError(
+                    exc.errno,
+                    "cannot be read over so long a stretch that the disk seems to be dead",
+                ) from None
             self._found.unreadable = ranges.united(self._found.unreadable, [(chunk, chunk + 1)])
-            self._found.bad += self._narrow(start, start + self._length(chunk), exc)
+            self._found.add_bad(self._narrow(start, start + self._length(chunk), exc))
             return None
+        self._refused = 0
         return chunk_digests.digests(content, self._digests.seed)
 
     def _narrow(self, start: int, end: int, error: OSError) -> list[Bad]:
@@ -285,3 +308,8 @@ class FileScrub:
         self._noted(found)
         self._found = Found(found.stop, found.stop)
         return True
+
+
+def _is_time_to_look(part: Part) -> bool:
+    is_at_mark = part.start // _LOOK_BYTES != part.end // _LOOK_BYTES
+    return is_at_mark and part.kind == scan.READ

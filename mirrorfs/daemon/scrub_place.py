@@ -77,6 +77,9 @@ def opened(place: Place) -> Iterator[ScrubPlace]:
                 "unmount it first, or mount it with digests=on"
             )
         is_served = not options.get("ro")
+        told = options.get("state")
+        if not place.is_noted and isinstance(told, str) and told:
+            folder = os.fsencode(told)
         quiet = float(options.get("session_quiet", 0))
     with contextlib.ExitStack() as stack:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -103,7 +106,7 @@ def _open_state(folder: bytes) -> int:
     try:
         parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = state_folder.open_folder(parent_fd, name)
+            fd, _ = state_folder.open_or_make(parent_fd, name)
         finally:
             os.close(parent_fd)
     except OSError as exc:
