@@ -131,8 +131,9 @@ class Report:
         chunks = [f"{count:,} {what}" for count, what in numbers if count]
         if chunks:
             parts.append(f"chunks of 64 KiB: {', '.join(chunks)}")
-        if not counts.damaged_chunks and not counts.unreadable_chunks:
-            parts.append("nothing is damaged")
+        if counts.read_bytes and not counts.damaged_chunks and not counts.unreadable_chunks:
+            is_over = scrub.ended == scrubs.COMPLETE
+            parts.append("nothing is damaged" if is_over else "nothing is damaged so far")
         if counts.busy_files:
             parts.append(f"{_files(counts.busy_files)} in use left out")
         if counts.small_files:

@@ -220,7 +220,7 @@ class FileScrub:
                 return
             digest = read
         if digest != known:
-            self._found.damaged = ranges.united(self._found.damaged, [(chunk, chunk + 1)])
+            _append(self._found.damaged, chunk)
             self._set_bad(group, place, known)
         elif state == Chunk.DAMAGED:
             self._found.well_again_chunks += 1
@@ -255,7 +255,7 @@ class FileScrub:
                     exc.errno,
                     "cannot be read over so long a stretch that the disk seems to be dead",
                 ) from None
-            self._found.unreadable = ranges.united(self._found.unreadable, [(chunk, chunk + 1)])
+            _append(self._found.unreadable, chunk)
             self._found.add_bad(self._narrow(start, start + self._length(chunk), exc))
             return None
         self._refused = 0
@@ -308,6 +308,14 @@ class FileScrub:
         self._noted(found)
         self._found = Found(found.stop, found.stop)
         return True
+
+
+def _append(chunks: Ranges, chunk: int) -> None:
+    """Add a chunk that comes after those."""
+    if chunks and chunks[-1][1] == chunk:
+        chunks[-1] = chunks[-1][0], chunk + 1
+    else:
+        chunks.append((chunk, chunk + 1))
 
 
 def _is_time_to_look(part: Part) -> bool:
