@@ -7,8 +7,9 @@ import subprocess
 from setuptools import Extension, setup
 
 FOLDER = "mirrorfs/fuse/native"
-_SOURCES = ("module", "hooks", "receive", "crew", "killpriv", "statx", "chunk_digests")
-_HEADERS = ("native", "crew", "killpriv")
+_SOURCES = ("module", "hooks", "receive", "crew", "killpriv", "statx")
+_DIGESTS = ("chunk_digests", "chunk_loop_plain", "chunk_loop_avx2")
+_HEADERS = ("native", "crew", "killpriv", "chunk_loop", "chunk_loops")
 _USUAL = ["-I/usr/include/fuse3", "-I/usr/local/include/fuse3"]
 
 
@@ -27,7 +28,7 @@ setup(
     ext_modules=[
         Extension(
             "mirrorfs._native",
-            [f"{FOLDER}/{name}.c" for name in _SOURCES],
+            [f"{FOLDER}/{name}.c" for name in (*_SOURCES, *_DIGESTS)],
             depends=[f"{FOLDER}/{name}.h" for name in _HEADERS],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             extra_compile_args=[

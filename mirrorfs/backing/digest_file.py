@@ -33,6 +33,7 @@ DIGEST_BYTES = 16
 GROUP_CHUNKS = 4080
 _PAGE_BYTES = 4096
 _STATES_BYTES = GROUP_CHUNKS + DIGEST_BYTES  # with the checksum: one page
+_DIGESTS_BYTES = GROUP_CHUNKS * DIGEST_BYTES
 _GROUP_BYTES = _STATES_BYTES + (1 << 16)
 _HEADER = struct.Struct("<8sIIQQQqQqq")
 _MAGIC, _VERSION = b"mirrorfs", 1
@@ -92,10 +93,12 @@ class Header:
 
 @dataclass(slots=True)
 class Group:
-    """What is known of `GROUP_CHUNKS` chunks: a state (`Chunk`) and a digest each."""
+    """What is known of `GROUP_CHUNKS` chunks: a state (`Chunk`) and a digest each. Of digests there
+    are as many as were set, up to the last: most files are small.
+    """
 
     states: bytearray = field(default_factory=lambda: bytearray(GROUP_CHUNKS))
-    digests: bytearray = field(default_factory=lambda: bytearray(GROUP_CHUNKS * DIGEST_BYTES))
+    digests: bytearray = field(default_factory=bytearray)
     is_changed: bool = False
     pages: int = 0  # those of the digests that have changed, a bit each
 
@@ -108,14 +111,15 @@ class Group:
         if digests:
             start = first * DIGEST_BYTES
             end = start + len(digests)
+            self.digests.extend(bytes(max(0, start - len(self.digests))))
             self.digests[start:end] = digests
             pages = range(start // _PAGE_BYTES, -(-end // _PAGE_BYTES))
             self.pages |= ((1 << len(pages)) - 1) << pages.start
 
     def get(self, first: int, stop: int) -> tuple[bytes, bytes]:
         """The states and digests of the chunks `[first, stop)`, counted within the group."""
-        digests = self.digests[first * DIGEST_BYTES : stop * DIGEST_BYTES]
-        return bytes(self.states[first:stop]), bytes(digests)
+        digests = bytes(self.digests[first * DIGEST_BYTES : stop * DIGEST_BYTES])
+        return bytes(self.states[first:stop]), digests.ljust((stop - first) * DIGEST_BYTES, b"\0")
 
 
 class DigestFile:
@@ -159,9 +163,8 @@ class DigestFile:
         states = os.pread(self._fd, _STATES_BYTES, place)
         if len(states) < _STATES_BYTES or not any(states):
             return group
-        found = os.pread(self._fd, len(group.digests), place + _STATES_BYTES)
         group.states[:] = states[:GROUP_CHUNKS]
-        group.digests[: len(found)] = found
+        group.digests[:] = os.pread(self._fd, _DIGESTS_BYTES, place + _STATES_BYTES)
         if states[GROUP_CHUNKS:] != _checksum(group, seed):
             return Group()
         return group
@@ -250,14 +253,17 @@ class Folder:
         return [os.fsencode(name) for name in os.listdir(self.fd) if name != SECRET.decode()]
 
     def try_open(self, identity: Identity) -> DigestFile | None:
-        """The digest file of a backing file, locked; None if there is none, or if somebody else has
-        the lock.
+        """The digest file of a backing file, locked; None if there is none. Raises BlockingIOError
+        if somebody else has the lock.
         """
         try:
             fd = state_folder.open_file(self.fd, identity.name, os.O_RDWR)
         except FileNotFoundError:
             return None
-        if _try_lock(fd) and _has_name(fd, self.fd, identity.name):
+        if not _try_lock(fd):
+            os.close(fd)
+            raise BlockingIOError(errno.EAGAIN, "it is in use")
+        if _has_name(fd, self.fd, identity.name):
             return DigestFile(fd)
         os.close(fd)
         return None
@@ -285,7 +291,8 @@ class Folder:
 
 
 def _checksum(group: Group, seed: int) -> bytes:
-    return _native.chunk_digests(bytes(group.states) + group.digests, seed, _GROUP_BYTES)
+    data = bytes(group.states) + group.digests.ljust(_DIGESTS_BYTES, b"\0")
+    return _native.chunk_digests(data, seed, _GROUP_BYTES)
 
 
 def _write(fd: int, data: bytes | bytearray, place: int) -> None:

@@ -113,6 +113,7 @@ _MIGRATIONS: Sequence[str] = (
         damaged BLOB NOT NULL,
         unreadable BLOB NOT NULL
     );
+    ALTER TABLE files ADD COLUMN known_chunks INTEGER;
     """,
 )
 VERSION = len(_MIGRATIONS)

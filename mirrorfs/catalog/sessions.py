@@ -36,11 +36,14 @@ _READ = [one.name for one in fields(Counters)].index("read_bytes")
 
 
 class File(NamedTuple):
-    """A file that the catalog knows, with its last session and its last good one."""
+    """A file that the catalog knows, with its last session and its last good one; and of how many
+    chunks the digest is known, None if none are kept.
+    """
 
     path: bytes
     last: Session
     good: Session | None
+    known_chunks: int | None
 
 
 def begin(db: sqlite3.Connection, session: Session) -> int:
@@ -180,13 +183,13 @@ def files(db: sqlite3.Connection, least_bytes: int = 0) -> Iterator[File]:
     """
     selected = _SELECTED.replace("s.ranges", "x''")
     rows = db.execute(
-        f"SELECT f.path, f.good_session, {selected} FROM files f"
+        f"SELECT f.path, f.good_session, f.known_chunks, {selected} FROM files f"
         " JOIN sessions s ON s.number=f.last_session"
         " WHERE f.is_gone=0 AND max(coalesce(s.allocated_after, 0), coalesce(s.size_after, 0)) >= ?"
         " ORDER BY f.path",
         (least_bytes,),
     )
-    for path, good_number, *row in rows:
+    for path, good_number, known_chunks, *row in rows:
         last = _session(row)
         good: Session | None = last
         # Of most files the last session is the good one, and none but that is read.
@@ -194,7 +197,12 @@ def files(db: sqlite3.Connection, least_bytes: int = 0) -> Iterator[File]:
             where = f"SELECT {selected} FROM sessions s WHERE s.number=?"
             found = db.execute(where, (good_number,)).fetchone()
             good = None if found is None else _session(found)
-        yield File(path, last, good)
+        yield File(path, last, good, known_chunks)
+
+
+def note_known(db: sqlite3.Connection, path: bytes, chunks: int | None) -> None:
+    """Note of how many chunks of a file the digest is known; None if none are kept."""
+    db.execute("UPDATE files SET known_chunks=? WHERE path=?", (chunks, path))
 
 
 def note_moved(db: sqlite3.Connection, old: bytes, new: bytes) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from mirrorfs.mirror import chunk_digests
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mirrorfs.catalog.session import Session
 
 # Smaller files are counted, but not watched one by one: they are many, and seldom change.
@@ -27,6 +31,8 @@ class Standing(NamedTuple):
     unusual: str
     program: str
     damaged_chunks: int = 0  # that the last scrub has found, and no session has given anew
+    # Of how many chunks the digest is known; None if none are kept.
+    known_chunks: int | None = None
 
     @property
     def state(self) -> State:
@@ -57,3 +63,17 @@ def standing(path: bytes, last: Session, good_ns: int | None) -> Standing:
         last.unusual,
         last.program,
     )
+
+
+class Coverage(NamedTuple):
+    """How many chunks files have of which digests are kept, and of how many the digest is known."""
+
+    chunks: int
+    known_chunks: int
+
+
+def coverage(files: Iterable[Standing]) -> Coverage:
+    """How much of the content of some files is known by its digests."""
+    kept = [(one.size, one.known_chunks) for one in files if one.known_chunks is not None]
+    chunks = sum(chunk_digests.count(size) for size, _ in kept)
+    return Coverage(chunks, min(chunks, sum(known for _, known in kept)))

@@ -93,6 +93,7 @@ def _print_mount(mount: Mount, stats: dict[str, Any], as_json: bool) -> None:
         columns = {"since mount": stats["counters"], "since reset": stats["since_reset"]}
         life = stats.get("life", {})  # an older version's mount does not tell
         lines = table(columns | ({"for life": life} if life else {}))
+        lines += _of_digests(stats.get("digests"))
     except (LookupError, TypeError, ValueError, AttributeError):
         raise mounted.unreadable(mount.path) from None
     print(printable(f"{show(mount.path)}: {title}"), *lines, sep="\n")
@@ -106,6 +107,14 @@ def _print_file(path: bytes, counters: dict[str, Any]) -> None:
     except (LookupError, TypeError, ValueError, AttributeError):
         raise mounted.unreadable(path) from None
     print(show(path), *lines, sep="\n")
+
+
+def _of_digests(digests: dict[str, int] | None) -> list[str]:
+    if not digests or not digests["chunks"]:
+        return []
+    known, chunks = digests["known_chunks"], digests["chunks"]
+    part = share(known / chunks)
+    return [f"  Digests are known of {known:,} of {chunks:,} chunks ({part})."]
 
 
 def table(columns: dict[str, dict[str, Any]]) -> list[str]:

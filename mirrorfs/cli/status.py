@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from mirrorfs.backing.paths import path_text, printable, show
 from mirrorfs.backing.sizes import duration, moment, share, size
 from mirrorfs.catalog.session import iso
+from mirrorfs.catalog.standing import coverage
 from mirrorfs.cli import places
 from mirrorfs.cli.output import note
 from mirrorfs.daemon import remembered
 from mirrorfs.errors import ExitCode, MirrorfsError
+from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 
 if TYPE_CHECKING:
     import argparse
@@ -112,6 +114,10 @@ def _notes(found: Overview) -> list[str]:
         notes.append(f"{remembered.why_nothing(place)}; this is what earlier mounts have noted")
     if found.space is None:
         notes.append("the backing folder is mounted over itself, and cannot be looked at")
+    covered = coverage(one.standing for one in found.files)
+    if covered.chunks:
+        part = share(covered.known_chunks / covered.chunks)
+        notes.append(f"digests known of {part} of {size(covered.chunks * CHUNK_BYTES)}")
     if found.unread:
         notes.append(f"{found.unread} folders could not be looked into; run this as root")
     return notes
@@ -255,4 +261,5 @@ def _file_dict(found: Found, now_ns: int) -> dict[str, Any]:
         "allocated": one.allocated,
         "changed_share": round(one.changed_share, 6),
         "damaged_chunks": one.damaged_chunks,
+        "known_chunks": one.known_chunks,
     }

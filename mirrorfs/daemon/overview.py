@@ -147,14 +147,16 @@ def _meant(session: Session) -> Session:
 def _known(place: Place, db: sqlite3.Connection) -> dict[bytes, Found]:
     """The files of the catalog, as that knows them."""
     known: dict[bytes, Found] = {}
-    for path, last, good in sessions.files(db):
+    for path, last, good, known_chunks in sessions.files(db):
         one = standing(path, last, good.end_ns if good else None)
+        one = one._replace(known_chunks=known_chunks)
         if last.size_after is None and good is not None:
             one = one._replace(size=good.size_after or 0, allocated=good.allocated_after or 0)
         known[path] = Found(one, left_as=last.written_as, is_new=not last.allocated_before)
     for session in reversed(under_way(place, db)):
         before = known[session.path].standing if session.path in known else None
         one = standing(session.path, session, before.good_ns if before else None)
+        one = one._replace(known_chunks=before.known_chunks if before else None)
         if before is not None and session.ended is None:
             # It stays what it was until this is over.
             one = before._replace(ending=RUNNING, last_ns=one.last_ns, program=one.program)

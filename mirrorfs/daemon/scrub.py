@@ -237,6 +237,8 @@ class Scrubber:
             return True
         if self._source is not None:
             self._repair(digests, fd, self._source, result)
+        if digests.has_noted:
+            self._record.note_known(place.path, digests.known_chunks())
         return True
 
     def _count(self, found: Found) -> None:

@@ -14,8 +14,9 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing.digest_file import Group, Header, Mark
+from mirrorfs.backing.digest_file import GROUP_CHUNKS, Chunk, Group, Header, Mark
 from mirrorfs.backing.statx import statx
+from mirrorfs.mirror import chunk_digests
 from mirrorfs.mirror.known_digests import stamp_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ScrubDigests:
         self.identity: Identity = where.identity(self.status)
         self.seed = where.folder.seed
         self._header: Header | None = None
+        self.has_noted = False
         self.known = self._look_twice()
 
     @property
@@ -73,10 +75,12 @@ class ScrubDigests:
             return Known.NOTHING
         if self._header.mark is Mark.OPEN:
             # One that a crash has left is nobody's.
-            file = self._where.folder.try_open(self.identity)
-            if file is None:
+            try:
+                file = self._where.folder.try_open(self.identity)
+            except BlockingIOError:
                 return Known.BUSY
-            file.close()
+            if file is not None:
+                file.close()
             return Known.NOTHING
         return Known.WELL if self._header.stamp == self.stamp else Known.CHANGED
 
@@ -98,6 +102,12 @@ class ScrubDigests:
             return file.group(number, self.seed)
         finally:
             file.close()
+
+    def known_chunks(self) -> int:
+        """Of how many chunks the digest is known, and right."""
+        groups = range(-(-chunk_digests.count(self.stamp.size) // GROUP_CHUNKS))
+        found = (self.group(number).states for number in groups)
+        return sum(states.count(Chunk.KNOWN) + states.count(Chunk.ZEROS) for states in found)
 
     def is_undisturbed(self) -> bool:
         """Whether nobody has begun to change the file, nor its digest file."""
@@ -135,7 +145,7 @@ class ScrubDigests:
                 return False
         finally:
             file.close()
-        self._header, self.known = closed, Known.WELL
+        self._header, self.known, self.has_noted = closed, Known.WELL, True
         return True
 
     def _is_quiet(self) -> bool:
@@ -147,7 +157,10 @@ class ScrubDigests:
     def _locked(self) -> DigestFile | None:
         """The digest file, if it says what it said before; a new one where there was none."""
         folder = self._where.folder
-        file = folder.try_open(self.identity)
+        try:
+            file = folder.try_open(self.identity)
+        except BlockingIOError:
+            return None
         if file is None:
             if self._header is not None or self._has_name():
                 return None
@@ -204,4 +217,4 @@ class ScrubDigests:
         self.status = statx(self._fd)
         closed = Header(Mark.CLOSED, self.identity, self.seed, self.stamp)
         self.close_with(file, closed)
-        self._header = closed
+        self._header, self.has_noted = closed, True

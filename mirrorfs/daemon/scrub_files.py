@@ -88,11 +88,12 @@ def remove_orphans(where: ScrubPlace, names: Iterable[bytes], paths: Iterable[by
         identity = _identity(name)
         if identity is None or name in met or name.partition(b"-")[0] not in devices:
             continue
-        file = where.folder.try_open(identity)
-        if file is not None:
-            where.folder.remove(identity)
-            file.close()
-            count += 1
+        with contextlib.suppress(BlockingIOError):
+            file = where.folder.try_open(identity)
+            if file is not None:
+                where.folder.remove(identity)
+                file.close()
+                count += 1
     return count
 
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, TypeVarTuple
 
 from mirrorfs.backing.paths import show
-from mirrorfs.catalog import database, scrubs
+from mirrorfs.catalog import database, scrubs, sessions
 from mirrorfs.catalog.scrubs import Place, Scrub
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class Record:
         """Note what was found in the chunks `span` of a file."""
         own = identity.inode, identity.born_ns
         self._do(scrubs.note_damage, path, own, span, damaged, unreadable)
+
+    def note_known(self, path: bytes, chunks: int) -> None:
+        """Note of how many chunks of a file the digest is known."""
+        self._do(sessions.note_known, path, chunks)
 
     def keep_damage(self, paths: Iterable[bytes]) -> None:
         """Forget the damage of what is not there any more; `paths` is all there is."""

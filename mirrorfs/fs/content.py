@@ -111,7 +111,7 @@ class Content:
         come next is read ahead. Raises OSError if nothing was taken.
         """
         device, since = handle.inode.device, self._space.reclaimed
-        if file.compares and file.ahead.note(offset, offset + len(data)):
+        if file.compares and file.reads_old and file.ahead.note(offset, offset + len(data)):
             _read_ahead(device.threads, file)
         taken, failure = await self._try_write(handle, file, offset, data)
         code = failure.errno if failure is not None else 0

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing.paths import path_text
+from mirrorfs.catalog.standing import coverage
 from mirrorfs.fs import reports
 from mirrorfs.fs.control import ControlFile
 from mirrorfs.options import describe
@@ -74,6 +75,7 @@ class ControlFiles:
             self._mounted_at,
             self._file_system(),
             None if recorder is None else recorder.life(),
+            None if recorder is None else coverage(recorder.standings())._asdict(),
             setup.options.control,
         )
 

@@ -12,11 +12,12 @@ import os
 import queue
 import stat
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import state_folder
-from mirrorfs.backing.digest_file import Folder, Header, Identity, Mark
+from mirrorfs.backing.digest_file import Folder, Identity, Mark
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
 from mirrorfs.fs.restamps import Restamps
@@ -39,7 +40,8 @@ _RESTAMP_SECONDS = 2.0
 
 class Digests:
     """Those below the backing folder `backing_fd`, on the device `root_device`. `unsynced` is
-    called with the key of a file that could not be made durable, and the error.
+    called with the key of a file that could not be made durable, and the error; `noted` with a path
+    and of how many chunks of that file the digest is known.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Digests:
         root_device: int,
         abilities: Abilities,
         unsynced: Callable[[FileKey, OSError], None],
+        noted: Callable[[bytes, int | None], object],
     ) -> None:
         self._place = place
         self._backing_fd = backing_fd
         self._root_device = root_device
         self._abilities = abilities
         self._unsynced = unsynced
+        self._noted = noted
         self._restamps = Restamps()
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         # Later its path may lead through the mount.
@@ -89,7 +93,7 @@ class Digests:
         if known is None:
             return
         with self._lock:
-            if known.is_empty:
+            if not known.is_to_be_kept:
                 self._known.pop(live.key, None)
                 return
             self._known[live.key] = known
@@ -100,6 +104,15 @@ class Digests:
         """Note what a client did to a file besides its content: its status before, and now."""
         if may_have_digests(before):
             self._restamps.note(before.key, stamp_of(before), stamp_of(after))
+
+    def note_stamped(self, key: FileKey, mtime_ns: int) -> None:
+        """Note that a client has set the mtime of a file, of which a session may be over, and not
+        sealed yet.
+        """
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            known.note_stamped(mtime_ns)
 
     def removed(self, key: FileKey) -> None:
         """Note that a file is no more."""
@@ -182,6 +195,8 @@ class Digests:
         if known.is_changed_beside:
             known.is_changed_beside = False
             log.info("%s: was changed beside the mount; its digests are new", show(live.path))
+        if is_over:
+            self._noted(live.path, known.known_chunks)
         with self._lock:
             if is_over and self._known.get(live.key) is known:
                 del self._known[live.key]
@@ -208,32 +223,34 @@ class Digests:
         return self._folder is not None or os.path.lexists(self._place)
 
     def _note_restamps(self) -> None:
-        moved = self._restamps.take()
+        moved = self._restamps.keys()
         folder = self.folder() if moved and self._exists() else None
-        for key, (before, after) in moved.items():
-            if folder is not None and not self._restamp(folder, key, before, after):
+        for key in moved:
+            with self._lock:
+                if key in self._known:
+                    continue
+            try:
+                self._restamp(folder, key)
+            except BlockingIOError:  # somebody looks at it
                 continue
-            self._restamps.drop(key, after)
+            except OSError as exc:
+                log.info("the digests of a file could not follow it: %s", exc.strerror)
 
-    def _restamp(self, folder: Folder, key: FileKey, before: Stamp, after: Stamp) -> bool:
-        """Let a digest file have the stamp of its file; False if somebody else has it."""
+    def _restamp(self, folder: Folder | None, key: FileKey) -> None:
+        """Let a digest file have the stamp of its file."""
         identity = self._identity(key)
-        with self._lock:
-            if key in self._known:
-                return False
-        try:
-            file = folder.try_open(identity)
-            if file is None:
-                return True
+        file = None if folder is None else folder.try_open(identity)
+        after: Stamp | None = None
+        if folder is not None and file is not None:
             try:
                 header = file.header(identity, folder.seed)
-                if header is not None and (header.mark, header.stamp) == (Mark.CLOSED, before):
-                    file.set_header(Header(Mark.CLOSED, identity, folder.seed, after))
+                if header is not None and header.mark is Mark.CLOSED:
+                    after = self._restamps.resolve(key, header.stamp)
+                    if after != header.stamp:
+                        file.set_header(replace(header, stamp=after))
             finally:
                 file.close()
-        except OSError as exc:
-            log.info("the digests of a file could not follow it: %s", exc.strerror)
-        return True
+        self._restamps.drop(key, after)
 
 
 def may_have_digests(status: Status) -> bool:

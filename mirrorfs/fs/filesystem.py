@@ -74,7 +74,8 @@ class Filesystem:
         self._written = written = WrittenFiles(account)
         log = QuietLog()
         self.recorder = recorder = _recorder(setup, account)
-        self.digests = digests = _digests(setup, root, self._note_unsynced)
+        noted = _not_noted if recorder is None else recorder.known
+        self.digests = digests = _digests(setup, root, self._note_unsynced, noted)
         self.sessions = sessions = Sessions(
             handles, recorder, digests, written, options.session_quiet
         )
@@ -204,12 +205,19 @@ def _recorder(setup: Setup, account: Account) -> Recorder | None:
 
 
 def _digests(
-    setup: Setup, root: Status, unsynced: Callable[[FileKey, OSError], None]
+    setup: Setup,
+    root: Status,
+    unsynced: Callable[[FileKey, OSError], None],
+    noted: Callable[[bytes, int | None], object],
 ) -> Digests | None:
     if setup.options.ro or setup.options.digests == "off" or setup.catalog_folder is None:
         return None
     place, abilities = setup.catalog_folder, setup.abilities
-    return Digests(place, setup.backing_fd, root.dev, abilities, unsynced)
+    return Digests(place, setup.backing_fd, root.dev, abilities, unsynced, noted)
+
+
+def _not_noted(_path: bytes, _chunks: int | None) -> None:
+    """For a mount without history."""
 
 
 def _recovery_list(setup: Setup) -> RecoveryList | None:

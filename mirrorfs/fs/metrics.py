@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing.paths import matches, path_text
+from mirrorfs.catalog.standing import coverage
 from mirrorfs.fs import metrics_text
 from mirrorfs.fs.metrics_file import MetricsFile
 
@@ -118,6 +119,7 @@ class Metrics:
         if recorder is not None:
             standings, recent = recorder.standings(), recorder.recent()
             files, left_out = choose(standings, self._globs)
+            covered = coverage(standings)
             last_ns = (recent[0].end_ns or 0) if recent else 0
             gauges |= {
                 "apparent_bytes": sum(one.size for one in standings),
@@ -125,6 +127,8 @@ class Metrics:
                 "last_session_timestamp_seconds": last_ns / 10**9,
                 "last_scrub_timestamp_seconds": recorder.last_scrub_ns() / 10**9,
                 "files_left_out": left_out,
+                "chunks": covered.chunks,
+                "known_chunks": covered.known_chunks,
             }
         return metrics_text.text(self._labels, self._account.snapshot(), gauges, files)
 

@@ -47,6 +47,8 @@ _GAUGES = {
     "last_session_timestamp_seconds": "When the last session of any file ended; 0 if none is known",
     "last_scrub_timestamp_seconds": "When the last complete scrub of all files ended; 0 if "
     "none did",
+    "chunks": "Chunks of 64 KiB of the files of which digests are kept",
+    "known_chunks": "Chunks of 64 KiB whose digest is known",
     "files_left_out": "Watched files that keep_pattern selects, but for which there was no room "
     "in these metrics",
 }

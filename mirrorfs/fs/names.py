@@ -246,12 +246,15 @@ class Names:
             if is_same or flags & tree.RENAME_EXCHANGE:
                 if not is_same:
                     self._sessions.exchanged(moved.key, met[1].key, paths)
+                    self._sessions.restamped(met[1], statx(met[0], ask=False))
                 other = self._inodes.index.find(met[1])
                 if other is not None and not is_same:
                     other.parent, other.name = old_parent, name
                 device.close_fd(met[0])
             else:
                 self._sessions.replaced(met[1].key, _is_last(met[1]))
+                if not _is_last(met[1]):
+                    self._sessions.restamped(met[1], statx(met[0], ask=False))
                 self._lost_name(*met)
                 self._sessions.moved(moved.key, *paths, met[1])
 

@@ -20,8 +20,13 @@ class Policy:
 
     def rules(self, abilities: Abilities) -> Rules:
         """What is done with zeros and unchanged blocks on such a file system."""
-        block = max(self._options.block_bytes or 0, abilities.unit_bytes)
-        return Rules(self._options.zeros == "punch", self._options.unchanged == "skip", block)
+        options = self._options
+        return Rules(
+            options.zeros == "punch",
+            options.unchanged == "skip",
+            max(options.block_bytes or 0, abilities.unit_bytes),
+            options.compare == "digest",
+        )
 
     def clones_seeds(self, abilities: Abilities) -> bool:
         """Whether a new file may be given a clone of an old one on such a file system."""

@@ -15,7 +15,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeVarTuple
 
-from mirrorfs.catalog import scrubs, sessions
+from mirrorfs.catalog import endings, scrubs, sessions
 from mirrorfs.catalog.standing import WATCHED_BYTES, Standing, standing
 from mirrorfs.fs import session_end
 from mirrorfs.fs.session_log import SessionLog
@@ -101,6 +101,10 @@ class Recorder:
     def end(self, live: Live, seen: Observed) -> None:
         """Note that a session is over, and what was seen of its writers."""
         self._put(partial(self._end, live, seen))
+
+    def known(self, path: bytes, chunks: int | None) -> None:
+        """Note of how many chunks of a file the digest is known, when its session is over."""
+        self._put(partial(self._known, path, chunks))
 
     def moved(self, old: bytes, new: bytes) -> None:
         """Note that a file or folder without a session has another path."""
@@ -275,6 +279,8 @@ class Recorder:
     def _stand(self, session: Session, is_removed: bool) -> None:
         before = self._standings.pop(session.path, None)
         now = standing(session.path, session, before.good_ns if before else None)
+        if before is not None:
+            now = now._replace(known_chunks=before.known_chunks)
         if session.size_after is None and before is not None:
             now = now._replace(size=before.size, allocated=before.allocated)
         if now.is_watched and not is_removed and len(self._standings) < _MAX_STANDINGS:
@@ -288,6 +294,14 @@ class Recorder:
                 self._damaged = {one.path: one.left_chunks for one in damage}
             self._last_scrub_ns = last_ns or self._last_scrub_ns
         is_seen.set()
+
+    def _known(self, written_as: bytes, chunks: int | None) -> None:
+        path, _ = endings.meant_for(written_as)
+        self._catalog.call(sessions.note_known, path, chunks)
+        with self._lock:
+            before = self._standings.get(path)
+            if before is not None:
+                self._standings[path] = before._replace(known_chunks=chunks)
 
     def _moved(self, old: bytes, new: bytes) -> None:
         self._catalog.call(sessions.note_moved, old, new)
@@ -316,5 +330,9 @@ class Recorder:
 
 def _standings(db: sqlite3.Connection) -> list[Standing]:
     found = sessions.files(db, WATCHED_BYTES)
-    known = (standing(one.path, one.last, one.good.end_ns if one.good else None) for one in found)
-    return list(known)
+    return [
+        standing(one.path, one.last, one.good.end_ns if one.good else None)._replace(
+            known_chunks=one.known_chunks
+        )
+        for one in found
+    ]

@@ -39,11 +39,12 @@ def stats_json(
     mounted_at: float,
     file_system: dict[str, object],
     life: dict[str, int] | None,
+    digests: dict[str, int] | None,
     control: bytes,
 ) -> bytes:
-    """The counters as one JSON object, with the mount's description. `state_folder` and `life`, the
-    counters of all mounts up to now, are None where nothing is remembered. `control` is the name of
-    the control folder.
+    """The counters as one JSON object, with the mount's description. `state_folder`, `life`, the
+    counters of all mounts up to now, and `digests`, of how many chunks of watched files the digest
+    is known, are None where nothing is remembered. `control` is the name of the control folder.
     """
     return _json(
         {
@@ -57,6 +58,7 @@ def stats_json(
             "counters": {**snapshot.since_mount, "errors": snapshot.errors},
             "since_reset": {**snapshot.since_reset, "errors": snapshot.errors_since_reset},
             "life": life,
+            "digests": digests,
             "control": path_text(control),
         }
     )

@@ -14,41 +14,44 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import FileKey
 
 _MAX = 100_000
+_MAX_STAMPS = 16
 
 
 class Restamps:
-    """By identity: a stamp, and what it has become."""
+    """By identity: the stamps that a file has had one after the other. Its digests may have any of
+    them: they are sealed while clients go on.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._moved: dict[FileKey, tuple[Stamp, Stamp]] = {}
+        self._moved: dict[FileKey, list[Stamp]] = {}
 
     def note(self, key: FileKey, before: Stamp, after: Stamp) -> None:
         """Note that a client has moved a stamp."""
         if before == after or before.size != after.size:
             return
         with self._lock:
-            known = self._moved.pop(key, None)
-            if known is not None and known[1] == before:
-                before = known[0]
-            self._moved[key] = before, after
+            known = self._moved.pop(key, [])
+            if not known or known[-1] != before:
+                known = [before]
+            self._moved[key] = [*known[1 - _MAX_STAMPS :], after]
             if len(self._moved) > _MAX:
                 del self._moved[next(iter(self._moved))]
 
     def resolve(self, key: FileKey, stamp: Stamp) -> Stamp:
         """What a stamp has become since."""
         with self._lock:
-            before, after = self._moved.get(key, (stamp, stamp))
-        return after if before == stamp else stamp
+            known = self._moved.get(key, [])
+            return known[-1] if stamp in known else stamp
 
-    def take(self) -> dict[FileKey, tuple[Stamp, Stamp]]:
-        """All there are."""
+    def keys(self) -> list[FileKey]:
+        """Of all files whose stamps were moved."""
         with self._lock:
-            return dict(self._moved)
+            return list(self._moved)
 
     def drop(self, key: FileKey, after: Stamp | None = None) -> None:
-        """Forget that of a file, if it is still this one."""
+        """Forget the stamps of a file, if the last one is still this one."""
         with self._lock:
             known = self._moved.get(key)
-            if known is not None and after in {None, known[1]}:
+            if known is not None and after in {None, known[-1]}:
                 del self._moved[key]

@@ -163,8 +163,8 @@ class Sessions:
             live.touch()
             live.stamped_at = live.tally.counters.received_bytes
             live.is_epoch = mtime_ns // 10**9 == 0  # rsync leaves the nanoseconds
-            if live.tally.digests is not None:
-                live.tally.digests.note_stamped(mtime_ns)
+        if self._digests is not None:
+            self._digests.note_stamped(key, mtime_ns)
 
     def moved(self, key: FileKey, old: bytes, new: bytes, met: Status | None) -> None:
         """Note that a file or folder lies at `new` now, in place of one with the status `met`."""
@@ -252,8 +252,8 @@ class Sessions:
 
     def _end(self, live: Live, is_open: bool) -> None:
         del self._live[live.key]
+        if self._recorder is not None:
+            self._recorder.end(live, live.observed(is_open))
         if self._digests is not None:
             writeback = self._written.writeback(live.key)
             self._digests.end(live, writeback is None or not writeback.failed)
-        if self._recorder is not None:
-            self._recorder.end(live, live.observed(is_open))

@@ -195,6 +195,8 @@ def _clone(work: _Copy, stop: int) -> int:
             work.clone = False
             return 0
         target.note_size(os.fstat(target.fd).st_size)
+        if target.digests is not None:
+            target.digests.shared(start, start + size)
         target.tally.changed.mark(start, start + size)
         target.count(Counters(received_bytes=size, shared_bytes=size))
         target.count_freed(before)

@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing.digest_file import GROUP_CHUNKS, Chunk, Group, Header, Mark, Stamp
+from mirrorfs.mirror import chunk_digests
 from mirrorfs.mirror.chunk_digests import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # They describe 16 GiB, and take 4.5 MiB of memory.
 _MAX_GROUPS = 64
 SURE = bytes([Chunk.KNOWN, Chunk.ZEROS])
+_FORGOTTEN = bytes.maketrans(SURE, bytes(len(SURE)))
 
 
 class DigestGroups:
@@ -33,6 +35,11 @@ class DigestGroups:
         self._groups: dict[int, Group] = {}
         # Nothing is known, nor will be.
         self.is_lost = False
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a digest file."""
+        return self._file is not None
 
     @property
     def is_empty(self) -> bool:
@@ -49,6 +56,29 @@ class DigestGroups:
     def adopt(self, file: DigestFile) -> None:
         """Take what a digest file holds that is marked as open."""
         self._file = file
+
+    def take_over(self, identity: Identity, stamp: Stamp) -> None:
+        """Know what is known of another file, with the same content, whose stamp this is."""
+        try:
+            folder = self._folder()
+            file = None if folder is None else folder.try_open(identity)
+        except OSError:  # somebody looks at it, above all
+            return
+        if folder is None or file is None:
+            return
+        try:
+            if file.header(identity, folder.seed) != Header(
+                Mark.CLOSED, identity, folder.seed, stamp
+            ):
+                return
+            chunks = chunk_digests.count(stamp.size)
+            for first in range(0, chunks, GROUP_CHUNKS):
+                group = file.group(first // GROUP_CHUNKS, folder.seed)
+                self.set(first, *group.get(0, min(GROUP_CHUNKS, chunks - first)))
+        except OSError:
+            self.lose()
+        finally:
+            file.close()
 
     def lose(self) -> None:
         """Know nothing from now on, and leave no digest file."""
@@ -77,12 +107,22 @@ class DigestGroups:
 
     def set_all(self, first: int, stop: int, state: Chunk) -> None:
         """Let the chunks `[first, stop)` have this state."""
-        if state is Chunk.UNKNOWN and self.is_empty:
-            return
         for group, a, b in self._spans(first, stop):
             states = bytes([state]) * (b - a)
             if group.states[a:b] != states:
                 group.set(a, states)
+
+    def forget(self, first: int, stop: int) -> None:
+        """Know nothing of the chunks `[first, stop)`, but which of them are damaged: that ends when
+        all of a chunk is given anew.
+        """
+        if self.is_empty:
+            return
+        for group, a, b in self._spans(first, stop):
+            states = bytes(group.states[a:b])
+            left = states.translate(_FORGOTTEN)
+            if left != states:
+                group.set(a, left)
 
     def count(self, first: int, stop: int, state: Chunk) -> int:
         """How many of the chunks `[first, stop)` have this state."""
@@ -115,7 +155,8 @@ class DigestGroups:
             except OSError:
                 self.lose()
                 return
-        self.set_all(chunks, (number + 1) * GROUP_CHUNKS, Chunk.UNKNOWN)
+        if not self.is_empty:
+            self.set_all(chunks, (number + 1) * GROUP_CHUNKS, Chunk.UNKNOWN)
 
     def store(self, stamp: Stamp) -> None:
         """Make all of it durable in the digest file, and mark that as closed, with the stamp of the

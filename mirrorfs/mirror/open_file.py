@@ -86,6 +86,8 @@ class OpenFile:
     run: holes.Run = field(default_factory=holes.Run)
     # What the disk reads ahead of a client that writes in order.
     ahead: ReadAhead = field(default_factory=ReadAhead)
+    # What was there at the last write had to be read; else its digests were enough.
+    reads_old: bool = True
 
     # --- What a write has to undo.
 

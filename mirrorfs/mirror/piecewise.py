@@ -41,6 +41,14 @@ class Piecewise:
         self.forget(chunk, chunk + 1)
         return whole
 
+    def rest(self, end: int) -> tuple[int, bytes] | None:
+        """The number and content of the last chunk of a file that ends at `end` (bytes), if all of
+        it has come.
+        """
+        if self._chunk < 0 or self._next != end:
+            return None
+        return self._chunk, b"".join(self._pieces)
+
     def forget(self, first: int, stop: int) -> None:
         """Note that the chunks `[first, stop)` are changed in another way."""
         if first <= self._chunk < stop:

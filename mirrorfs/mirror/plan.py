@@ -40,6 +40,7 @@ class Rules:
     punch: bool = True  # zeros become holes (`zeros=punch`)
     skip: bool = True  # what is unchanged is not written (`unchanged=skip`)
     block_bytes: int = 4096
+    trust: bool = False  # an equal digest stands for equal data (`compare=digest`)
 
 
 def is_zero(data: Data) -> bool:

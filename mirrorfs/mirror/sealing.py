@@ -20,6 +20,7 @@ from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.known_digests import stamp_of
 
 if TYPE_CHECKING:
+    from mirrorfs.backing.digest_file import Stamp
     from mirrorfs.mirror.known_digests import KnownDigests
 
 _READ_CHUNKS = 16
@@ -34,29 +35,37 @@ def seal(
     """Close the digest file of the file `fd`, of which the chunks `changed` have changed, if it is
     still `epoch`; returns whether it was. `tells_holes` says that SEEK_DATA can be trusted.
 
-    Raises the OSError of fsync(2): the digests are forgotten then.
+    Raises OSError, that of fsync(2) above all: the digests are forgotten then.
     """
+    try:
+        stamp = _durable(known, epoch, fd, changed, tells_holes)
+    except OSError:
+        known.close(epoch, None)
+        raise
+    return known.close(epoch, stamp)
+
+
+def _durable(
+    known: KnownDigests, epoch: int, fd: int, changed: list[tuple[int, int]], tells_holes: bool
+) -> Stamp | None:
+    """Make the content durable, and learn; returns its stamp, None if something else changes it."""
     status = statx(fd)
-    stamp = stamp_of(status)
-    if known.left is not None and known.left != (status.size, status.mtime_ns):
+    stamp, left = stamp_of(status), known.left
+    if left is not None and left != (status.size, status.mtime_ns):
         known.is_changed_beside = True
-        return known.close(epoch, None)
+        return None
     for _ in range(_TRIES):
         if 0 <= time.time_ns() - stamp.ctime_ns < _TICK_NS:
             time.sleep(_TICK_NS / 1e9)
-        try:
-            os.fsync(fd)
-        except OSError:
-            known.close(epoch, None)
-            raise
+        os.fsync(fd)
         _learn(known, epoch, fd, changed, tells_holes)
         before, stamp = stamp, stamp_of(statx(fd))
         if stamp == before:
-            return known.close(epoch, stamp)
+            return stamp
         if stamp[:2] != before[:2]:  # not by a client: they have it open for that
             known.is_changed_beside = True
             break
-    return known.close(epoch, None)
+    return None
 
 
 def _learn(

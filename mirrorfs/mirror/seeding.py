@@ -83,7 +83,7 @@ def plant(file: OpenFile) -> None:
             if file.abilities.file_system == "xfs":
                 syscalls.copy_single_blocks(file.fd)
             if file.digests is not None:
-                file.digests.replaced(os.fstat(source_fd).st_size)
+                file.digests.cloned(source_fd)
             syscalls.clone(file.fd, source_fd)
             file.end_change()
             tail.hidden_bytes = os.fstat(file.fd).st_blocks * 512

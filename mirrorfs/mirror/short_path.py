@@ -9,6 +9,7 @@ pwrite interrupted at that place leaves. Called under the lock of the open file.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mirrorfs.backing import holes
@@ -116,10 +117,11 @@ def _classify(file: OpenFile, offset: int, data: Data) -> Counters | None:
     if whole and rules.punch and _is_hole(file, offset, end):
         has_zeros = zero_blocks(data, rules.block_bytes)
         return None if has_zeros else Counters(written_bytes=len(data))
-    old = basis.read(file.fd, offset, end)
+    old, trusted = basis.content(file, offset, data)
     if len(old) != len(data):
         return None
-    count = Counters(compared_bytes=len(data))
+    file.reads_old = trusted < len(data)
+    count = Counters(compared_bytes=len(data) - trusted, trusted_bytes=trusted)
     for start, piece in pieces(data, offset, rules.block_bytes):
         there = old if len(piece) == len(data) else old[start - offset :][: len(piece)]
         for step in plan(piece, there, start, rules):
@@ -128,7 +130,7 @@ def _classify(file: OpenFile, offset: int, data: Data) -> Counters | None:
             elif step.kind is Kind.HOLE and _is_hole(file, step.start, step.end):
                 count.hole_bytes += step.end - step.start
             elif whole and step == Step(Kind.WRITE, offset, end):
-                return Counters(compared_bytes=len(data), written_bytes=len(data))
+                return replace(count, written_bytes=len(data), unchanged_bytes=0, hole_bytes=0)
             else:
                 return None
     return count

@@ -199,10 +199,13 @@ def _decide(request: _Request) -> list[Step]:
     if not compare:
         head = os.pread(file.fd, offset - start, start).ljust(offset - start, b"\0")
         return plan(head + data + os.pread(file.fd, stop - end, end), None, start, rules)
+    if whole:
+        there, trusted = basis.content(file, offset, data[: size - offset])
+        request.count.compared_bytes += len(there) - trusted
+        request.count.trusted_bytes += trusted
+        return plan(data, there, start, rules)
     old = basis.read(file.fd, start, min(stop, size))
     request.count.compared_bytes += len(old)
-    if whole:
-        return plan(data, old, start, rules)
     head = old[: offset - start].ljust(offset - start, b"\0")
     steps = plan(head + data + old[end - start :], old, start, rules)
     tail = file.stale_tail

@@ -74,17 +74,17 @@ def test_every_field_comes_back(db: sqlite3.Connection) -> None:
     assert isinstance(seen.ended, Ending)
     assert sessions.of_file(db, full.path, 10) == [full]
     (known,) = sessions.files(db)
-    assert known == (full.path, replace(full, ranges=b""), None)
+    assert known[:3] == (full.path, replace(full, ranges=b""), None)
 
 
 def test_a_file_is_known_by_its_last_session_and_its_last_good_one(
     db: sqlite3.Connection,
 ) -> None:
     good = note(db, session())
-    assert list(sessions.files(db)) == [(b"vm.img", good, good)]
+    assert [one[:3] for one in sessions.files(db)] == [(b"vm.img", good, good)]
     killed = note(db, session(ended=Ending.KILLED))
     torn = note(db, session(b"torn.img", Ending.KILLED))
-    assert list(sessions.files(db)) == [
+    assert [one[:3] for one in sessions.files(db)] == [
         (b"torn.img", torn, None),
         (b"vm.img", killed, good),
     ]

@@ -77,10 +77,11 @@ def test_a_file_has_its_last_session_and_its_last_good_one(db: sqlite3.Connectio
     good, killed = add(db, b"vm.img"), add(db, b"vm.img", Ending.KILLED, at=2)
     never = add(db, b"new.img", Ending.FAILED)
     found = list(sessions.files(db))
-    assert found == [(b"new.img", never, None), (b"vm.img", killed, good)]
+    expected = [(b"new.img", never, None), (b"vm.img", killed, good)]
+    assert [one[:3] for one in found] == expected
     assert all(one.last.is_incomplete for one in found)
     again = add(db, b"vm.img", at=3)
-    assert list(sessions.files(db))[1] == (b"vm.img", again, again)
+    assert list(sessions.files(db))[1][:3] == (b"vm.img", again, again)
 
 
 def test_a_file_that_is_renamed_takes_its_history_along(db: sqlite3.Connection) -> None:
@@ -113,7 +114,7 @@ def test_what_is_removed_is_gone_until_it_is_written_again(db: sqlite3.Connectio
     assert list(sessions.files(db)) == []
     assert sessions.of_file(db, b"vm.img", 9) == [first]
     second = add(db, b"vm.img", Ending.KILLED, at=2)
-    assert list(sessions.files(db)) == [(b"vm.img", second, first)]
+    assert [one[:3] for one in sessions.files(db)] == [(b"vm.img", second, first)]
 
 
 def test_sessions_are_selected_by_path_time_and_ending(db: sqlite3.Connection) -> None:

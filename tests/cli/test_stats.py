@@ -59,6 +59,7 @@ def test_each_class_has_its_share_and_what_was_saved_is_said() -> None:
         "write requests 1,234 0 0",
         "read 0 B 0 B 0 B",
         "compared 0 B 0 B 0 B",
+        "trusted 0 B 0 B 0 B",
         "freed 0 B 0 B 0 B",
         "errors 3 0",
         "Errors since mount: EIO 2, ENOSPC 1",

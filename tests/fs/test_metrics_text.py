@@ -44,6 +44,8 @@ mirrorfs_last_session_timestamp_seconds gauge When the last session of any file 
 is known
 mirrorfs_last_scrub_timestamp_seconds gauge When the last complete scrub of all files ended; 0 if \
 none did
+mirrorfs_chunks gauge Chunks of 64 KiB of the files of which digests are kept
+mirrorfs_known_chunks gauge Chunks of 64 KiB whose digest is known
 mirrorfs_files_left_out gauge Watched files that keep_pattern selects, but for which there was no \
 room in these metrics
 mirrorfs_file_last_success_timestamp_seconds gauge When the last good session of the file ended; 0 \

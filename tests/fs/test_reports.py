@@ -74,11 +74,13 @@ def test_stats_json_has_the_schema_the_mount_and_both_counts(account: Account) -
         12.5,
         {"type": "ext4"},
         {"read_bytes": 3},
+        {"chunks": 4, "known_chunks": 3},
         b".mirrorfs",
     )
     found = json.loads(text)
     assert text.endswith(b"}\n")
     assert (found.pop("state_folder"), found.pop("life")) == ("/state", {"read_bytes": 3})
+    assert found.pop("digests") == {"chunks": 4, "known_chunks": 3}
     assert found.pop("counters")["errors"] == {"EIO": 1, "ENOENT": 1}
     since_reset = found.pop("since_reset")
     assert since_reset.pop("errors") == {"EIO": 0, "ENOENT": 1}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import xxhash
@@ -12,7 +15,12 @@ from mirrorfs import _native
 from mirrorfs.mirror import chunk_digests
 from mirrorfs.mirror.changed_chunks import CHUNK_BYTES
 from mirrorfs.mirror.chunk_digests import DIGEST_BYTES, Total
+from tests.commands import run
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NATIVE = Path(__file__).parents[2] / "mirrorfs/fuse/native"
 SEEDS = (0, 1, 0x0123456789ABCDEF, 2**64 - 1)
 SIZES = (0, 1, 3, 16, 17, 128, 240, 241, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1)
 
@@ -33,6 +41,33 @@ def test_digests_are_those_of_xxhash(size: int, seed: int) -> None:
     assert chunk_digests.digests(memoryview(bytearray(b"x" + data))[1:], seed) == reference(
         data, seed
     )
+
+
+@pytest.fixture(scope="module", params=["plain", "avx2"])
+def loop(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
+    """The loop for one kind of processor, of which the module itself calls the fastest only."""
+    if request.param != "plain" and request.param not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this processor has no {request.param}")
+    library = tmp_path_factory.mktemp("loop") / "loop.so"
+    source = NATIVE / f"chunk_loop_{request.param}.c"
+    run("gcc", "-std=c11", "-O2", "-fPIC", "-shared", source, "-o", library)
+    found: Callable[..., None] = getattr(ctypes.CDLL(str(library)), source.stem)
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_loop_gives_digests_of_xxhash(loop: Callable[..., None], seed: int) -> None:
+    """Of every length up to a few strides of the vectors, then of some, at every alignment."""
+    data = random.Random(seed).randbytes(3 * CHUNK_BYTES + 777)
+    buffer = ctypes.create_string_buffer(data, len(data))
+    for turn, size in enumerate([*range(1100), *SIZES, 2 * CHUNK_BYTES + 700]):
+        start, size_t = turn % 65, ctypes.c_size_t
+        found = ctypes.create_string_buffer(chunk_digests.count(size) * DIGEST_BYTES)
+        place = ctypes.c_void_p(ctypes.addressof(buffer) + start)
+        loop(place, size_t(size), size_t(CHUNK_BYTES), ctypes.c_uint64(seed), found)
+        assert found.raw == reference(data[start : start + size], seed), (size, start)
 
 
 def test_a_known_answer() -> None:

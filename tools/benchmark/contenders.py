@@ -54,10 +54,13 @@ class Mounted:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`command` makes the words that mount a folder on another, with options for -o."""
+    """`command` makes the words that mount a folder on another, with options for -o; `program` is
+    the command of mirrorfs, None for the others.
+    """
 
     name: str
     command: Command | None = None
+    program: Path | None = None
 
     @contextmanager
     def mounted(self, backing: Path, point: Path, options: str = "") -> Iterator[Mounted]:
@@ -85,7 +88,8 @@ class Setting:
     """What every part of the benchmark is measured with.
 
     `disk` and `memory` are folders that are removed at the end, the second on a tmpfs. `quick` is a
-    quarter of the data; `runs` and `kinds` of file systems are empty where the part decides.
+    quarter of the data; `runs`, `kinds` of file systems, speeds and sizes of the image are empty
+    where the part decides.
     """
 
     contenders: dict[str, Contender]
@@ -95,6 +99,8 @@ class Setting:
     runs: int
     kinds: list[str]
     disk_mb_s: list[float]
+    image_mib: int = 0
+    content_mib: int = 0
 
     def disks(self, usual: Sequence[str]) -> list[str]:
         """Those of the kinds that a loop device can have, or the usual ones if none was chosen."""
@@ -112,15 +118,20 @@ def known(peer: Path | None = None) -> dict[str, Contender]:
     found = [
         Contender(PLAIN),
         Contender(LL, _passthrough_ll),
-        Contender(MIRROR, functools.partial(_mirrorfs, ROOT)),
-        *([Contender(PEER, functools.partial(_mirrorfs, _checked(peer)))] if peer else []),
+        _mirror(MIRROR, ROOT),
+        *([_mirror(PEER, _checked(peer))] if peer else []),
     ]
     return {contender.name: contender for contender in found}
 
 
-def _mirrorfs(checkout: Path, backing: Path, point: Path, options: str) -> Words:
+def _mirror(name: str, checkout: Path) -> Contender:
+    program = checkout / ".venv/bin/mirrorfs"
+    return Contender(name, functools.partial(_mirrorfs, program), program)
+
+
+def _mirrorfs(program: Path, backing: Path, point: Path, options: str) -> Words:
     words = ",".join(filter(None, [f"log={point}.log", options]))
-    return [checkout / ".venv/bin/mirrorfs", "mount", backing, point, "-f", "-o", words]
+    return [program, "mount", backing, point, "-f", "-o", words]
 
 
 def _checked(peer: Path) -> Path:

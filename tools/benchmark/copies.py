@@ -125,8 +125,9 @@ class CopyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What something cost until all of it was on the disk; `counted` is what the counters of
-    mirrorfs gained, empty without it, and `allocated_bytes` the size of a copy below.
+    """What something cost until all of it was on the disk: `device_bytes` were written to the
+    device, `read_bytes` read from it. `counted` is what the counters of mirrorfs gained, empty
+    without it, and `allocated_bytes` the size of a copy below.
     """
 
     seconds: float
@@ -134,11 +135,12 @@ class Cost:
     device_bytes: int
     counted: dict[str, int]
     allocated_bytes: int = 0
+    read_bytes: int = 0
 
 
 def cost(disk: Disk, mounted: Mounted, act: Callable[[], object]) -> Cost:
     disk.settle()
-    counters, written = mounted.counters(), disk.moved_bytes()[1]
+    counters, (read, written) = mounted.counters(), disk.moved_bytes()
     begun = time.perf_counter()
     act()
     seconds = time.perf_counter() - begun
@@ -146,7 +148,9 @@ def cost(disk: Disk, mounted: Mounted, act: Callable[[], object]) -> Cost:
     synced_seconds = time.perf_counter() - begun
     disk.settle()
     counted = {name: now - counters[name] for name, now in mounted.counters().items()}
-    return Cost(seconds, synced_seconds, disk.moved_bytes()[1] - written, counted)
+    read_now, written_now = disk.moved_bytes()
+    device_bytes, read_bytes = written_now - written, read_now - read
+    return Cost(seconds, synced_seconds, device_bytes, counted, read_bytes=read_bytes)
 
 
 def measured(
@@ -162,7 +166,7 @@ def measured(
         machine.read_through(image)
         machine.make_cold(*targets)
         machine.require_cold(*targets)
-    found = cost(disk, mounted, lambda: _perform(command))
+    found = cost(disk, mounted, lambda: perform(command))
     if not all(is_equal(image, target) for target in targets):
         raise CopyError("the copy is not equal")
     return replace(found, allocated_bytes=allocated_bytes(targets[-1]))
@@ -184,7 +188,8 @@ def _prepared(tool: str, image: Path, folder: Path, ssh: str) -> str:
     return (TOOLS | TOOLS_IN_PLACE)[tool].format(**quoted, ssh=ssh)
 
 
-def _perform(command: str) -> None:
+def perform(command: str) -> None:
+    """Run it by a shell. Raises CopyError with what it said if it fails."""
     # `exec` leaves no shell between us and the tool, which would outlive it.
     words = ["sh", "-c", f"exec {command}"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -135,6 +135,14 @@ def new_disk(work: Path, kind: str, size_gib: int = 12) -> Iterator[Disk]:
         yield Disk(own, image, point, Path("/sys/block", device.name), point / "backing")
 
 
+def drop_caches() -> None:
+    """Empty the machine's caches of pages, names and attributes. A tmpfs keeps its files, and a
+    program what it has mapped.
+    """
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+
 def make_cold(*paths: Path) -> None:
     """Drop what the page cache holds of those files that exist; dirty pages are written first."""
     for path in filter(Path.exists, paths):

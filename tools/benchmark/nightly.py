@@ -22,6 +22,7 @@ _PAIRS = [
 ]
 _APPARENT_BYTES, _CONTENT_BYTES = 4 << 30, 1400 << 20
 _CHANGED_PERCENT = 1.5
+_DISK_MB_S = (150.0, 500.0)  # a hard disk, an SSD
 
 
 def measure(setting: Setting) -> Report:
@@ -31,7 +32,7 @@ def measure(setting: Setting) -> Report:
         sizes = (_CONTENT_BYTES // scale, _APPARENT_BYTES // scale)
         made = copies.make(work, *sizes, _CHANGED_PERCENT)
         for kind in setting.disks(["xfs"]):
-            for mb_s in setting.disk_mb_s:
+            for mb_s in setting.disk_mb_s or _DISK_MB_S:
                 plan = nights.Plan(_PAIRS, setting.contenders, made, runs, mb_s)
                 found[f"{kind}, {mb_s:g} MB/s"] = nights.measure(work, kind, plan)
     lines = nights.lines(found, made, _REFERENCES)

@@ -1,13 +1,20 @@
 /* xxh3_128 of each chunk of a buffer in one call. The interpreter lock is released, so that a thread
- * that reads goes on meanwhile. xxHash is compiled in from its header: nothing is linked with. */
+ * that reads goes on meanwhile. */
 #include "native.h"
+#include "chunk_loops.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+/* The fastest that this processor can run, and the kernel lets it. */
+static chunk_loop *fastest(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return chunk_loop_avx2;
+#endif
+    return chunk_loop_plain;
+}
 
 static PyObject *chunk_digests(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    enum { DIGEST_BYTES = sizeof(XXH128_canonical_t) };
     Py_buffer data;
     Py_ssize_t chunk_bytes;
     ull seed;
@@ -27,13 +34,9 @@ static PyObject *chunk_digests(PyObject *Py_UNUSED(module), PyObject *arguments)
             ? PyErr_NoMemory()
             : PyBytes_FromStringAndSize(NULL, count * DIGEST_BYTES);
     if (digests != NULL) {
-        const char *from = data.buf;
-        XXH128_canonical_t *to = (void *)PyBytes_AS_STRING(digests);
+        char *to = PyBytes_AS_STRING(digests);
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t left = data.len; left > 0; left -= chunk_bytes, from += chunk_bytes) {
-            size_t length = (size_t)(left < chunk_bytes ? left : chunk_bytes);
-            XXH128_canonicalFromHash(to++, XXH3_128bits_withSeed(from, length, seed));
-        }
+        fastest()(data.buf, (size_t)data.len, (size_t)chunk_bytes, seed, to);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&data);
