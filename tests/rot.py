@@ -42,8 +42,8 @@ def drop_caches() -> None:
         file.write("3")
 
 
-def rot(image: Path, path: Path, offset: int) -> None:
-    """Flip a bit of a file, on the disk alone."""
+def rot(image: Path, path: Path, offset: int, is_cached: bool = False) -> None:
+    """Flip a bit of a file, on the disk alone; what is cached of it stays so if `is_cached`."""
     place = place_of(path, offset)
     fd = os.open(image, os.O_RDWR)
     try:
@@ -52,7 +52,8 @@ def rot(image: Path, path: Path, offset: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    drop_caches()
+    if not is_cached:
+        drop_caches()
 
 
 def rot_data(image: Path, data: bytes) -> None:

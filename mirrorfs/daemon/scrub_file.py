@@ -8,6 +8,8 @@ only if it was noted, which is to say that nobody has changed the file meanwhile
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -305,6 +307,11 @@ class FileScrub:
         elif (found.damaged or found.unreadable) and not self._digests.is_as_it_was():
             return False
         self._groups = {max(self._groups): self._groups[max(self._groups)]} if self._groups else {}
+        if found.damaged or found.unreadable:
+            # A good copy in the page cache would be compared with, and called unchanged. Of pages
+            # that lie together (folios) none goes but with all others: so all of the file does.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._noted(found)
         self._found = Found(found.stop, found.stop)
         return True

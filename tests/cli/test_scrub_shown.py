@@ -101,6 +101,23 @@ def test_a_scrub_that_finds_it_good_forgets_it(damaged: Mirror) -> None:
     assert not damage(damaged)
 
 
+def test_what_the_page_cache_still_has_is_written_anew(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    """Else a copy would be compared with that, and not with the disk."""
+    mirror = mount_mirror(ext4_folder, "session_quiet=0")
+    path = copied(mirror, "vm.img", CONTENT)
+    assert path.read_bytes() == CONTENT
+    rot(image_of(ext4_folder), path, 3 * CHUNK, is_cached=True)
+    assert path.read_bytes() == CONTENT
+    scrubbed(mirror.path, code=ExitCode.DIFFERENCE)
+    assert path.read_bytes() != CONTENT
+    mirror.write("vm.img", 0, CONTENT)
+    wait_for(lambda: not damage(mirror))
+    wait_for_digests(mirror, "vm.img")
+    scrubbed(mirror.path)
+
+
 def test_it_goes_with_the_file(damaged: Mirror) -> None:
     os.rename(damaged.path / "vm.img", damaged.path / "moved.img")
     wait_for(lambda: [path for path, _, _ in damage(damaged)] == [b"moved.img"])
