@@ -242,6 +242,25 @@ class Folder:
         os.close(fd)  # another has begun a new one
         return None
 
+    def look(self, identity: Identity) -> DigestFile | None:
+        """The digest file of a backing file, not locked and only to be read: what it says may be
+        about to change. None if there is none.
+        """
+        try:
+            return DigestFile(state_folder.open_file(self.fd, identity.name, os.O_RDONLY))
+        except FileNotFoundError:
+            return None
+
+    def has(self, file: DigestFile, identity: Identity) -> bool:
+        """Whether that is still the digest file of a backing file: who cannot get its lock takes
+        its name away.
+        """
+        return _has_name(file.fd, self.fd, identity.name)
+
+    def names(self) -> list[bytes]:
+        """The names of all digest files."""
+        return [os.fsencode(name) for name in os.listdir(self.fd) if name != SECRET.decode()]
+
     def try_open(self, identity: Identity) -> DigestFile | None:
         """The digest file of a backing file, locked; None if there is none. Raises BlockingIOError
         if somebody else has the lock.

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrorfs.backing import holes, mounts, probe, seek_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from _typeshed import WriteableBuffer
 
 WINDOW_BYTES = 2 << 20
 _THREADS = 2
@@ -74,17 +76,20 @@ def _probed(folder: bytes) -> probe.Abilities:
         os.close(path_fd)
 
 
-def data_units(fd: int, size: int, unit_bytes: int, trusted: bool) -> Iterator[tuple[int, int]]:
-    """The parts of the first `size` bytes that hold data, widened to whole units (half open ranges
-    of numbers of units), ascending, none next to another.
+def data_units(
+    fd: int, size: int, unit_bytes: int, trusted: bool, begin: int = 0
+) -> Iterator[tuple[int, int]]:
+    """The parts of the first `size` bytes, from `begin` on, a multiple of `unit_bytes`, that hold
+    data, widened to whole units (half open ranges of numbers of units), ascending, none next to
+    another.
     """
-    units = -(-size // unit_bytes)
+    units, least = -(-size // unit_bytes), begin // unit_bytes
     if not trusted:
-        if units:
-            yield 0, units
+        if least < units:
+            yield least, units
         return
-    start = end = 0
-    for first, stop in holes.data_ranges(fd, 0, size):
+    start = end = least
+    for first, stop in holes.data_ranges(fd, begin, size):
         low, high = first // unit_bytes, -(-stop // unit_bytes)
         if low <= end:
             end = max(end, high)
@@ -107,6 +112,41 @@ class Part(NamedTuple):
 READ = "read"
 
 
+def ahead(
+    parts: Iterable[Part],
+    fill: Callable[[memoryview, int], None],
+    make: Callable[[int], WriteableBuffer],
+) -> Iterator[tuple[Part, memoryview, OSError | None]]:
+    """Each part in order, its content if it is to be read, and the error that `fill` had. Some are
+    read ahead, in threads: `fill` is called with a buffer of `make` and where its content begins.
+    The content is good until the next part is asked for.
+    """
+    todo = iter(parts)
+    # New buffers would cost as much as what is read into them: each page of them is a fault.
+    free = [memoryview(make(WINDOW_BYTES)).cast("B") for _ in range(_AHEAD)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+
+        def begin(part: Part) -> tuple[Part, memoryview, Future[None] | None]:
+            if part.kind != READ:
+                return part, memoryview(b""), None
+            buffer = free.pop()
+            window = buffer[: part.end - part.start]
+            return part, buffer, threads.submit(fill, window, part.start)
+
+        begun = collections.deque(map(begin, itertools.islice(todo, _AHEAD)))
+        while begun:
+            part, buffer, future = begun.popleft()
+            if future is None:
+                yield part, buffer, None
+            else:
+                error = future.exception()
+                if error is not None and not isinstance(error, OSError):
+                    raise error
+                yield part, buffer[: part.end - part.start], error
+                free.append(buffer)
+            begun.extend(map(begin, itertools.islice(todo, 1)))
+
+
 class Reader:
     """Reads parts of the open file `fd` in their order, some ahead, in threads of its own."""
 
@@ -120,28 +160,10 @@ class Reader:
         for. What is beyond the end, since another process has truncated the file, reads as zeros.
         Raises OSError.
         """
-        todo = iter(parts)
-        # New buffers would cost as much as what is read into them: each page of them is a fault.
-        free = [memoryview(bytearray(WINDOW_BYTES)) for _ in range(_AHEAD)]
-        with ThreadPoolExecutor(_THREADS) as threads:
-
-            def begin(part: Part) -> tuple[Part, memoryview, Future[None] | None]:
-                if part.kind != READ:
-                    return part, memoryview(b""), None
-                buffer = free.pop()
-                window = buffer[: part.end - part.start]
-                return part, buffer, threads.submit(self._fill, window, part.start)
-
-            begun = collections.deque(map(begin, itertools.islice(todo, _AHEAD)))
-            while begun:
-                part, buffer, future = begun.popleft()
-                if future is None:
-                    yield part, buffer
-                else:
-                    future.result()
-                    yield part, buffer[: part.end - part.start]
-                    free.append(buffer)
-                begun.extend(map(begin, itertools.islice(todo, 1)))
+        for part, content, error in ahead(parts, self._fill, bytearray):
+            if error is not None:
+                raise error
+            yield part, content
 
     def _fill(self, window: memoryview, start: int) -> None:
         if self._has_cached(window, start):

@@ -82,6 +82,37 @@ _MIGRATIONS: Sequence[str] = (
     """
     ALTER TABLE sessions ADD COLUMN trusted_bytes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE sessions ADD COLUMN repaired_chunks INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE scrubs (
+        number INTEGER PRIMARY KEY,
+        below BLOB NOT NULL,
+        begin_ns INTEGER NOT NULL,
+        end_ns INTEGER NOT NULL,
+        ended TEXT,
+        files INTEGER NOT NULL DEFAULT 0,
+        small_files INTEGER NOT NULL DEFAULT 0,
+        busy_files INTEGER NOT NULL DEFAULT 0,
+        changed_files INTEGER NOT NULL DEFAULT 0,
+        failed_files INTEGER NOT NULL DEFAULT 0,
+        read_bytes INTEGER NOT NULL DEFAULT 0,
+        learned_chunks INTEGER NOT NULL DEFAULT 0,
+        damaged_chunks INTEGER NOT NULL DEFAULT 0,
+        unreadable_chunks INTEGER NOT NULL DEFAULT 0,
+        well_again_chunks INTEGER NOT NULL DEFAULT 0,
+        repaired_chunks INTEGER NOT NULL DEFAULT 0,
+        next_path BLOB,
+        next_chunk INTEGER NOT NULL DEFAULT 0,
+        next_stamp TEXT NOT NULL DEFAULT ''
+    );
+    CREATE TABLE damage (
+        path BLOB PRIMARY KEY,
+        inode INTEGER NOT NULL,
+        born_ns INTEGER NOT NULL,
+        found_ns INTEGER NOT NULL,
+        chunks INTEGER NOT NULL,
+        repaired_chunks INTEGER NOT NULL DEFAULT 0,
+        damaged BLOB NOT NULL,
+        unreadable BLOB NOT NULL
+    );
     ALTER TABLE files ADD COLUMN known_chunks INTEGER;
     """,
 )
@@ -107,6 +138,20 @@ def open_to_write(folder_fd: int, folder: bytes) -> tuple[sqlite3.Connection, st
             raise
     name = set_aside(folder_fd)
     return _connect(folder_fd, folder), name
+
+
+def open_beside(folder_fd: int, folder: bytes) -> sqlite3.Connection | None:
+    """The catalog in the state folder, to write to it beside a daemon that may have it open; None
+    if there is none. One that is damaged is left as it is.
+
+    Raises NewerCatalogError, OSError and sqlite3.Error.
+    """
+    _check_place(folder_fd, folder)
+    try:
+        os.stat(NAME, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return _connect(folder_fd, folder)
 
 
 def _check_place(folder_fd: int, folder: bytes) -> None:

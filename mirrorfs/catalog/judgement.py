@@ -51,13 +51,14 @@ class Found(NamedTuple):
         standing = self.standing
         if standing.is_watched:
             return True
-        return not self.is_gone and bool(standing.is_incomplete or standing.unusual)
+        is_wrong = standing.is_incomplete or standing.unusual or standing.damaged_chunks
+        return not self.is_gone and bool(is_wrong)
 
     @property
     def is_in_trouble(self) -> bool:
         """Whether someone has to look at it."""
         standing = self.standing
-        if standing.is_incomplete or standing.unusual or self.is_gone:
+        if standing.is_incomplete or standing.unusual or standing.damaged_chunks or self.is_gone:
             return True
         # The first copy of a file is not there before it is whole.
         return standing.state == "never" and not self.is_running
@@ -98,8 +99,9 @@ class Problem(NamedTuple):
 
 
 def order(found: Found) -> tuple[bool, int, bytes]:
-    """Sorts files: what is incomplete first, then what was good longest ago."""
-    return not found.standing.is_incomplete, found.standing.good_ns or 0, found.standing.path
+    """Sorts files: what is incomplete or damaged first, then what was good longest ago."""
+    is_bad = bool(found.standing.is_incomplete or found.standing.damaged_chunks)
+    return not is_bad, found.standing.good_ns or 0, found.standing.path
 
 
 def problems(
@@ -119,6 +121,11 @@ def _of_file(found: Found, limits: Limits, now_ns: int, name: str) -> list[Probl
     standing = found.standing
     since_good = _FOREVER if standing.good_ns is None else now_ns - standing.good_ns
     all_of_it = list[Problem]()
+    if standing.damaged_chunks and not found.is_gone:
+        count = standing.damaged_chunks
+        what = "1 chunk" if count == 1 else f"{count:,} chunks"
+        text = f"{name} damaged: {what} of 64 KiB (mirrorfs scrub)"
+        all_of_it.append(Problem(Severity.CRITICAL, _FOREVER, text))
     failed = _failed(found, limits, now_ns, name)
     if failed:
         all_of_it.append(Problem(Severity.CRITICAL, since_good, failed))
@@ -163,6 +170,20 @@ def free_space(free: int, total: int, limits: Limits, prefix: str = "") -> list[
     severity = Severity.CRITICAL if part < limits.free_below / 2 else Severity.WARNING
     text = f"{prefix}{share(part)} free (should be > {share(limits.free_below)})"
     return [Problem(severity, 1 - part, text)]
+
+
+def last_scrub(
+    scrubbed_ns: int | None, now_ns: int, older_than_ns: int | None, name: str
+) -> list[Problem]:
+    """Whether the last complete scrub of the place `name` is too long ago; None is no limit."""
+    if older_than_ns is None:
+        return []
+    since_ns = _FOREVER if scrubbed_ns is None else now_ns - scrubbed_ns
+    if since_ns <= older_than_ns:
+        return []
+    when = "never" if scrubbed_ns is None else f"{duration(now_ns - scrubbed_ns)} ago"
+    text = f"{name} last scrubbed {when} (should be < {duration(older_than_ns)})"
+    return [Problem(Severity.WARNING, since_ns, text)]
 
 
 def worst(found: Iterable[Problem]) -> Severity:

@@ -36,6 +36,25 @@ def count(ranges: Ranges) -> int:
     return sum(end - start for start, end in ranges)
 
 
+def without(ranges: Ranges, first: int, stop: int) -> Ranges:
+    """What of `ranges` lies outside of `[first, stop)`."""
+    left: Ranges = []
+    for start, end in ranges:
+        left += [(a, b) for a, b in ((start, min(end, first)), (max(start, stop), end)) if a < b]
+    return left
+
+
+def united(one: Ranges, other: Ranges) -> Ranges:
+    """All that lies in one of them, ascending, none next to another."""
+    joined: Ranges = []
+    for start, end in sorted([*one, *other]):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
+
+
 def encode(ranges: Ranges) -> bytes:
     """The bytes that `decode` reads."""
     data, before = bytearray(), 0

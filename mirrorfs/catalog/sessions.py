@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mirrorfs.catalog import scrubs
 from mirrorfs.catalog.session import GOOD, Ending, Session
 from mirrorfs.mirror.counters import Counters
 
@@ -84,6 +85,7 @@ def end(db: sqlite3.Connection, session: Session) -> None:
         number = db.execute(f"INSERT INTO sessions {_INSERTED}", values).lastrowid or 0
     file = _file_of(db, session, number)
     db.execute("UPDATE sessions SET file=? WHERE number=?", (file, number))
+    scrubs.note_session(db, session)
 
 
 def _file_of(db: sqlite3.Connection, session: Session, number: int) -> int:
@@ -212,6 +214,7 @@ def note_moved(db: sqlite3.Connection, old: bytes, new: bytes) -> None:
             db.execute("UPDATE sessions SET file=? WHERE file=?", (moved[0], replaced[0]))
             db.execute("DELETE FROM files WHERE id=?", replaced)
         db.execute("UPDATE files SET path=? WHERE id=?", (new, moved[0]))
+    scrubs.note_moved(db, old, new)
     below = (old + b"/", old + b"0")
     if db.execute("SELECT 1 FROM files WHERE path > ? AND path < ?", below).fetchone():
         _move_below(db, old, new)
@@ -237,7 +240,9 @@ def note_exchanged(db: sqlite3.Connection, one: bytes, other: bytes) -> None:
 
 def note_removed(db: sqlite3.Connection, paths: Iterable[bytes]) -> None:
     """Note that files are no more. What happened to them stays known."""
-    db.executemany("UPDATE files SET is_gone=1 WHERE path=?", ((path,) for path in paths))
+    gone = [(path,) for path in paths]
+    db.executemany("UPDATE files SET is_gone=1 WHERE path=?", gone)
+    db.executemany("DELETE FROM damage WHERE path=?", gone)
 
 
 def prune(db: sqlite3.Connection, before_ns: int) -> int:

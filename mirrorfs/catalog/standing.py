@@ -30,6 +30,7 @@ class Standing(NamedTuple):
     is_incomplete: bool
     unusual: str
     program: str
+    damaged_chunks: int = 0  # that the last scrub has found, and no session has given anew
     # Of how many chunks the digest is known; None if none are kept.
     known_chunks: int | None = None
 

@@ -28,8 +28,9 @@ exit codes:
   0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (could not be judged; also wrong words)
 
 critical: the last copy is incomplete, there was never a good one, or it is too
-old; the mount is dead or hangs. Judged are files of 1 MiB or more, and smaller
-ones that are incomplete; with --match those that match, of any size.
+old; a scrub has found it damaged; the mount is dead or hangs. Judged are files
+of 1 MiB or more, and smaller ones that are incomplete; with --match those that
+match, of any size.
 warning: the last session was unusual, a file is gone, or changed too much.
 
 examples:
@@ -65,12 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="warn if less is free, as 10%%; less than half of that is critical",
     )
+    parser.add_argument(
+        "--max-scrub-age",
+        metavar="SPAN",
+        help="warn if the last complete scrub is longer ago, as 35d, or there was none",
+    )
     places.add_state(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the line; the exit code is a `Severity`."""
     limits = _limits(arguments)
+    scrub = arguments.max_scrub_age
+    scrub_ns = None if scrub is None else when.span(scrub, "--max-scrub-age")
     meant = places.whole(places.meant(arguments.place, arguments.state), "mirrorfs check")
     problems: list[Problem] = []
     seen: list[Overview] = []
@@ -87,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         seen.append(found)
         problems += _judge(found, limits, prefix)
+        name = show(place.name)
+        problems += judgement.last_scrub(found.scrubbed_ns, found.now_ns, scrub_ns, name)
     if limits.match and seen and not _judged(seen, limits):
         text = f"no file matches '{show(limits.match)}'"
         problems.append(Problem(Severity.UNKNOWN, 0, text))
@@ -179,6 +189,7 @@ def _figures(seen: list[Overview], limits: Limits) -> list[str]:
         f"'files'={files};;;0",
         f"'incomplete'={incomplete};;0;0;{files}",
         f"'unusual'={unusual};0;;0;{files}",
+        f"'damaged'={sum(one.damaged_chunks > 0 for one in standings)};;0;0;{files}",
         f"'changed'={changed * 100:.2f}%;{changed_limit};;0;100",
     ]
     ages = _ages(judged)

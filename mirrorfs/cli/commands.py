@@ -22,6 +22,7 @@ COMMANDS = {
     "stats": "show what was received, and what became of it",
     "top": "show what the mounts do now",
     "verify": "compare a copy with its source, here or over ssh",
+    "scrub": "read what is stored, and find what is damaged, by the digests that are kept",
     "digest": "one digest over all of a file; what verify asks the other side for",
     "demo": "the whole story on real files, in about a minute",
 }

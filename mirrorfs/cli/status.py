@@ -87,7 +87,8 @@ def _print(found: Overview, is_all: bool) -> None:
     place = found.place
     how = f": {show(place.backing)}" if place.mount is not None else ": not mounted"
     print(show(place.name) + how)
-    for line in [*_notes(found), *([] if found.space is None else _of_space(found.space))]:
+    space = [] if found.space is None else _of_space(found.space)
+    for line in [*_notes(found), *space, *_of_scrubs(found)]:
         print(f"  {line}")
     listed = [one for one in found.files if one.is_listed]
     shown = listed
@@ -120,6 +121,15 @@ def _notes(found: Overview) -> list[str]:
     if found.unread:
         notes.append(f"{found.unread} folders could not be looked into; run this as root")
     return notes
+
+
+def _of_scrubs(found: Overview) -> list[str]:
+    if found.scrubbed_ns is None:
+        return []
+    since = duration(found.now_ns - found.scrubbed_ns)
+    damaged = sum(one.standing.damaged_chunks > 0 for one in found.files if not one.is_gone)
+    what = "nothing is damaged" if not damaged else f"damaged files: {damaged:,}"
+    return [f"last scrubbed {moment(found.scrubbed_ns)}, {since} ago: {what}"]
 
 
 def _of_space(space: Space) -> list[str]:
@@ -161,6 +171,8 @@ def _state(found: Found, now_ns: int) -> str:
     if one.is_incomplete and not found.is_running:
         text = f"{text}: {one.ending} {since} ago ({one.program or 'unknown'})"
     parts = [text]
+    if one.damaged_chunks:
+        parts.insert(0, f"damaged: {one.damaged_chunks:,} of its chunks of 64 KiB")
     if found.is_running:
         parts.append(f"running for {since} ({one.program or 'unknown'})")
     if found.left_as is not None and not found.is_running:
@@ -205,6 +217,7 @@ def _as_dict(found: Overview) -> dict[str, Any]:
         "remembered": found.is_remembered,
         "noted": place.is_noted,
         "unread_folders": found.unread,
+        "last_scrub": iso(found.scrubbed_ns),
         "space": None if found.space is None else _space_dict(found.space),
         "files": [_file_dict(one, found.now_ns) for one in found.files if one.is_listed],
         "smaller": {
@@ -247,5 +260,6 @@ def _file_dict(found: Found, now_ns: int) -> dict[str, Any]:
         "size": one.size,
         "allocated": one.allocated,
         "changed_share": round(one.changed_share, 6),
+        "damaged_chunks": one.damaged_chunks,
         "known_chunks": one.known_chunks,
     }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from mirrorfs.cli.verify_text import Progress
+    from mirrorfs.cli.progress import Progress
     from mirrorfs.daemon.digest_process import DigestProcess
 
 _EPILOG = """\

@@ -1,4 +1,4 @@
-"""Spans and points of time, and shares, as users type them. Pure."""
+"""Spans and points of time, shares and sizes, as users type them. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mirrorfs.errors import UsageError
 
 _SPAN = re.compile(r"(\d{1,9})([smhdw])")
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%?")
+_SIZE = re.compile(r"(\d{1,12})([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _MAX_NS = (1 << 63) - 1  # what SQLite holds
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -44,3 +45,11 @@ def share(text: str, name: str) -> float:
     if match is None or float(match[1]) > 100:
         raise UsageError(f"{name}: '{text}' is no share; write a number from 0% to 100%")
     return float(match[1]) / 100
+
+
+def size(text: str, name: str) -> int:
+    """A number of bytes, as `50M`, in binary units; more than none. Raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise UsageError(f"{name}: '{text}' is no size; write 64k, 50M or 1G")
+    return int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs.backing import mounts, state_folder
-from mirrorfs.catalog import endings, sessions
+from mirrorfs.backing.statx import statx
+from mirrorfs.catalog import endings, scrubs, sessions
 from mirrorfs.catalog.judgement import RUNNING, Found, order
 from mirrorfs.catalog.standing import Standing, standing
 from mirrorfs.daemon import timed_calls
@@ -57,6 +58,7 @@ class Overview:
     files: list[Found]
     space: Space | None  # None where the files cannot be looked at
     unread: int = 0  # folders that could not be looked into
+    scrubbed_ns: int | None = None  # when the last complete scrub ended
     now_ns: int = field(default_factory=time.time_ns)
 
 
@@ -81,9 +83,38 @@ def look(
         for path, sizes in disk.files.items()
         if path not in known and path not in own and not _is_leftover(path, known)
     ]
+    damaged = {} if db is None else _damaged(place, db)
+    if damaged:
+        files = [_with_damage(one, damaged.get(one.standing.path, 0)) for one in files]
     files.sort(key=order)
     space = _space(place, disk) if place.root else None
-    return Overview(place, db is not None, files, space, disk.unread)
+    scrubbed_ns = None if db is None else scrubs.last_complete_ns(db)
+    return Overview(place, db is not None, files, space, disk.unread, scrubbed_ns)
+
+
+def _damaged(place: Place, db: sqlite3.Connection) -> dict[bytes, int]:
+    """How many chunks are damaged of the files that are there, as far as that can be seen."""
+    found: dict[bytes, int] = {}
+    for one in scrubs.damage(db):
+        if not place.root or _is_same(os.path.join(place.root, one.path), one):
+            found[one.path] = one.left_chunks
+    return found
+
+
+def _is_same(path: bytes, damage: scrubs.Damage) -> bool:
+    """Whether the file is the one that was found damaged."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return statx(fd).key[1:] == (damage.inode, damage.born_ns)
+    finally:
+        os.close(fd)
+
+
+def _with_damage(found: Found, chunks: int) -> Found:
+    return found._replace(standing=found.standing._replace(damaged_chunks=chunks))
 
 
 def _is_leftover(path: bytes, known: Mapping[bytes, Found]) -> bool:

@@ -216,7 +216,7 @@ def _with_state_folder(path: bytes) -> bytes | None:
 
 
 def _nothing_there(path: bytes, state: bytes | None) -> MirrorfsError:
-    if not timed_calls.call(os.path.lexists, path):
+    if not timed_calls.call(_exists, path):
         return MirrorfsError(f"{show(path)}: no such file or folder")
     if state is not None:
         return NotAMountError(f"{show(path)}: with --state, name the backing folder")
@@ -224,6 +224,15 @@ def _nothing_there(path: bytes, state: bytes | None) -> MirrorfsError:
         f"{show(path)}: neither in a mirrorfs mount nor in a backing folder with a state folder; "
         "if it was mounted with state=DIR, name the backing folder and pass --state DIR"
     )
+
+
+def _exists(path: bytes) -> bool:
+    """Raises OSError where a disk fails."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

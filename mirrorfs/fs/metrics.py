@@ -125,6 +125,7 @@ class Metrics:
                 "apparent_bytes": sum(one.size for one in standings),
                 "incomplete_files": sum(one.is_incomplete for one in standings),
                 "last_session_timestamp_seconds": last_ns / 10**9,
+                "last_scrub_timestamp_seconds": recorder.last_scrub_ns() / 10**9,
                 "files_left_out": left_out,
                 "chunks": covered.chunks,
                 "known_chunks": covered.known_chunks,
@@ -145,6 +146,8 @@ class Metrics:
     def _round(self) -> None:
         try:
             self._look()
+            if self._recorder is not None and not self._is_closing.is_set():
+                self._recorder.look_at_scrubs()
             if self._file is not None and self._owns_place():
                 self._file.write(self.text())
         except Exception:  # nothing must end the thread

@@ -45,6 +45,8 @@ _GAUGES = {
     "sessions are known",
     "incomplete_files": "Watched files whose last session left them incomplete",
     "last_session_timestamp_seconds": "When the last session of any file ended; 0 if none is known",
+    "last_scrub_timestamp_seconds": "When the last complete scrub of all files ended; 0 if "
+    "none did",
     "chunks": "Chunks of 64 KiB of the files of which digests are kept",
     "known_chunks": "Chunks of 64 KiB whose digest is known",
     "files_left_out": "Watched files that keep_pattern selects, but for which there was no room "
@@ -71,6 +73,11 @@ _FILE_GAUGES: dict[str, tuple[str, Callable[[Standing], float]]] = {
     "file_unusual": (
         "1 if the last session of the file was unusual",
         lambda one: bool(one.unusual),
+    ),
+    "file_damaged_chunks": (
+        "Chunks of 64 KiB of the file that the last scrub found damaged, and that were not written "
+        "anew since",
+        lambda one: one.damaged_chunks,
     ),
 }
 

@@ -15,7 +15,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeVarTuple
 
-from mirrorfs.catalog import endings, sessions
+from mirrorfs.catalog import endings, scrubs, sessions
 from mirrorfs.catalog.standing import WATCHED_BYTES, Standing, standing
 from mirrorfs.fs import session_end
 from mirrorfs.fs.session_log import SessionLog
@@ -40,6 +40,7 @@ _MAX_EVENTS = 100_000
 _MAX_STANDINGS = 10_000
 _MAX_UNSAVED = 1000
 _RETRY_SECONDS = 60.0
+_SCRUBS_SECONDS = 2.0
 _DAY_NS = 86_400 * 10**9
 RECENT = 100
 
@@ -72,6 +73,8 @@ class Recorder:
         self._recent: deque[Session] = deque(maxlen=RECENT)
         self._standings: dict[bytes, Standing] = {}
         self._life: dict[str, int] = {}
+        self._damaged: dict[bytes, int] = {}  # chunks by path, as scrubs have noted it
+        self._last_scrub_ns = 0
         # The recorder's own.
         self._begun: list[Live] = []
         self._over: list[Session] = []
@@ -123,7 +126,26 @@ class Recorder:
     def standings(self) -> list[Standing]:
         """How the files stand that are watched one by one."""
         with self._lock:
-            return list(self._standings.values())
+            damaged = self._damaged
+            return [
+                one._replace(damaged_chunks=damaged[one.path]) if one.path in damaged else one
+                for one in self._standings.values()
+            ]
+
+    def last_scrub_ns(self) -> int:
+        """When the last complete scrub ended, as `look_at_scrubs` has seen it; 0 if none did."""
+        with self._lock:
+            return self._last_scrub_ns
+
+    def look_at_scrubs(self) -> None:
+        """Let the thread see what scrubs, which are processes of their own, have noted, and wait
+        for that, but not for long.
+        """
+        if not self._catalog.exists():
+            return  # for this alone none is made
+        is_seen = threading.Event()
+        self._put(partial(self._look_at_scrubs, is_seen))
+        is_seen.wait(_SCRUBS_SECONDS)
 
     def life(self) -> dict[str, int]:
         """The counters of all mounts, this one included."""
@@ -263,6 +285,15 @@ class Recorder:
             now = now._replace(size=before.size, allocated=before.allocated)
         if now.is_watched and not is_removed and len(self._standings) < _MAX_STANDINGS:
             self._standings[session.path] = now
+
+    def _look_at_scrubs(self, is_seen: threading.Event) -> None:
+        damage = self._catalog.call(scrubs.damage)
+        last_ns = self._catalog.call(scrubs.last_complete_ns)
+        with self._lock:
+            if damage is not None:
+                self._damaged = {one.path: one.left_chunks for one in damage}
+            self._last_scrub_ns = last_ns or self._last_scrub_ns
+        is_seen.set()
 
     def _known(self, written_as: bytes, chunks: int | None) -> None:
         path, _ = endings.meant_for(written_as)

@@ -106,6 +106,13 @@ def test_verify(mirror: Mirror) -> None:
     assert set(found) == DOCUMENTED["mirrorfs verify --json"]
 
 
+def test_scrub(mirror: Mirror) -> None:
+    done = mirrorfs("scrub", "--json", mirror.path)
+    *files, end = map(json.loads, done.stdout.splitlines())
+    assert [set(one) for one in files] == [DOCUMENTED["mirrorfs scrub --json"]]
+    assert set(end) == DOCUMENTED["The last line of scrub"]
+
+
 def test_digest(mirror: Mirror) -> None:
     assert set(printed("digest", "--json", mirror.path)) == DOCUMENTED["mirrorfs digest --json"]
 

@@ -42,6 +42,8 @@ sessions are known
 mirrorfs_incomplete_files gauge Watched files whose last session left them incomplete
 mirrorfs_last_session_timestamp_seconds gauge When the last session of any file ended; 0 if none \
 is known
+mirrorfs_last_scrub_timestamp_seconds gauge When the last complete scrub of all files ended; 0 if \
+none did
 mirrorfs_chunks gauge Chunks of 64 KiB of the files of which digests are kept
 mirrorfs_known_chunks gauge Chunks of 64 KiB whose digest is known
 mirrorfs_files_left_out gauge Watched files that keep_pattern selects, but for which there was no \
@@ -54,6 +56,8 @@ mirrorfs_file_changed_ratio gauge Share of the data of the file that its last se
 from 0 to 1
 mirrorfs_file_incomplete gauge 1 if the last session of the file left it incomplete
 mirrorfs_file_unusual gauge 1 if the last session of the file was unusual
+mirrorfs_file_damaged_chunks gauge Chunks of 64 KiB of the file that the last scrub found damaged, \
+and that were not written anew since
 """
 LABELS = Labels(b'/mnt/"\\\xff', b"/back\n")
 # As the library reads them back.
