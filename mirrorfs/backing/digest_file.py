@@ -247,9 +247,10 @@ class Folder:
         about to change. None if there is none.
         """
         try:
-            return DigestFile(state_folder.open_file(self.fd, identity.name, os.O_RDONLY))
+            fd = state_folder.open_file(self.fd, identity.name, os.O_RDONLY)
         except FileNotFoundError:
             return None
+        return DigestFile(fd, self._open)
 
     def has(self, file: DigestFile, identity: Identity) -> bool:
         """Whether that is still the digest file of a backing file: who cannot get its lock takes
