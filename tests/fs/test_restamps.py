@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from mirrorfs.backing.digest_file import Stamp
 from mirrorfs.fs import restamps
 from mirrorfs.fs.restamps import Restamps
@@ -12,7 +14,7 @@ S = [Stamp(1 << 20, 5, time) for time in range(40)]
 
 def chain(*times: int) -> Restamps:
     made = Restamps()
-    for before, after in zip(times, times[1:], strict=False):
+    for before, after in itertools.pairwise(times):
         made.note(KEY, S[before], S[after])
     return made
 
