@@ -230,13 +230,10 @@ class Folder:
             fd = state_folder.open_file(self.fd, identity.name, os.O_RDWR)
         except FileNotFoundError:
             return None
-        end = time.monotonic() + _LOCK_SECONDS
-        while not _try_lock(fd):
-            if time.monotonic() > end:
-                os.close(fd)
-                self.remove(identity)
-                return None
-            time.sleep(_LOCK_STEP_SECONDS)
+        if not _lock(fd):
+            os.close(fd)
+            self.remove(identity)
+            return None
         if _has_name(fd, self.fd, identity.name):
             return DigestFile(fd, self._open)
         os.close(fd)  # another has begun a new one
@@ -283,7 +280,7 @@ class Folder:
         self.remove(identity)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         fd = state_folder.open_file(self.fd, identity.name, flags)
-        if not _try_lock(fd):
+        if not _lock(fd):
             os.close(fd)
             raise OSError(errno.EAGAIN, "another process has just taken it")
         return DigestFile(fd, self._open)
@@ -310,6 +307,16 @@ def _write(fd: int, data: bytes | bytearray, place: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _lock(fd: int) -> bool:
+    """Get the lock; False if that takes long."""
+    end = time.monotonic() + _LOCK_SECONDS
+    while not _try_lock(fd):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOCK_STEP_SECONDS)
+    return True
+
+
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -331,6 +338,9 @@ def _secret(folder_fd: int) -> int:
     fd = state_folder.open_file(folder_fd, SECRET, os.O_RDWR | os.O_CREAT)
     try:
         found = os.pread(fd, _SECRET_BYTES, 0)
+        if len(found) < _SECRET_BYTES:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # another process may just be making it
+            found = os.pread(fd, _SECRET_BYTES, 0)
         if len(found) < _SECRET_BYTES:
             found = os.urandom(_SECRET_BYTES)
             _write(fd, found, 0)

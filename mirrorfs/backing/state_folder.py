@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import stat
+import threading
 from typing import Any
 
 from mirrorfs.backing import syscalls
@@ -30,6 +31,7 @@ _FORMAT = 1
 _MAX_MARKER_BYTES = 1 << 16
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _being_made: set[bytes] = set()
+_making = threading.Lock()
 
 
 def open_folder(parent_fd: int, name: bytes) -> int:
@@ -62,7 +64,7 @@ def open_file(folder_fd: int, name: bytes, flags: int) -> int:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EPERM, f"{show(name)} is no regular file")
         _check_owner(status)
-        if status.st_nlink != 1:
+        if status.st_nlink > 1:  # 0: another process has just replaced or removed it
             raise OSError(errno.EPERM, f"{show(name)} has another name, too")
     except OSError:
         os.close(fd)
@@ -78,8 +80,13 @@ def _check_owner(status: os.stat_result) -> None:
 def open_or_make(parent_fd: int, name: bytes) -> tuple[int, bytes]:
     """A descriptor of the state folder `name`, made if there is none, and its id (`ID_BYTES`).
 
-    Raises an OSError whose text says why it cannot be used.
+    Raises an OSError whose text says why it cannot be used. Threads that come at once get the same.
     """
+    with _making:
+        return _open_or_make(parent_fd, name)
+
+
+def _open_or_make(parent_fd: int, name: bytes) -> tuple[int, bytes]:
     try:
         folder_fd = open_folder(parent_fd, name)
     except FileNotFoundError:

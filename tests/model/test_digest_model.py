@@ -68,7 +68,7 @@ class Written:
     # A further name.
     link: str | None = None
     steps: list[str] = field(default_factory=list)
-    # What is known from before its last session is known: nothing else has changed it.
+    # All of it was written by whole chunks, in sessions that are remembered.
     is_certain: bool = True
 
     @property
@@ -125,6 +125,12 @@ class Written:
         way = self.chance.choice(ways)
         self.steps.append(way)
         getattr(self, f"_{way}")(other)
+        self.note_end()
+
+    def note_end(self) -> None:
+        """Of a small file nothing is kept when its session is over, as it may be by now."""
+        if not self.handles and 0 < len(self.content) < WORTH:
+            self.is_certain = False
 
     def put(self, offset: int, data: bytes) -> None:
         self.extend(offset)
@@ -317,6 +323,7 @@ class Sessions:
                 )
         for file in self.files:
             file.close()
+            file.note_end()
 
     def written(self) -> Iterator[Written]:
         return (file for file in self.files if file.backing.exists())
