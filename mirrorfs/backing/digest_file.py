@@ -123,10 +123,14 @@ class Group:
 
 
 class DigestFile:
-    """One that is open, and locked. Every method raises OSError."""
+    """One that is open, and locked; `among` are the descriptors of all. Every method raises
+    OSError.
+    """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, among: set[int]) -> None:
         self._fd = fd
+        self._among = among
+        among.add(fd)
 
     @property
     def fd(self) -> int:
@@ -195,15 +199,18 @@ class DigestFile:
 
     def close(self) -> None:
         """Close it, which gives the lock away."""
+        self._among.discard(self._fd)
         os.close(self._fd)
 
 
 class Folder:
-    """The folder `digests` in the state folder `parent_fd`; made where there is none. Raises
-    OSError.
+    """The folder `digests` in the state folder `parent_fd`; made where there is none. No more than
+    `most_open` digest files are to be open. Raises OSError.
     """
 
-    def __init__(self, parent_fd: int) -> None:
+    def __init__(self, parent_fd: int, most_open: int = 1000) -> None:
+        self._most_open = most_open
+        self._open: set[int] = set()
         with contextlib.suppress(FileExistsError):
             os.mkdir(FOLDER, 0o700, dir_fd=parent_fd)
         self.fd = state_folder.open_folder(parent_fd, FOLDER)
@@ -215,8 +222,10 @@ class Folder:
 
     def open(self, identity: Identity) -> DigestFile | None:
         """The digest file of a backing file, locked; None if there is none, or if somebody else has
-        the lock for long: then there is none any more.
+        the lock for long: then there is none any more. Raises OSError, EMFILE if too many are open.
         """
+        if len(self._open) >= self._most_open:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
             fd = state_folder.open_file(self.fd, identity.name, os.O_RDWR)
         except FileNotFoundError:
@@ -229,7 +238,7 @@ class Folder:
                 return None
             time.sleep(_LOCK_STEP_SECONDS)
         if _has_name(fd, self.fd, identity.name):
-            return DigestFile(fd)
+            return DigestFile(fd, self._open)
         os.close(fd)  # another has begun a new one
         return None
 
@@ -238,9 +247,10 @@ class Folder:
         about to change. None if there is none.
         """
         try:
-            return DigestFile(state_folder.open_file(self.fd, identity.name, os.O_RDONLY))
+            fd = state_folder.open_file(self.fd, identity.name, os.O_RDONLY)
         except FileNotFoundError:
             return None
+        return DigestFile(fd, self._open)
 
     def has(self, file: DigestFile, identity: Identity) -> bool:
         """Whether that is still the digest file of a backing file: who cannot get its lock takes
@@ -264,7 +274,7 @@ class Folder:
             os.close(fd)
             raise BlockingIOError(errno.EAGAIN, "it is in use")
         if _has_name(fd, self.fd, identity.name):
-            return DigestFile(fd)
+            return DigestFile(fd, self._open)
         os.close(fd)
         return None
 
@@ -276,7 +286,7 @@ class Folder:
         if not _try_lock(fd):
             os.close(fd)
             raise OSError(errno.EAGAIN, "another process has just taken it")
-        return DigestFile(fd)
+        return DigestFile(fd, self._open)
 
     def remove(self, identity: Identity, is_durable: bool = False) -> None:
         """Forget the digests of a backing file, also after a power cut if `is_durable`."""

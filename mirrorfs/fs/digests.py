@@ -39,7 +39,8 @@ _RESTAMP_SECONDS = 2.0
 
 
 class Digests:
-    """Those below the backing folder `backing_fd`, on the device `root_device`. `unsynced` is
+    """Those below the backing folder `backing_fd`, on the device `root_device`, with so many
+    `descriptors` at most: one for each file that had digests before its session. `unsynced` is
     called with the key of a file that could not be made durable, and the error; `noted` with a path
     and of how many chunks of that file the digest is known.
     """
@@ -50,6 +51,7 @@ class Digests:
         backing_fd: int,
         root_device: int,
         abilities: Abilities,
+        descriptors: int,
         unsynced: Callable[[FileKey, OSError], None],
         noted: Callable[[bytes, int | None], object],
     ) -> None:
@@ -57,6 +59,7 @@ class Digests:
         self._backing_fd = backing_fd
         self._root_device = root_device
         self._abilities = abilities
+        self._most_open = descriptors
         self._unsynced = unsynced
         self._noted = noted
         self._restamps = Restamps()
@@ -143,7 +146,7 @@ class Digests:
             name = os.path.basename(self._place)
             fd, _ = state_folder.open_or_make(self._parent_fd, name)
             try:
-                self._folder = Folder(fd)
+                self._folder = Folder(fd, self._most_open)
             finally:
                 os.close(fd)
         except OSError as exc:

@@ -213,7 +213,8 @@ def _digests(
     if setup.options.ro or setup.options.digests == "off" or setup.catalog_folder is None:
         return None
     place, abilities = setup.catalog_folder, setup.abilities
-    return Digests(place, setup.backing_fd, root.dev, abilities, unsynced, noted)
+    descriptors = setup.descriptors // 2
+    return Digests(place, setup.backing_fd, root.dev, abilities, descriptors, unsynced, noted)
 
 
 def _not_noted(_path: bytes, _chunks: int | None) -> None:
