@@ -208,7 +208,10 @@ class Digests:
         """A descriptor of a file, -1 if it does not lie there any more."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(path, flags | os.O_NOATIME, dir_fd=self._backing_fd)
+            try:
+                fd = os.open(path, flags | os.O_NOATIME, dir_fd=self._backing_fd)
+            except PermissionError:  # somebody else's file
+                fd = os.open(path, flags, dir_fd=self._backing_fd)
         except OSError:
             return -1
         if statx(fd).key == key:
