@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RESTAMP_SECONDS = 2.0
+_NO_END = 1 << 63
 
 
 class Digests:
@@ -68,8 +69,9 @@ class Digests:
         self._parent_fd = os.open(os.path.dirname(place), flags)
         self._folder: Folder | None = None
         self._is_refused = False
-        # Guards those two; and what follows.
-        self._lock = threading.Lock()
+        # Guards those two, and waits for the disk.
+        self._folder_lock = threading.Lock()
+        self._lock = threading.Lock()  # guards what follows
         self._known: dict[FileKey, KnownDigests] = {}
         self._events: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
@@ -100,8 +102,7 @@ class Digests:
                 self._known.pop(live.key, None)
                 return
             self._known[live.key] = known
-        changed = live.tally.changed.ranges(1 << 63)
-        self._events.put(partial(self._seal, live, known, known.epoch, changed, is_believed))
+        self._events.put(partial(self._seal, live, known, known.epoch, is_believed))
 
     def note_restamped(self, before: Status, after: Status) -> None:
         """Note what a client did to a file besides its content: its status before, and now."""
@@ -117,10 +118,11 @@ class Digests:
         if known is not None:
             known.note_stamped(mtime_ns)
 
-    def removed(self, key: FileKey) -> None:
-        """Note that a file is no more."""
-        self._restamps.drop(key)
-        self._events.put(partial(self._remove, key))
+    def removed(self, status: Status) -> None:
+        """Note that a file is no more, of which this was the status."""
+        if may_have_digests(status):
+            self._restamps.drop(status.key)
+            self._events.put(partial(self._remove, status.key))
 
     def close(self) -> None:
         """Seal what is left; may take as long as the disk."""
@@ -135,7 +137,7 @@ class Digests:
     def folder(self) -> Folder | None:
         """The folder of the digest files, made where there is none; None if it cannot be used."""
         if self._folder is None and not self._is_refused:
-            with self._lock:
+            with self._folder_lock:
                 self._open_folder()
         return self._folder
 
@@ -175,19 +177,13 @@ class Digests:
                 except Exception:  # nothing must end the thread
                     log.exception("digests could not be kept")
 
-    def _seal(
-        self,
-        live: Live,
-        known: KnownDigests,
-        epoch: int,
-        changed: list[tuple[int, int]],
-        is_believed: bool,
-    ) -> None:
+    def _seal(self, live: Live, known: KnownDigests, epoch: int, is_believed: bool) -> None:
         fd = self._open(live.path, live.key) if is_believed else -1
         try:
             if fd < 0:
                 is_over = known.close(epoch, None)
             else:
+                changed = live.tally.changed.ranges(_NO_END)
                 is_over = sealing.seal(known, epoch, fd, changed, self._abilities.tells_holes(fd))
         except OSError as exc:
             is_over = True

@@ -186,7 +186,7 @@ class Names:
             )
             if old is not None:
                 self._unlinked.hold(parent, name, old)
-            self._sessions.removed(status.key, parent.path_of(name), _is_last(status))
+            self._sessions.removed(status, parent.path_of(name), _is_last(status))
             if not _is_last(status):
                 self._sessions.restamped(status, statx(fd, ask=False))
             self._lost_name(fd, status)
@@ -252,7 +252,7 @@ class Names:
                     other.parent, other.name = old_parent, name
                 device.close_fd(met[0])
             else:
-                self._sessions.replaced(met[1].key, _is_last(met[1]))
+                self._sessions.replaced(met[1], _is_last(met[1]))
                 if not _is_last(met[1]):
                     self._sessions.restamped(met[1], statx(met[0], ask=False))
                 self._lost_name(*met)

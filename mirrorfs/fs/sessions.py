@@ -194,23 +194,25 @@ class Sessions:
         if self._recorder is not None:
             self._recorder.exchanged(*paths)
 
-    def removed(self, key: FileKey, path: bytes, is_last: bool) -> None:
-        """Note that a name of a file is gone, its last one if `is_last`."""
-        live = self._live.get(key)
+    def removed(self, status: Status, path: bytes, is_last: bool) -> None:
+        """Note that a name of a file is gone, its last one if `is_last`; its status before."""
+        live = self._live.get(status.key)
         if live is not None and live.path == path and live.linked is not None:
             live.path = live.linked
-        self.replaced(key, is_last)
+        self.replaced(status, is_last)
         if self._recorder is not None:
             self._recorder.removed(path)
 
-    def replaced(self, key: FileKey, is_last: bool) -> None:
-        """Note that another file has taken a name of this one, its last one if `is_last`."""
-        live = self._live.get(key)
+    def replaced(self, status: Status, is_last: bool) -> None:
+        """Note that another file has taken a name of the one with this status before, its last one
+        if `is_last`.
+        """
+        live = self._live.get(status.key)
         if live is not None:
             live.is_removed = is_last
             live.touch()
         if is_last and self._digests is not None:
-            self._digests.removed(key)
+            self._digests.removed(status)
 
     def linked(self, key: FileKey, path: bytes) -> None:
         """Note that a file has one more name: some tools give it its final one so."""
