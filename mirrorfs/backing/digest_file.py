@@ -232,7 +232,7 @@ class Folder:
             return None
         if not _lock(fd):
             os.close(fd)
-            self.remove(identity)
+            self.remove(identity, is_durable=True)
             return None
         if _has_name(fd, self.fd, identity.name):
             return DigestFile(fd, self._open)

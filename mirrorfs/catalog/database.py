@@ -263,7 +263,15 @@ def open_to_read(folder: bytes) -> sqlite3.Connection | None:
                 f"{show(path)}: was made by a newer mirrorfs (version {version}, this one knows "
                 f"{VERSION}); use that one"
             )
-        return connection if version else None
+        if version < VERSION:
+            connection.close()
+            if not version:
+                return None
+            raise StateError(
+                f"{show(path)}: was made by an older mirrorfs (version {version}); the next mount "
+                "brings it up to date"
+            )
+        return connection
     raise StateError(
         f"{show(path)}: cannot be read ({error}); the next mount sets a damaged one aside"
     )
