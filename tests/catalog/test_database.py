@@ -169,5 +169,5 @@ def test_what_is_no_file_is_refused_by_name(folder: Folder) -> None:
 def test_an_older_one_is_not_read_before_a_mount_has_brought_it_up_to_date(folder: Folder) -> None:
     folder.to_write()[0].close()
     folder.set_version(1)
-    with pytest.raises(StateError, match="older mirrorfs .*; the next mount"):
+    with pytest.raises(StateError, match=r"older mirrorfs .*; the next mount"):
         folder.to_read()
