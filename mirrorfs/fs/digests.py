@@ -41,7 +41,8 @@ _NO_END = 1 << 63
 
 class Digests:
     """Those below the backing folder `backing_fd`, on the device `root_device`, with so many
-    `descriptors` at most: one for each file that had digests before its session. `unsynced` is
+    `descriptors` at most: one for each file that had digests before its session. Unless `is_kept`,
+    those that there are are taken away from files that change, and that is all. `unsynced` is
     called with the key of a file that could not be made durable, and the error; `noted` with a path
     and of how many chunks of that file the digest is known.
     """
@@ -53,6 +54,7 @@ class Digests:
         root_device: int,
         abilities: Abilities,
         descriptors: int,
+        is_kept: bool,
         unsynced: Callable[[FileKey, OSError], None],
         noted: Callable[[bytes, int | None], object],
     ) -> None:
@@ -61,6 +63,7 @@ class Digests:
         self._root_device = root_device
         self._abilities = abilities
         self._most_open = descriptors
+        self._is_kept = is_kept
         self._unsynced = unsynced
         self._noted = noted
         self._restamps = Restamps()
@@ -86,7 +89,9 @@ class Digests:
             known = self._known.get(key)
             if known is None:
                 resolve = partial(self._restamps.resolve, key)
-                known = KnownDigests(self.folder, self._identity(key), resolve, is_new)
+                known = KnownDigests(
+                    self.folder, self._identity(key), resolve, is_new, self._is_kept
+                )
                 self._known[key] = known
             return known
 

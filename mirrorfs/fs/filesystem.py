@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from mirrorfs.backing import digest_file
 from mirrorfs.backing.recovery_list import RecoveryList
 from mirrorfs.backing.statx import statx
 from mirrorfs.catalog.catalog import Catalog
@@ -210,11 +211,21 @@ def _digests(
     unsynced: Callable[[FileKey, OSError], None],
     noted: Callable[[bytes, int | None], object],
 ) -> Digests | None:
-    if setup.options.ro or setup.options.digests == "off" or setup.catalog_folder is None:
+    place, is_kept = setup.catalog_folder, setup.options.digests == "on"
+    if setup.options.ro or place is None:
         return None
-    place, abilities = setup.catalog_folder, setup.abilities
-    descriptors = setup.descriptors // 2
-    return Digests(place, setup.backing_fd, root.dev, abilities, descriptors, unsynced, noted)
+    if not is_kept and not os.path.isdir(os.path.join(place, digest_file.FOLDER)):
+        return None
+    return Digests(
+        place,
+        setup.backing_fd,
+        root.dev,
+        setup.abilities,
+        setup.descriptors // 2,
+        is_kept,
+        unsynced,
+        noted,
+    )
 
 
 def _not_noted(_path: bytes, _chunks: int | None) -> None:

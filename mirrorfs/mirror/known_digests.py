@@ -44,7 +44,8 @@ def stamp_of(status: Status) -> Stamp:
 class KnownDigests:
     """Of one file. `folder` gives the folder of digest files, None where there is none;
     `restamped` what a stamp has become by what clients did to the file besides its content.
-    `is_new` says that the file was just made.
+    `is_new` says that the file was just made. Unless `is_kept`, nothing is known from the first
+    change on.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class KnownDigests:
         identity: Identity,
         restamped: Callable[[Stamp], Stamp],
         is_new: bool,
+        is_kept: bool = True,
     ) -> None:
         self.identity = identity
         self._folder = folder
         self._restamped = restamped
         self._is_new = is_new
+        self._is_kept = is_kept
         self._lock = threading.Lock()
         self._groups = DigestGroups(folder, identity)
         self._size = 0  # of the file below, in bytes
@@ -98,6 +101,8 @@ class KnownDigests:
                 if not self._is_begun:
                     self._is_begun = True
                     self._begin(fd)
+                    if not self._is_kept:
+                        self._groups.lose()
                 elif self.left is not None:
                     self._look_beside(fd, self.left)
             except OSError:

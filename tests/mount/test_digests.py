@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorfs.backing import syscalls
-from tests.digested import CHUNK, all_right, wait_for_seal
+from tests.digested import CHUNK, all_right, known_of, wait_for_seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,3 +122,27 @@ def test_a_change_beside_the_mount_is_said_and_ends_them(quick: Mirror) -> None:
     quick.umount()
     assert 0 in all_right(quick.backing)["file"].lost
     assert "file: was changed beside the mount" in quick.log.read_text()
+
+
+def test_a_mount_that_keeps_none_takes_them_away_from_what_it_changes(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "session_quiet=0")
+    for name in ("changed", "left"):
+        mirror.write(name, 0, DATA)
+    mirror.umount()
+    assert {name: one.believed for name, one in known_of(mirror.backing).items()} == {
+        "changed": True,
+        "left": True,
+    }
+    mirror.options = "digests=off"
+    mirror.mount()
+    mirror.write("changed", 5, b"new")
+    mirror.write("new", 0, DATA)
+    mirror.umount()
+    found = known_of(mirror.backing)
+    assert {name: one.why for name, one in found.items()} == {
+        "changed": "none",
+        "left": "",
+        "new": "none",
+    }
