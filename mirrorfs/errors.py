@@ -10,6 +10,7 @@
     ├── PrivateError               the user may not look into the mount, or at the file
     ├── DifferenceError            copies that should be equal are not
     ├── StateError                 what is remembered between mounts cannot be used
+    ├── ConfigFileError            the configuration file is wrong, or cannot be used
     ├── BusyError                  files are open, so it cannot be unmounted
     └── NoAnswerError              a daemon is dead, or did not answer in time
 
@@ -81,6 +82,10 @@ class DifferenceError(MirrorfsError):
 
 class StateError(MirrorfsError):
     exit_code = ExitCode.STATE_DAMAGED
+
+
+class ConfigFileError(MirrorfsError):
+    exit_code = ExitCode.CONFIG_FILE
 
 
 class BusyError(MirrorfsError):
