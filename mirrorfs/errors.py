@@ -2,6 +2,7 @@
 
     MirrorfsError                  one line for stderr, and an exit code
     ├── UsageError                 the command line or an option is wrong
+    │   └── UnknownOptionError     there is no such option
     ├── MountPointError            the mount point cannot be used
     ├── BackingError               the backing folder cannot be used
     ├── FuseError                  FUSE itself is not available here
@@ -50,6 +51,10 @@ class MirrorfsError(Exception):
 
 class UsageError(MirrorfsError):
     exit_code = ExitCode.USAGE
+
+
+class UnknownOptionError(UsageError):
+    pass
 
 
 class MountPointError(MirrorfsError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mirrorfs.errors import UsageError
+from mirrorfs.errors import UnknownOptionError, UsageError
 from mirrorfs.mount_words import (
     ACCEPTED_BEGINNINGS,
     ACCEPTED_WORDS,
@@ -371,13 +371,13 @@ def parse_words(all_words: Iterable[str]) -> MountOptions:
 
 def _unknown(name: str) -> UsageError:
     if name == "remount":
-        return UsageError(
-            "a mirrorfs cannot be remounted; unmount it, and mount it again with the options wanted"
-        )
+        return UsageError("remount: only a mount that is there can be remounted, with ro or rw")
     known = sorted(_BY_NAME.keys() | SWITCHES.keys() | FUSE_WORDS | ACCEPTED_WORDS)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return UsageError(f"unknown option '{name}'{hint}; 'mirrorfs mount --help' lists them all")
+    return UnknownOptionError(
+        f"unknown option '{name}'{hint}; 'mirrorfs mount --help' lists them all"
+    )
 
 
 def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, dict[str, object]]:

@@ -129,7 +129,7 @@ def _print(place: _Place, config: ConfigFile | None, as_json: bool) -> None:
         options = describe(in_file, {})
         backing = os.fsencode(place.table.backing) if place.table else b""
     else:
-        options = _running(place.mount)
+        options = mounted.running_options(place.mount)
         backing = place.mount.source
     shown = {name: _entry(name, one, place, config, in_file) for name, one in options.items()}
     if as_json:
@@ -156,24 +156,6 @@ def _print(place: _Place, config: ConfigFile | None, as_json: bool) -> None:
         if one["pending"] is not None:
             pending = _text(name, one["pending"])
             print(f"  {'':16}  {pending:{width}}  as the file has it now, at the next mount")
-
-
-def _running(mount: Mount) -> dict[str, Any]:
-    """The options of a mount, as it tells them itself. Raises MirrorfsError."""
-    control = str(mounted.Statistics(mount).read()["control"])
-    path = os.path.join(mount.path, os.fsencode(control), b"config.json")
-    try:
-        found: dict[str, Any] = json.loads(timed_calls.call(_content, path))["options"]
-    except OSError as exc:
-        raise mounted.explained(mount, mount.path, exc) from None
-    except (ValueError, LookupError):
-        raise mounted.unreadable(mount.path) from None
-    return found
-
-
-def _content(path: bytes) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _entry(

@@ -90,7 +90,10 @@ def _option_help(option: Option) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Mount; returns when the mount answers, or with -f when it has ended."""
-    own = parse(",".join(arguments.options))
+    words = [word.strip() for word in ",".join(arguments.options).split(",")]
+    if "remount" in words:
+        return _remount(arguments, [word for word in words if word])
+    own = parse(",".join(words))
     # mount(8) always passes `rw`, which then says nothing.
     words = [word for word in own.words if not (arguments.is_mount8 and word == "rw")]
     config = read_config(arguments)
@@ -101,9 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         backing = timed_calls.resolve(os.fsencode(arguments.backing))
         mount_point = timed_calls.resolve(os.fsencode(arguments.mount_point))
-        options = _with_config(config, backing, mount_point, words)
+        options = with_config(config, backing, mount_point, words)
     spec = prepare(backing, mount_point, options)
-    _check_libraries()
     from mirrorfs.daemon import launch
 
     if arguments.foreground:
@@ -112,6 +114,15 @@ def run(arguments: argparse.Namespace) -> int:
     hint = launch.run_background(spec)
     if hint:
         note(hint)
+    return ExitCode.DONE
+
+
+def _remount(arguments: argparse.Namespace, words: list[str]) -> int:
+    from mirrorfs.daemon import remount
+
+    # mount -o remount,ro MOUNTPOINT, or with the backing folder before it, as mount(8) has it
+    path = arguments.mount_point or arguments.backing
+    remount.remount(path, words, is_whole=arguments.is_mount8)
     return ExitCode.DONE
 
 
@@ -131,7 +142,7 @@ def _by_name(
     return timed_calls.resolve(backing), timed_calls.resolve(mount_point), options
 
 
-def _with_config(
+def with_config(
     config: ConfigFile | None, backing: bytes, mount_point: bytes, words: list[str]
 ) -> MountOptions:
     """The options of a mount whose places are given, and those that the file has for it."""
@@ -184,6 +195,7 @@ def prepare(backing: bytes, mount_point: bytes, options: MountOptions) -> MountS
     for line in (*state.notes, *state.warnings):
         note(line)
     notes += state.notes
+    _check_libraries()
     return MountSpec(
         backing, backing_fd, mount_point, options, abilities, state, hook, metrics, tuple(notes)
     )
