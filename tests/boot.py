@@ -100,6 +100,11 @@ class Booted:
         for group in self._groups:
             _remove_group(group)
 
+    def power_off(self) -> None:
+        """Shut it down in order."""
+        self.systemctl("poweroff", check=False)
+        self._holder.wait(100)
+
     def __truediv__(self, path: object) -> Path:
         """A path of that machine, to be read and written from this one."""
         return Path(f"/proc/{self._pid}/root{path}")
@@ -113,7 +118,7 @@ class Booted:
     def run(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command there, outside of all units, as root's shell would."""
         enter = ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--cgroup", "--root"]
-        return run(*enter, "--wd=/", *words, check=check, timeout=100)
+        return run(*enter, "env", "--chdir=/", *words, check=check, timeout=100)
 
     def systemctl(self, *words: str, check: bool = True) -> str:
         """What systemctl(1) says, without the end of the line."""

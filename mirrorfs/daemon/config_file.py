@@ -8,6 +8,7 @@ keeps no other from being mounted.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import stat
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mirrorfs.backing.paths import show
 from mirrorfs.daemon import timed_calls
 from mirrorfs.daemon.config_values import BACKING, words_of
-from mirrorfs.errors import ConfigFileError, UsageError
+from mirrorfs.errors import ConfigFileError, MirrorfsError, UsageError
 from mirrorfs.options import MountOptions, parse_words
 
 if TYPE_CHECKING:
@@ -68,9 +69,13 @@ class ConfigFile:
     def at(self, mount_point: bytes) -> Table | None:
         """The table of the mount at a path without symbolic links; None if there is none."""
         for table in self.mounts:
-            path = os.fsencode(table.mount_point)
-            if os.path.normpath(path) == mount_point or timed_calls.resolve(path) == mount_point:
+            if os.path.normpath(os.fsencode(table.mount_point)) == mount_point:
                 return table
+        for table in self.mounts:
+            # A mount point of another that cannot be reached now is not this one.
+            with contextlib.suppress(MirrorfsError, OSError):
+                if timed_calls.resolve(os.fsencode(table.mount_point)) == mount_point:
+                    return table
         return None
 
     def named(self, name: str) -> Table:

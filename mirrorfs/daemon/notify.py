@@ -1,7 +1,7 @@
 """What a service manager is told (sd_notify(3)): a datagram of lines to the socket NOTIFY_SOCKET.
 
-Guarantees: nothing here can delay or fail the mount. The variables are taken out of the
-environment, so that no child process speaks for the daemon.
+Guarantees: nothing here can fail the mount, nor delay it, but by `_SEND_SECONDS` at its begin and
+end. The variables are taken out of the environment, so that no child process speaks for the daemon.
 """
 
 from __future__ import annotations
@@ -46,20 +46,22 @@ class Notifier:
         self._end = threading.Event()
         self._beats: threading.Thread | None = None
 
-    def tell(self, *lines: str) -> None:
-        """Send lines; where they cannot be sent, nothing happens."""
+    def tell(self, *lines: str, seconds: float = 0.0) -> None:
+        """Send lines, within so many seconds if the manager is slow; where they cannot be sent,
+        nothing happens.
+        """
         if not self._address:
             return
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
         ):
-            sock.settimeout(_SEND_SECONDS)
+            sock.settimeout(seconds)
             sock.sendto("\n".join(lines).encode("utf-8", "backslashreplace"), self._address)
 
     def ready(self) -> None:
         """The mount answers."""
-        self.tell("READY=1", "STATUS=serving; no session yet")
+        self.tell("READY=1", "STATUS=serving; no session yet", seconds=_SEND_SECONDS)
 
     def session(self, session: Session) -> None:
         """A session is over."""
@@ -69,7 +71,7 @@ class Notifier:
 
     def stopping(self) -> None:
         """The mount is leaving the tree."""
-        self.tell("STOPPING=1", "STATUS=ending: finishing what is open")
+        self.tell("STOPPING=1", "STATUS=ending: finishing what is open", seconds=_SEND_SECONDS)
 
     def __enter__(self) -> None:
         """From now until the end of the block, ask for more time, as long as something is done."""

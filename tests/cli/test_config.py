@@ -191,6 +191,14 @@ def test_a_mistake_in_the_table_of_another_mount_keeps_none_from_its_work(place:
     assert done.returncode == ExitCode.CONFIG_FILE
 
 
+def test_a_mount_point_that_is_a_link(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(place.point)
+    place.write("history = 30")
+    place.file.write_text(place.file.read_text().replace(f'"{place.point}"', f'"{tmp_path}/link"'))
+    place.mount(place.backing, place.point)
+    assert place.options()["history"]["from"] == "mount"
+
+
 def test_backing_cannot_stand_in_the_defaults(place: Place) -> None:
     place.write("", "backing = '/x'")
     assert "line 2: 'backing' belongs to one mount" in place.refused()

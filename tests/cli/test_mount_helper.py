@@ -90,6 +90,18 @@ def test_verify_says_no_more_than_of_any_fuse(machine: Mount8, fs_type: str) -> 
     assert said[0] == said[1]
 
 
+def test_a_missing_backing_folder_is_told_with_nofail_too(machine: Mount8) -> None:
+    """A job that mounts must not take the bare mount point for the mount."""
+    machine.backing = machine.folder / "missing"
+    machine.fstab("mirrorfs", "nofail")
+    for words in (("mount", "-a"), ("mount", machine.point)):
+        code, said = machine.code(*words)
+        assert code == MountCode.FAILED
+        assert said == (
+            f"mirrorfs: {machine.backing}: no such folder; make it first, or correct the path\n"
+        )
+
+
 def test_noauto_is_mounted_by_name_alone(machine: Mount8) -> None:
     machine.fstab("mirrorfs", f"noauto,log={machine.log}")
     machine.run("mount", "-a")

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,6 +234,22 @@ def test_a_watchdog_ends_a_daemon_that_hangs_and_no_other(machine: Booted) -> No
     wait_for(lambda: pid(machine) not in {0, first})
     wait_for(lambda: machine.systemctl("is-active", UNIT, check=False) == "active")
     machine.put(f"{POINT}/file", "text")
+
+
+def test_what_is_being_written_when_the_machine_goes_down_is_finished(machine: Booted) -> None:
+    machine.systemctl("start", UNIT)
+    (machine / f"{POINT}/vm.img").write_bytes(b"old" * (1 << 20))
+    # What was truncated keeps its old blocks below until it is closed.
+    script = "import sys, time; f = open(sys.argv[1], 'wb', 0); f.write(b'n' * 100000); "
+    writer = (sys.executable, "-c", script + "time.sleep(1000)", f"{POINT}/vm.img")
+    machine.run("systemd-run", "--unit=writer", *writer)
+    wait_for(lambda: (machine / f"{POINT}/vm.img").stat().st_size == 100_000)
+    below = os.open(machine / f"{BACKING}/vm.img", os.O_RDONLY)
+    assert os.fstat(below).st_size == 3 << 20
+    machine.power_off()
+    assert os.fstat(below).st_size == 100_000
+    assert os.pread(below, 200_000, 0) == b"n" * 100_000
+    os.close(below)
 
 
 def test_the_mount_unit(machine: Booted) -> None:
