@@ -2,6 +2,7 @@
 
     MirrorfsError                  one line for stderr, and an exit code
     ├── UsageError                 the command line or an option is wrong
+    │   └── UnknownOptionError     there is no such option
     ├── MountPointError            the mount point cannot be used
     ├── BackingError               the backing folder cannot be used
     ├── FuseError                  FUSE itself is not available here
@@ -10,6 +11,7 @@
     ├── PrivateError               the user may not look into the mount, or at the file
     ├── DifferenceError            copies that should be equal are not
     ├── StateError                 what is remembered between mounts cannot be used
+    ├── ConfigFileError            the configuration file is wrong, or cannot be used
     ├── BusyError                  files are open, so it cannot be unmounted
     └── NoAnswerError              a daemon is dead, or did not answer in time
 
@@ -51,6 +53,10 @@ class UsageError(MirrorfsError):
     exit_code = ExitCode.USAGE
 
 
+class UnknownOptionError(UsageError):
+    pass
+
+
 class MountPointError(MirrorfsError):
     exit_code = ExitCode.MOUNT_POINT
 
@@ -81,6 +87,10 @@ class DifferenceError(MirrorfsError):
 
 class StateError(MirrorfsError):
     exit_code = ExitCode.STATE_DAMAGED
+
+
+class ConfigFileError(MirrorfsError):
+    exit_code = ExitCode.CONFIG_FILE
 
 
 class BusyError(MirrorfsError):

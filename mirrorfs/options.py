@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mirrorfs.errors import UsageError
+from mirrorfs.errors import UnknownOptionError, UsageError
+from mirrorfs.mount_words import (
+    ACCEPTED_BEGINNINGS,
+    ACCEPTED_WORDS,
+    FUSE_WORDS,
+    OPPOSITES,
+    SWITCHES,
+)
 
 _MIN_BLOCK_BYTES = 4096
 _MAX_BLOCK_BYTES = 1 << 24
@@ -159,7 +166,8 @@ class MountOptions:
     default that the mount finds itself.
 
     `words` are all that were given, as they were given; `given` are the names of the options among
-    them, and `fuse_words` those that are handed to FUSE.
+    them, and `fuse_words` those that are handed to FUSE. `origins` are the options that a table of
+    the configuration file decides: name and `defaults` or `mount`.
     """
 
     zeros: Literal["punch", "keep"] = _option(
@@ -295,6 +303,7 @@ class MountOptions:
     fuse_words: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
     words: tuple[str, ...] = ()
+    origins: tuple[tuple[str, str], ...] = ()
 
     def keeps_atime(self, flags: int) -> bool:
         """Whether reading a file that a client opens with `flags` of open(2) moves no time of
@@ -320,46 +329,35 @@ _DECLARED: list[tuple[str, Option]] = [
 OPTIONS = tuple(option for _, option in _DECLARED)
 _BY_NAME = {option.name: (target, option) for target, option in _DECLARED}
 
-# Each turns a flag on or off; of two that are about one flag, the last one holds.
-_SWITCHES = {
-    "rw": ("ro", False),
-    "noallow_other": ("allow_other", False),
-    "atime": ("noatime", False),
-    "strictatime": ("noatime", False),
-    "diratime": ("nodiratime", False),
-}
-# Words that are handed to FUSE.
-_FUSE_WORDS = frozenset("nosuid nodev noexec sync dirsync dev suid".split())
-# Words that mount(8), fstab and systemd add, and that change nothing here.
-_ACCEPTED_WORDS = frozenset(
-    "defaults nofail _netdev auto noauto user nouser users owner group relatime norelatime "
-    "nostrictatime iversion noiversion lazytime nolazytime silent loud async "
-    "mand nomand exec _rnetdev default_permissions".split()
-)
-_ACCEPTED_BEGINNINGS = ("x-", "X-", "comment")
-
 
 def parse(text: str) -> MountOptions:
-    """Read a comma-separated `-o` string.
+    """Read a comma-separated `-o` string; see `parse_words`."""
+    return parse_words(filter(None, (part.strip() for part in text.split(","))))
+
+
+def parse_words(all_words: Iterable[str]) -> MountOptions:
+    """Read options word by word; of two about the same thing, the last one holds.
 
     Raises UsageError that names the option, what is wrong with it and, for an unknown one, the
     nearest known name.
     """
+    words = tuple(all_words)
     values: dict[str, Any] = {}
     fuse_words: list[str] = []
     given: set[str] = set()
-    words = tuple(filter(None, (part.strip() for part in text.split(","))))
     for word in words:
         name, equals, rest = word.partition("=")
         value = rest if equals else None
-        if name in _FUSE_WORDS:
+        if name in OPPOSITES:
+            fuse_words = [one for one in fuse_words if one not in {name, OPPOSITES[name]}]
+        if name in FUSE_WORDS:
             _read_flag(name, value)
             fuse_words.append(name)
-        elif name in _ACCEPTED_WORDS or name.startswith(_ACCEPTED_BEGINNINGS):
+        elif name in ACCEPTED_WORDS or name.startswith(ACCEPTED_BEGINNINGS):
             continue
-        elif name in _SWITCHES:
+        elif name in SWITCHES:
             _read_flag(name, value)
-            option, values[option] = _SWITCHES[name]
+            option, values[option] = SWITCHES[name]
             if name != "rw":  # mount(8) always passes it
                 given.add(option)
         elif name in _BY_NAME:
@@ -373,19 +371,21 @@ def parse(text: str) -> MountOptions:
 
 def _unknown(name: str) -> UsageError:
     if name == "remount":
-        return UsageError(
-            "a mirrorfs cannot be remounted; unmount it, and mount it again with the options wanted"
-        )
-    known = sorted(_BY_NAME.keys() | _SWITCHES.keys() | _FUSE_WORDS | _ACCEPTED_WORDS)
+        return UsageError("remount: only a mount that is there can be remounted, with ro or rw")
+    known = sorted(_BY_NAME.keys() | SWITCHES.keys() | FUSE_WORDS | ACCEPTED_WORDS)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return UsageError(f"unknown option '{name}'{hint}; 'mirrorfs mount --help' lists them all")
+    return UnknownOptionError(
+        f"unknown option '{name}'{hint}; 'mirrorfs mount --help' lists them all"
+    )
 
 
 def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, dict[str, object]]:
-    """Each option's value and where it came from (`given` or `default`), for config.json; of those
-    in `effective`, by name, the value that the mount has found for them.
+    """Each option's value and where it came from (`given`, `default`, or a table of the file:
+    `defaults`, `mount`), for config.json; of those in `effective`, by name, the value that the
+    mount has found for them.
     """
+    origins = {**dict.fromkeys(options.given, "given"), **dict(options.origins)}
     table: dict[str, dict[str, object]] = {}
     for name, (target, _) in _BY_NAME.items():
         value = effective.get(name, getattr(options, target))
@@ -393,5 +393,5 @@ def describe(options: MountOptions, effective: dict[str, object]) -> dict[str, d
             value = b":".join(value)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")
-        table[name] = {"value": value, "from": "given" if name in options.given else "default"}
+        table[name] = {"value": value, "from": origins.get(name, "default")}
     return table

@@ -25,6 +25,7 @@ import os, sys
 import mirrorfs.cli.check, mirrorfs.cli.commands, mirrorfs.cli.demo, mirrorfs.cli.history
 import mirrorfs.cli.mount, mirrorfs.cli.stats, mirrorfs.cli.status, mirrorfs.cli.top
 import mirrorfs.cli.umount
+import mirrorfs.cli.config, mirrorfs.daemon.config_file, mirrorfs.daemon.config_text
 import mirrorfs.daemon.launch, mirrorfs.daemon.main_loop
 from mirrorfs.cli.main import main
 os.setgroups([])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MIRRORFS_TYPE = "fuse.mirrorfs"
@@ -16,8 +16,8 @@ _ODD_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 @dataclass(frozen=True, slots=True)
 class Mount:
     """One line of the mount table. `root` is the path in the file system that is mounted, `path` is
-    where; `device` is MAJOR:MINOR. Of a mirrorfs, `source` is the backing folder, and `user_id` the
-    user who has mounted it.
+    where; `device` is MAJOR:MINOR; `options` are those of the mount and of the file system. Of a
+    mirrorfs, `source` is the backing folder, and `user_id` the user who has mounted it.
     """
 
     mount_id: int
@@ -28,6 +28,7 @@ class Mount:
     device: str
     user_id: int = 0
     parent_id: int = -1
+    options: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def dev(self) -> int:
@@ -97,6 +98,7 @@ def _parse(line: bytes) -> Mount:
         os.fsdecode(left[2]),
         next((int(word[8:]) for word in options if word.startswith(b"user_id=")), 0),
         int(left[1]),
+        frozenset(os.fsdecode(word) for word in (*left[5].split(b","), *options)),
     )
 
 

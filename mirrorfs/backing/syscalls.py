@@ -31,6 +31,8 @@ FIEMAP_FLAG_SYNC = 1
 _FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
+_MS_REMOUNT = 0x20
+_CLONE_NEWNS = 0x20000
 _MNT_DETACH = 2
 RENAME_NOREPLACE = 1
 _RESOLVE_NO_SYMLINKS = 0x04
@@ -77,6 +79,14 @@ _libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 _libc.lseek.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int]
 _libc.lseek.restype = ctypes.c_int64
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.mount.argtypes = [
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+]
+_libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _libc.syscall.argtypes = [
     ctypes.c_long,
     ctypes.c_int,
@@ -308,6 +318,18 @@ def unmount(path: bytes, lazy: bool) -> None:
     process uses it any more.
     """
     _check(_libc.umount2(path, _MNT_DETACH if lazy else 0))
+
+
+def remount(path: bytes, flags: int) -> None:
+    """Give the mount at `path`, and the file system on it, these flags of mount(2) (MS_REMOUNT)."""
+    _check(_libc.mount(None, path, None, flags | _MS_REMOUNT, None))
+
+
+def enter_mount_namespace(fd: int) -> None:
+    """Change to the mount namespace that `fd` is open on (setns(2)); its root is then this
+    process's. The process must have one thread.
+    """
+    _check(_libc.setns(fd, _CLONE_NEWNS))
 
 
 # The errno of a full disk, and of one that is full for this user or group.

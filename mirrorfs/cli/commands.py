@@ -15,6 +15,7 @@ from mirrorfs.errors import ExitCode, UsageError
 
 COMMANDS = {
     "mount": "mount a backing folder",
+    "config": "the configuration file: what it says, and where each value comes from",
     "umount": "unmount, and wait until the daemon has ended",
     "status": "how the copies stand: last good session, what is incomplete, space",
     "history": "the sessions that were noted, the last one first",
@@ -51,9 +52,9 @@ examples:
 exit codes:
   0 done, 1 failed, 2 usage, 3 mount point unusable, 4 backing folder unusable,
   5 FUSE not available, 6 in use, 7 not a mirrorfs mount, 8 difference found,
-  9 state folder unusable, 11 busy, 12 no answer (the daemon hangs or is dead),
-  13 changed while it was read, 32 any failure in mount(8)'s form;
-  'mirrorfs help check' has those of a plugin
+  9 state folder unusable, 10 configuration file, 11 busy, 12 no answer (the
+  daemon hangs or is dead), 13 changed while it was read, 32 any failure in
+  mount(8)'s form; 'mirrorfs help check' has those of a plugin
 """
 
 
@@ -95,7 +96,8 @@ def run(words: list[str]) -> int:
     """
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
-    elif is_mount8(words):
+    mount8 = is_mount8(words)
+    if mount8:
         words = ["mount", *words]
     if words and words[0] not in COMMANDS and words[0] not in _ALONE:
         raise _unknown(words[0])
@@ -111,6 +113,7 @@ def run(words: list[str]) -> int:
         raise UsageError(
             f"not understood: {' '.join(rest)}; see 'mirrorfs {arguments.command} --help'"
         )
+    arguments.is_mount8 = mount8
     code: int = importlib.import_module(f"mirrorfs.cli.{arguments.command}").run(arguments)
     return code
 

@@ -18,7 +18,7 @@ from mirrorfs.cli.output import note
 from mirrorfs.errors import ExitCode, MirrorfsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from _typeshed import ReadableBuffer
@@ -30,11 +30,16 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` says, or the words of the process; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return with_signals(lambda: _run(words))
+
+
+def with_signals(call: Callable[[], int]) -> int:
+    """What `call` returns, or 128 + N if signal N has ended it."""
     try:
         for number in _ENDING_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _end)
-        return _run(words)
+        return call()
     except SystemExit as exc:
         with contextlib.suppress(OSError):
             _flush()
@@ -60,34 +65,40 @@ def _run(words: list[str]) -> int:
 
     mount8 = commands.is_mount8(words)
     is_plugin = words[:1] != [] and words[0] in commands.PLUGINS
+    code = guarded(lambda: commands.run(words), _say_unknown if is_plugin else _say)
+    return int(ExitCode.MOUNT_FAILED if mount8 and code else code)
+
+
+def guarded(call: Callable[[], int], say: Callable[[str, int], int]) -> int:
+    """What `call` returns; or, for an expected failure, what `say` returns for its text and exit
+    code.
+    """
     try:
         _open_streams()
-        code = commands.run(words)
+        code = call()
         _flush()
         return code
     except MirrorfsError as exc:
-        if is_plugin:
-            return _say_unknown(str(exc))
-        note(str(exc))
-        code = exc.exit_code
+        code = say(str(exc), exc.exit_code)
     except BrokenPipeError:
         # The reader has gone (`mirrorfs stats | head -1`); nothing more can be said to it.
         code = 128 + signal.SIGPIPE
     except MemoryError:
-        note("not enough memory; is it limited (ulimit -v)?")
-        code = ExitCode.FAILED
+        code = say("not enough memory; is it limited (ulimit -v)?", ExitCode.FAILED)
     except OSError as exc:
         where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
-        if is_plugin:
-            return _say_unknown(f"{where}{exc.strerror or exc}")
-        note(f"{where}{exc.strerror or exc}")
-        code = ExitCode.FAILED
+        code = say(f"{where}{exc.strerror or exc}", ExitCode.FAILED)
     with contextlib.suppress(OSError):
         _flush()
-    return int(ExitCode.MOUNT_FAILED if mount8 else code)
+    return code
 
 
-def _say_unknown(text: str) -> int:
+def _say(text: str, code: int) -> int:
+    note(text)
+    return code
+
+
+def _say_unknown(text: str, _code: int) -> int:
     """What a monitoring plugin says of what it could not judge; returns its exit code."""
     from mirrorfs.cli import check
 

@@ -36,13 +36,17 @@ _ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def run_foreground(spec: MountSpec) -> None:
-    """Serve until the mount is unmounted, or a signal ends it. Raises MirrorfsError."""
+    """Serve until the mount is unmounted, or a signal ends it; a service manager that has started
+    this process is told. Raises MirrorfsError.
+    """
+    from mirrorfs.daemon import notify
     from mirrorfs.daemon.main_loop import serve
 
+    notifier = notify.from_environment()
     _set_up_log(spec, foreground=True)
     # The main loop lets them through when it listens: no signal leaves a half mount.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
-    serve(spec, lambda: None)
+    serve(spec, notifier.ready, notifier)
 
 
 def run_background(spec: MountSpec) -> str | None:

@@ -1,5 +1,6 @@
 """Log setup: lines go to stderr in the foreground, to a file, or to syslog (which systemd-journald
-reads). Each line names its mount, since several mounts may write to one place.
+reads). Each line names its mount, since several mounts may write to one place. Where stderr leads
+to systemd-journald, each line begins with its priority (sd-daemon(3)).
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from io import TextIOWrapper
 
 _SYSLOG_SOCKET = "/dev/log"
+# As syslog(3) has them.
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+)
+_DEBUG_PRIORITY = 7
 
 
 class _Formatter(logging.Formatter):
@@ -33,6 +42,9 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         lines = super().format(record).splitlines()
+        record.priority = next(
+            (number for level, number in _PRIORITIES if record.levelno >= level), _DEBUG_PRIORITY
+        )
         record.asctime = self.formatTime(record)
         head = self._head % vars(record)
         return "\n".join(head + line for line in lines)
@@ -80,7 +92,7 @@ def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bo
             ) from None
     elif foreground:
         handler = logging.StreamHandler(sys.stderr)
-        head = "mirrorfs: "
+        head = "<%(priority)d>" if _is_journal() else "mirrorfs: "
     elif Path(_SYSLOG_SOCKET).exists():
         handler = logging.handlers.SysLogHandler(
             _SYSLOG_SOCKET, facility=logging.handlers.SysLogHandler.LOG_DAEMON
@@ -99,6 +111,17 @@ def set_up(log_file: str | None, mount_point: bytes, foreground: bool, debug: bo
     pyfuse3.setLevel(logging.INFO)  # its lines of DEBUG are about its own tasks
     logging.raiseExceptions = False
     return note
+
+
+def _is_journal() -> bool:
+    """Whether stderr is what systemd-journald has given this process (JOURNAL_STREAM of
+    systemd.exec(5)).
+    """
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def destination() -> str:

@@ -24,6 +24,7 @@ from mirrorfs.backing import mounts, syscalls
 from mirrorfs.backing.paths import printable, show
 from mirrorfs.daemon import log_setup, log_signals, places
 from mirrorfs.daemon.background import Background
+from mirrorfs.daemon.notify import Notifier
 from mirrorfs.daemon.readahead import Readahead
 from mirrorfs.daemon.session_hook import SessionHook
 from mirrorfs.fs.setup import Setup
@@ -41,8 +42,9 @@ _GRACE_SECONDS = 10.0
 _MIN_DESCRIPTORS = 16
 
 
-def serve(spec: MountSpec, ready: Callable[[], None]) -> None:
-    """Mount and serve until unmounted; `ready` is called when requests are answered.
+def serve(spec: MountSpec, ready: Callable[[], None], notifier: Notifier | None = None) -> None:
+    """Mount and serve until unmounted; `ready` is called when requests are answered, and `notifier`
+    told what follows.
 
     Raises FuseError if the mount is refused.
     """
@@ -50,7 +52,7 @@ def serve(spec: MountSpec, ready: Callable[[], None]) -> None:
     log_signals.block()
     _raise_limits()
     syscalls.keep_request_buffers()
-    trio.run(_serve, spec, ready)
+    trio.run(_serve, spec, ready, notifier or Notifier())
 
 
 def _raise_limits() -> None:
@@ -66,12 +68,14 @@ def _descriptor_limit() -> int:
     return max(_MIN_DESCRIPTORS, soft // 4)
 
 
-async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
+async def _serve(spec: MountSpec, ready: Callable[[], None], notifier: Notifier) -> None:
     readahead = Readahead(spec.mount_point)
     connection = Connection(_setup(spec), lambda: {"readahead": readahead.describe()})
-    mount = Mount(connection, spec.mount_point)
+    mount = Mount(connection, spec.mount_point, notifier)
     log_signals.start(connection.fs.status_line)
     hook = _start_hook(spec, connection)
+    if connection.fs.recorder is not None:
+        connection.fs.recorder.listeners.append(notifier.session)
     connection.fs.start()
     connection.mount(spec.mount_point, _fuse_options(spec))
     mount.note_device()
@@ -82,14 +86,17 @@ async def _serve(spec: MountSpec, ready: Callable[[], None]) -> None:
             await nursery.start(mount.watch_signals)
             nursery.start_soon(_announce, connection, spec.mount_point, readahead, ready)
             nursery.start_soon(Background(connection.fs).run)
+            nursery.start_soon(notifier.watch, spec.mount_point)
             await connection.serve()
             nursery.cancel_scope.cancel()
     finally:
-        connection.close(unmount=mount.is_mounted())
-        connection.fs.close_files()
-        await trio.to_thread.run_sync(connection.fs.end_threads)
-        if hook is not None:
-            await trio.to_thread.run_sync(hook.close)
+        notifier.stopping()
+        with notifier:
+            connection.close(unmount=mount.is_mounted())
+            connection.fs.close_files()
+            await trio.to_thread.run_sync(connection.fs.end_threads)
+            if hook is not None:
+                await trio.to_thread.run_sync(hook.close)
         log.info("unmounted: %s", connection.fs.status_line())
 
 
@@ -172,8 +179,9 @@ async def _announce(
 class Mount:
     """The place of a connection in the tree, and its end."""
 
-    def __init__(self, connection: Connection, mount_point: bytes) -> None:
+    def __init__(self, connection: Connection, mount_point: bytes, notifier: Notifier) -> None:
         self._connection = connection
+        self._notifier = notifier
         self._mount_point = mount_point
 
     def note_device(self) -> None:
@@ -214,6 +222,7 @@ class Mount:
             task_status.started()
             async for number in signals:
                 log.info("got %s, unmounting", signal.Signals(number).name)
+                self._notifier.stopping()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._stop, nursery.cancel_scope)
                     async for _ in signals:

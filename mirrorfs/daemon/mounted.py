@@ -102,6 +102,24 @@ class Statistics:
         return parsed(self._path, answer)
 
 
+def running_options(mount: mounts.Mount) -> dict[str, Any]:
+    """The options of a mount, as it tells them itself (config.json). Raises MirrorfsError."""
+    control = str(Statistics(mount).read()["control"])
+    path = os.path.join(mount.path, os.fsencode(control), b"config.json")
+    try:
+        found: dict[str, Any] = json.loads(timed_calls.call(_content, path))["options"]
+    except OSError as exc:
+        raise explained(mount, mount.path, exc) from None
+    except (ValueError, LookupError):
+        raise unreadable(mount.path) from None
+    return found
+
+
+def _content(path: bytes) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def parsed(path: bytes, answer: bytes) -> dict[str, Any]:
     """What the attribute of the mount, or of the file, at `path` says; MirrorfsError if it cannot
     be read.

@@ -146,7 +146,7 @@ def test_every_option_has_a_case_above_with_a_value_of_its_own() -> None:
         ("nosiud", "unknown option 'nosiud'; did you mean 'nosuid'?"),
         ("relatme", "unknown option 'relatme'; did you mean 'relatime'?"),
         ("xyzzy", "unknown option 'xyzzy'; 'mirrorfs mount --help' lists them all"),
-        ("remount,ro", "a mirrorfs cannot be remounted; unmount it, and mount it again with "),
+        ("remount,ro", "remount: only a mount that is there can be remounted, with ro or rw"),
     ],
 )
 def test_a_bad_word_is_refused_with_the_reason(words: str, said: str) -> None:

@@ -117,6 +117,13 @@ def test_digest(mirror: Mirror) -> None:
     assert set(printed("digest", "--json", mirror.path)) == DOCUMENTED["mirrorfs digest --json"]
 
 
+def test_config(mirror: Mirror) -> None:
+    found = printed("config", "--json", mirror.path)
+    assert set(found) == DOCUMENTED["mirrorfs config --json"]
+    for one in found["options"].values():
+        assert set(one) == DOCUMENTED["An object in `options`"]
+
+
 def test_demo() -> None:
     assert {one.name for one in fields(Row)} == DOCUMENTED["An object in `copies`"]
 
