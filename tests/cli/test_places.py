@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -22,18 +23,31 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["mount", "-o", "remount,ro", "MOUNTPOINT"], ExitCode.USAGE),
-        (["mount", "BACKING", "MOUNTPOINT", "-o", "remount,ro"], ExitCode.USAGE),
+        (["mount", "-o", "remount,ro", "MOUNTPOINT"], ExitCode.NOT_A_MOUNT),
+        (["mount", "BACKING", "MOUNTPOINT", "-o", "remount,ro"], ExitCode.NOT_A_MOUNT),
         (["BACKING", "MOUNTPOINT", "-o", "rw,remount"], ExitCode.MOUNT_FAILED),
     ],
 )
-def test_mount_refuses_to_remount_with_advice(words: list[str], code: ExitCode) -> None:
+def test_only_a_mount_can_be_remounted(words: list[str], code: ExitCode) -> None:
     done = mirrorfs(*words, check=False)
     assert done.returncode == code
-    assert done.stderr == (
-        "mirrorfs: a mirrorfs cannot be remounted; unmount it, and mount it again with the options "
-        "wanted\n"
-    )
+    assert done.stderr.endswith("/MOUNTPOINT: not a mirrorfs mount; 'mirrorfs stats' lists those "
+                                "there are\n")  # fmt: skip
+
+
+def test_a_remount_changes_what_it_names_alone(
+    ext4_folder: Path, mount_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = mount_mirror(ext4_folder, "noexec")
+    mirrorfs("mount", "-o", "remount,ro", mirror.path)
+    flags = os.statvfs(mirror.path).f_flag
+    assert flags & os.ST_RDONLY
+    assert flags & os.ST_NOEXEC
+    mirrorfs("mount", "-o", "remount,rw", mirror.path)
+    assert mirror.write("file", 0, b"data") == 4
+    done = mirrorfs("mount", "-o", "remount,history=3", mirror.path, check=False)
+    assert done.returncode == ExitCode.USAGE
+    assert "option history cannot be changed by remount; unmount it, and mount" in done.stderr
 
 
 def test_commands_refuse_a_missing_or_empty_place() -> None:
