@@ -19,6 +19,7 @@ COMMANDS = {
     "status": "how the copies stand: last good session, what is incomplete, space",
     "history": "the sessions that were noted, the last one first",
     "check": "a monitoring plugin: one line, exit code 0, 1, 2 or 3",
+    "doctor": "what is wrong or slow, and the command that mends it",
     "stats": "show what was received, and what became of it",
     "top": "show what the mounts do now",
     "verify": "compare a copy with its source, here or over ssh",
