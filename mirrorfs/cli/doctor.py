@@ -69,6 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     spell: Speller = Plain(exactly=arguments.json)
     if arguments.anonymous:
         spell = Anonymous(_names())
+        for one in looked:
+            for path in filter(None, (one.name, one.backing, one.state_folder)):
+                spell.path(path)
     if arguments.json:
         print(json.dumps(_as_dict(host, looked, found, spell, arguments.anonymous)))
     else:

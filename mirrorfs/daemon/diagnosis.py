@@ -212,9 +212,9 @@ def digests(one: Examined) -> Iterator[Finding]:
     """Files whose damage would not be noticed, and those that are damaged."""
     names = {"name": one.name}
     for path in one.damaged[:_FILES_SHOWN]:
-        text = "{file}: is damaged; copy it again, its time set back so that it is taken"
+        text = "{file}: is damaged; copy it again, or repair it from what it is a copy of"
         place = one.name.rstrip(b"/") + b"/" + path
-        command = "touch -d 1970-01-02 {place}"
+        command = "mirrorfs scrub {place} --repair-from SOURCE"
         yield Finding(Level.PROBLEM, "damaged", text, command, {"file": path, "place": place})
     if len(one.damaged) > _FILES_SHOWN:
         text = f"{{name}}: {len(one.damaged) - _FILES_SHOWN} more files are damaged"

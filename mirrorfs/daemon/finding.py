@@ -77,9 +77,11 @@ class Anonymous:
         return self._token(show(path))
 
     def words(self, text: str) -> str:
-        text = _PATH.sub(lambda match: self._token(match[0].rstrip(".")), printable(text))
+        text = printable(text)
+        # Those with a space in them, too, where they are known.
         for known in sorted(self._tokens, key=len)[::-1]:
             text = text.replace(known, self._tokens[known])
+        text = _PATH.sub(lambda match: self._token(match[0].rstrip(".")), text)
         for number, name in enumerate(self._names, 1):
             text = re.sub(rf"\b{re.escape(name)}\b", f"NAME{number}", text)
         return text
