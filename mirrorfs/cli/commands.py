@@ -24,6 +24,7 @@ COMMANDS = {
     "top": "show what the mounts do now",
     "verify": "compare a copy with its source, here or over ssh",
     "digest": "one digest over all of a file; what verify asks the other side for",
+    "sparsify": "dig holes where files hold zeros, in place",
     "demo": "the whole story on real files, in about a minute",
 }
 # Their exit codes are those of monitoring plugins, where 2 is the worst and not a mistyped word.

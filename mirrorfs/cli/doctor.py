@@ -40,7 +40,7 @@ exit codes: 0 no problem, 1 a problem; others as everywhere
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the words that follow `mirrorfs doctor`."""
     parser.epilog = _EPILOG
-    parser.usage = "mirrorfs doctor [MOUNTPOINT | BACKING] [--json] [--anonymous] [--state DIR]"
+    parser.usage = "mirrorfs doctor [MOUNTPOINT | BACKING] [--json] [--anonymous] [...]"
     parser.add_argument(
         "place",
         metavar="MOUNTPOINT | BACKING",

@@ -83,6 +83,11 @@ def test_doctor(mirror: Mirror) -> None:
     assert set(found["findings"][0]) == DOCUMENTED["An object in `findings`"]
 
 
+def test_sparsify(mirror: Mirror) -> None:
+    found = printed("sparsify", "--json", "--dry-run", mirror.path / "vm.img")
+    assert set(found) == DOCUMENTED["mirrorfs sparsify --json"]
+
+
 def test_history(mirror: Mirror) -> None:
     names = DOCUMENTED["mirrorfs history --json"]
     assert set(printed("history", "--json", "--ranges", mirror.path)) == names
