@@ -30,8 +30,9 @@ _PUBLIC_OPTIONS = frozenset(
 )
 _EPILOG = """\
 A problem loses copies, or will; what is slow costs time or space; a note is
-good to know. --anonymous prints a report that can be shown to strangers: paths,
-and names of hosts and users, are numbered; the kernel, versions and options stay.
+good to know. --anonymous prints a report that can be shown to strangers:
+paths, and names of hosts and users, are numbered; the kernel, versions and
+options stay.
 
 exit codes: 0 no problem, 1 a problem; others as everywhere
 """
