@@ -20,11 +20,13 @@ COMMANDS = {
     "status": "how the copies stand: last good session, what is incomplete, space",
     "history": "the sessions that were noted, the last one first",
     "check": "a monitoring plugin: one line, exit code 0, 1, 2 or 3",
+    "doctor": "what is wrong or slow, and the command that mends it",
     "stats": "show what was received, and what became of it",
     "top": "show what the mounts do now",
     "verify": "compare a copy with its source, here or over ssh",
     "scrub": "read what is stored, and find what is damaged, by the digests that are kept",
     "digest": "one digest over all of a file; what verify asks the other side for",
+    "sparsify": "dig holes where files hold zeros, in place",
     "demo": "the whole story on real files, in about a minute",
 }
 # Their exit codes are those of monitoring plugins, where 2 is the worst and not a mistyped word.

@@ -1,5 +1,5 @@
-"""Handlers for extended attributes. Two are ours: the counters of a file, which lie on no disk, and
-the recovery attribute, which clients never see.
+"""Handlers for extended attributes. Three are ours: the counters of a file, which lie on no disk;
+the recovery attribute, which clients never see; and one that has holes dug.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mirrorfs.fs.control import ControlFolder
 from mirrorfs.fs.entry import refuse
 from mirrorfs.fs.pinned_inodes import Pinned
 from mirrorfs.fs.privileges import drop_foreign_setgid
+from mirrorfs.fs.sparsifier import SPARSIFY_ATTRIBUTE, Sparsifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mirrorfs.mirror.counters import Account
 
 STATS_ATTRIBUTE = b"user.mirrorfs.stats"
-_OURS = frozenset({STATS_ATTRIBUTE, recovery_attribute.NAME})
+_OURS = frozenset({STATS_ATTRIBUTE, SPARSIFY_ATTRIBUTE, recovery_attribute.NAME})
 
 
 class Xattrs:
@@ -49,6 +50,7 @@ class Xattrs:
         self._account = account
         self._sessions = sessions
         self._stats = stats
+        self._sparsifier = Sparsifier(inodes, open_files, sessions)
 
     async def get(self, node_id: int, name: bytes) -> bytes:
         """getxattr(2)."""
@@ -59,6 +61,8 @@ class Xattrs:
             return reports.file_json(self._account.file(inode.key))
         if name == STATS_ATTRIBUTE and inode is self._inodes.root:
             return self._stats()
+        if name == SPARSIFY_ATTRIBUTE:
+            return self._sparsifier.block(inode)
         async with Pinned(self._inodes, node_id):
             return await inode.device.threads.run(tree.get_xattr, inode.fd, name)
 
@@ -78,6 +82,10 @@ class Xattrs:
         """setxattr(2)."""
         if name == recovery_attribute.NAME or ControlFolder.owns(node_id):
             return  # a copy brings it along; it describes another file
+        if name == SPARSIFY_ATTRIBUTE:
+            async with Pinned(self._inodes, node_id) as (inode,):
+                await self._sparsifier.dig(inode, value, caller)
+            return
         if name in _OURS:
             raise refuse(errno.EPERM)
         async with Pinned(self._inodes, node_id) as (inode,):

@@ -75,6 +75,19 @@ def test_status(mirror: Mirror) -> None:
     assert set(found["smaller"]) == DOCUMENTED["The object `smaller`"]
 
 
+def test_doctor(mirror: Mirror) -> None:
+    found = json.loads(mirrorfs("doctor", "--json", mirror.path, check=False).stdout)
+    assert set(found) == DOCUMENTED["mirrorfs doctor --json"]
+    assert set(found["places"][0]) == DOCUMENTED["An object in `places`"]
+    # On ext4 there is one about sharing blocks.
+    assert set(found["findings"][0]) == DOCUMENTED["An object in `findings`"]
+
+
+def test_sparsify(mirror: Mirror) -> None:
+    found = printed("sparsify", "--json", "--dry-run", mirror.path / "vm.img")
+    assert set(found) == DOCUMENTED["mirrorfs sparsify --json"]
+
+
 def test_history(mirror: Mirror) -> None:
     names = DOCUMENTED["mirrorfs history --json"]
     assert set(printed("history", "--json", "--ranges", mirror.path)) == names
