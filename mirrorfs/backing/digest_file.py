@@ -22,10 +22,13 @@ import struct
 import time
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorfs import _native
 from mirrorfs.backing import state_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDER = b"digests"
 SECRET = b"secret"
@@ -172,6 +175,20 @@ class DigestFile:
         if states[GROUP_CHUNKS:] != _checksum(group, seed):
             return Group()
         return group
+
+    def groups(self, first: int, stop: int) -> Iterator[int]:
+        """The numbers in `[first, stop)` of the groups of which something may be known."""
+        while first < stop:
+            try:
+                place = os.lseek(self._fd, _PAGE_BYTES + first * _GROUP_BYTES, os.SEEK_DATA)
+            except OSError as exc:
+                if exc.errno != errno.ENXIO:
+                    raise
+                return  # only a hole follows
+            number = (place - _PAGE_BYTES) // _GROUP_BYTES
+            if number < stop:
+                yield number
+            first = number + 1
 
     def set_group(self, number: int, group: Group, seed: int) -> None:
         """Write what has changed of a group."""

@@ -13,7 +13,7 @@ from mirrorfs.backing import mounts, state_folder
 from mirrorfs.backing.digest_file import Identity
 from mirrorfs.backing.statx import statx
 from mirrorfs.daemon import timed_calls
-from mirrorfs.mirror.known_digests import WORTH_BYTES
+from mirrorfs.mirror.known_digests import MAX_BYTES, WORTH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from mirrorfs.daemon.scrub_place import ScrubPlace
 
 
+_TOO_LARGE = "is larger than 16 TiB; of such files no digests are kept"
+
+
 class Files(NamedTuple):
     """What there is. `worth` are the files that have digests, with their sizes, by path below the
-    backing folder, in ascending order; `unread` the folders that cannot be looked into, and why.
+    backing folder, in ascending order; `unread` the folders that cannot be looked into, and the
+    files that are too large, and why.
     """
 
     worth: dict[bytes, int]
@@ -49,9 +53,11 @@ def find(root: bytes, below: bytes, should_stop: Callable[[], bool]) -> Files:
     small = 0
     left = [below]
     if below and not os.path.isdir(start):
-        status = os.lstat(start)
-        is_worth = status.st_size >= WORTH_BYTES
-        return Files({below: status.st_size} if is_worth else {}, int(not is_worth), {})
+        size = os.lstat(start).st_size
+        if size > MAX_BYTES:
+            return Files({}, 0, {below: _TOO_LARGE})
+        is_worth = size >= WORTH_BYTES
+        return Files({below: size} if is_worth else {}, int(not is_worth), {})
     while left and not should_stop():
         folder = left.pop()
         try:
@@ -65,7 +71,9 @@ def find(root: bytes, below: bytes, should_stop: Callable[[], bool]) -> Files:
                         with contextlib.suppress(FileNotFoundError):  # removed just now
                             size = entry.stat(follow_symlinks=False).st_size
                             small += size < WORTH_BYTES
-                            if size >= WORTH_BYTES:
+                            if size > MAX_BYTES:
+                                unread[path] = _TOO_LARGE
+                            elif size >= WORTH_BYTES:
                                 worth[path] = size
         except OSError as exc:
             if exc.errno != errno.ENOENT or not folder:

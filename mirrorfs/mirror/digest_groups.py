@@ -116,9 +116,7 @@ class DigestGroups:
         """Know nothing of the chunks `[first, stop)`, but which of them are damaged: that ends when
         all of a chunk is given anew.
         """
-        if self.is_empty:
-            return
-        for group, a, b in self._spans(first, stop):
+        for group, a, b in self._spans_that_are(first, stop):
             states = bytes(group.states[a:b])
             left = states.translate(_FORGOTTEN)
             if left != states:
@@ -126,7 +124,8 @@ class DigestGroups:
 
     def count(self, first: int, stop: int, state: Chunk) -> int:
         """How many of the chunks `[first, stop)` have this state."""
-        return sum(group.states.count(state, a, b) for group, a, b in self._spans(first, stop))
+        spans = self._spans_that_are(first, stop)
+        return sum(group.states.count(state, a, b) for group, a, b in spans)
 
     def are_sure(self, first: int, stop: int) -> bool:
         """Whether the content of all chunks `[first, stop)` is known, and not damaged."""
@@ -187,6 +186,20 @@ class DigestGroups:
                 return
             yield group, place, limit
             first += limit - place
+
+    def _spans_that_are(self, first: int, stop: int) -> Iterator[tuple[Group, int, int]]:
+        """As `_spans`, without groups of which nothing is known: a file may have any size."""
+        numbers = range(first // GROUP_CHUNKS, -(-stop // GROUP_CHUNKS))
+        kept = {number for number in self._groups if number in numbers}
+        try:
+            if self._file is not None:
+                kept.update(self._file.groups(numbers.start, numbers.stop))
+        except OSError:
+            self.lose()
+            return
+        for number in sorted(kept):
+            start = number * GROUP_CHUNKS
+            yield from self._spans(max(first, start), min(stop, start + GROUP_CHUNKS))
 
     def _group(self, number: int) -> Group:
         group = self._groups.pop(number, None)  # the one that was used last comes last

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 # Digests of files that are smaller are not worth a file.
 WORTH_BYTES = 1 << 20
+# Nor are those of larger ones: 16 TiB.
+MAX_BYTES = 1 << 44
+# Of more that becomes zeros at once nothing is known, until it is read: 16 GiB.
+_MAX_ZEROS = 1 << 18
 _NO_END = 1 << 63
 _KNOWN, _ZEROS = bytes([Chunk.KNOWN]), bytes([Chunk.ZEROS])
 
@@ -112,6 +116,8 @@ class KnownDigests:
     def _begin(self, fd: int) -> None:
         status = statx(fd)
         self._size = status.size
+        if status.size > MAX_BYTES:
+            self._groups.lose()
         folder = None if self._is_new and status.btime_ns else self._folder()
         if folder is None:
             return
@@ -203,7 +209,9 @@ class KnownDigests:
 
     def _know_zeros(self, first: int, stop: int) -> None:
         self._note_given(first, stop)
-        self._groups.set_all(first, stop, Chunk.ZEROS)
+        limit = min(stop, first + _MAX_ZEROS)
+        self._groups.set_all(first, limit, Chunk.ZEROS)
+        self._groups.forget(limit, stop)
 
     def _note_given(self, first: int, stop: int) -> None:
         self.repaired_chunks += self._groups.count(first, stop, Chunk.DAMAGED)
@@ -301,6 +309,9 @@ class KnownDigests:
         if end <= size:
             return
         self._size = end
+        if end > MAX_BYTES:
+            self._groups.lose()
+            return
         if size % CHUNK_BYTES:
             self._forget(size // CHUNK_BYTES)
         first = chunk_digests.count(size)

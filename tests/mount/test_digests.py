@@ -146,3 +146,18 @@ def test_a_mount_that_keeps_none_takes_them_away_from_what_it_changes(
         "left": "",
         "new": "none",
     }
+
+
+def test_a_file_of_any_size_takes_no_time(quick: Mirror) -> None:
+    """Each of these, chunk by chunk, would take longer than the test may."""
+    path = quick.path / "file"
+    path.write_bytes(DATA)
+    largest = 16 << 40 if "ext4" in str(quick.backing) else 1 << 62
+    for size in (15 << 40, largest - CHUNK, 1 << 40):
+        os.truncate(path, size)
+        with path.open("r+b", buffering=0) as file:
+            syscalls.punch_hole(file.fileno(), CHUNK, size)
+            os.pwrite(file.fileno(), b"end", size - 3)
+    os.truncate(path, 64 * CHUNK)
+    quick.umount()
+    assert not [one for one in known_of(quick.backing).values() if one.wrong]
