@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import recovery_list, state_folder
+from mirrorfs.backing import digest_file, recovery_list, state_folder
 from mirrorfs.backing.statx import Status
 from mirrorfs.catalog import database
 from mirrorfs.fs.entry import refuse
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What is in a state folder, by its first part.
-_KEPT_THERE = (state_folder.FORMAT_FILE, recovery_list.LIST, database.STEM)
+_KEPT_THERE = (state_folder.FORMAT_FILE, recovery_list.LIST, database.STEM, digest_file.FOLDER)
 
 
 @dataclass(slots=True)

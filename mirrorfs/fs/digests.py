@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mirrorfs.backing import state_folder
+from mirrorfs.backing import state_folder, syscalls
 from mirrorfs.backing.digest_file import Folder, Identity, Mark
 from mirrorfs.backing.paths import show
 from mirrorfs.backing.statx import statx
@@ -157,6 +157,8 @@ class Digests:
             finally:
                 os.close(fd)
         except OSError as exc:
+            if exc.errno in syscalls.NO_SPACE:
+                return  # there may be some for the next file
             self._is_refused = True
             place = show(self._place)
             log.warning("no digests are kept in the state folder %s: %s", place, exc.strerror)

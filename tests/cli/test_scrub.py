@@ -360,7 +360,8 @@ def test_memory_and_time_do_not_grow_with_a_sparse_file(ext4_mirror: Mirror) -> 
     )
     done = run(sys.executable, "-c", code, "scrub", ext4_mirror.path, timeout=60)
     assert int(done.stdout.splitlines()[-1]) < 100 << 10  # KiB
-    assert "1 file scrubbed, 3.00 MiB read; nothing is damaged" in done.stdout
+    assert "1 file scrubbed, 3.00 MiB read; " in done.stdout
+    assert "nothing is damaged" in done.stdout
 
 
 def test_a_killed_daemon_leaves_nothing_known_and_it_is_learned(ext4_mirror: Mirror) -> None:

@@ -60,7 +60,8 @@ class Writers:
 
 def read_all(mirror: Mirror) -> list[Session]:
     db = database.open_to_read(mirror.state_folder)
-    assert db is not None
+    if db is None:  # it is being made
+        return []
     try:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return list(sessions.select(db, None, 0, False))

@@ -38,6 +38,7 @@ def copied(ext4_folder: Path, tmp_path: Path, mount_mirror: Callable[..., Mirror
     shutil.copytree(backing, tmp_path / "copy")
     assert sorted(os.listdir(tmp_path / "copy/.mirrorfs")) == [
         "catalog.sqlite3",
+        "digests",
         "format.json",
         "unsettled",
     ]
