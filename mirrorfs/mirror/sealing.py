@@ -72,7 +72,7 @@ def _learn(
     known: KnownDigests, epoch: int, fd: int, changed: list[tuple[int, int]], tells_holes: bool
 ) -> None:
     """Take the digests that are missing of the chunks `changed`, as far as they are holes, or in
-    the page cache: no disk is read.
+    the page cache: nothing waits for a disk.
     """
     for start, stop in changed:
         for first, end in known.unknown(epoch, start, stop):

@@ -13,7 +13,6 @@ from mirrorfs.backing.digest_file import Chunk, DigestFile, Header, Mark
 from mirrorfs.backing.statx import statx
 from mirrorfs.mirror import sealing
 from mirrorfs.mirror.known_digests import stamp_of
-from tests.commands import wait_for
 from tests.mirror.digest_folder import CHUNK, MIB, Written, digest_folder, failing, written
 
 if TYPE_CHECKING:
@@ -89,27 +88,6 @@ def test_where_holes_are_not_told_they_are_read(written: Written) -> None:
     syscalls.punch_hole(written.fd, 4 * CHUNK, 8 * CHUNK)
     sealing.seal(written.known, written.known.epoch, written.fd, written.changed, False)
     assert Chunk.ZEROS not in stored(written)
-
-
-def test_no_disk_is_read(written: Written) -> None:
-    written.write(0, DATA)
-    written.known.changed(2 * CHUNK, 5 * CHUNK)
-    os.fsync(written.fd)
-
-    def is_dropped() -> bool:
-        os.posix_fadvise(written.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return not any(is_cached(written.fd, chunk) for chunk in range(2, 5))
-
-    wait_for(is_dropped)
-    assert seal(written)
-    assert stored(written) == b"\1\1\0\0\0" + b"\1" * 11
-
-
-def is_cached(fd: int, chunk: int) -> bool:
-    try:
-        return os.preadv(fd, [bytearray(1)], chunk * CHUNK, os.RWF_NOWAIT) == 1
-    except BlockingIOError:
-        return False
 
 
 def test_a_ragged_end_is_learned(written: Written) -> None:
