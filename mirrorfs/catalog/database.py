@@ -275,3 +275,8 @@ def open_to_read(folder: bytes) -> sqlite3.Connection | None:
     raise StateError(
         f"{show(path)}: cannot be read ({error}); the next mount sets a damaged one aside"
     )
+
+
+def signed(number: int) -> int:
+    """A number of 64 bits as SQLite has it, with a sign."""
+    return number - (1 << 64) if number >= 1 << 63 else number

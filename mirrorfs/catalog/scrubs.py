@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrorfs.catalog import ranges
+from mirrorfs.catalog.database import signed
 
 if TYPE_CHECKING:
     import sqlite3
@@ -181,7 +182,7 @@ def note_damage(
         " unreadable) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             path,
-            _signed(inode),
+            signed(inode),
             born_ns,
             found_ns,
             ranges.count(damaged) + ranges.count(unreadable),
@@ -204,7 +205,7 @@ def note_session(db: sqlite3.Connection, session: Session) -> None:
     row = db.execute(query, (session.path,)).fetchone()
     if row is None or session.written_as is not None:
         return
-    if session.inode and row != (_signed(session.inode), session.born_ns):
+    if session.inode and row != (signed(session.inode), session.born_ns):
         db.execute("DELETE FROM damage WHERE path=?", (session.path,))
     elif session.repaired_chunks:
         query = "UPDATE damage SET repaired_chunks=repaired_chunks+? WHERE path=?"
@@ -221,8 +222,3 @@ def note_moved(db: sqlite3.Connection, old: bytes, new: bytes) -> None:
     for one in damage(db, old):
         moved = new + one.path[len(old) :]
         db.execute("UPDATE OR REPLACE damage SET path=? WHERE path=?", (moved, one.path))
-
-
-def _signed(number: int) -> int:
-    """A number of 64 bits as SQLite has it, with a sign."""
-    return number - (1 << 64) if number >= 1 << 63 else number

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrorfs.catalog import scrubs
+from mirrorfs.catalog.database import signed
 from mirrorfs.catalog.session import GOOD, Ending, Session
 from mirrorfs.mirror.counters import Counters
 
@@ -57,7 +58,7 @@ def begin(db: sqlite3.Connection, session: Session) -> int:
             session.program,
             session.uid,
             session.device,
-            _signed(session.inode),
+            signed(session.inode),
             session.born_ns,
             session.size_before,
             session.allocated_before,
@@ -71,7 +72,7 @@ def end(db: sqlite3.Connection, session: Session) -> None:
     not noted. It gets another where what `begin` noted was lost.
     """
     values = [getattr(session, name) for name in _PLAIN]
-    values[_INODE] = _signed(session.inode)
+    values[_INODE] = signed(session.inode)
     values += [getattr(session.counters, name) for name in _COUNTERS]
     number = session.number
     # The number may be that of another session by now.
@@ -274,8 +275,3 @@ def life(db: sqlite3.Connection) -> dict[str, int]:
 def set_life(db: sqlite3.Connection, counters: dict[str, int]) -> None:
     """Note the counters of all mounts up to now."""
     db.executemany("INSERT OR REPLACE INTO life (name, value) VALUES (?, ?)", counters.items())
-
-
-def _signed(number: int) -> int:
-    """A number of 64 bits as SQLite has it, with a sign."""
-    return number - (1 << 64) if number >= 1 << 63 else number

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirrorfs.backing.mounts import mount_of
+from mirrorfs.catalog import scrubs
 from mirrorfs.daemon import mounted, processes, remembered, timed_calls
 from mirrorfs.daemon.facts import Examined
 from mirrorfs.errors import MirrorfsError, NoAnswerError
@@ -134,16 +135,12 @@ def _read(path: bytes) -> bytes:
 
 
 def _of_scrubs(place: Place) -> dict[str, Any]:
-    """What the catalog knows of scrubs: nothing, where no version has written that."""
+    """What the catalog knows of scrubs: nothing, where there is none."""
     with remembered.opened(place) as db:
-        tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
-        names = set() if db is None else {name for (name,) in db.execute(tables)}
-        if db is None or not names >= {"scrubs", "damage"}:
+        if db is None:
             return {}
-        last = "SELECT max(end_ns) FROM scrubs WHERE ended = 'complete' AND below = x''"
-        rows = db.execute("SELECT path FROM damage ORDER BY path")
         return {
             "knows_scrubs": True,
-            "scrubbed_ns": db.execute(last).fetchone()[0],
-            "damaged": tuple(bytes(path) for (path,) in rows),
+            "scrubbed_ns": scrubs.last_complete_ns(db),
+            "damaged": tuple(one.path for one in scrubs.damage(db)),
         }
