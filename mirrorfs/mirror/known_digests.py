@@ -99,13 +99,11 @@ class KnownDigests:
         """
         with self._lock:
             self.epoch += 1
-            if self._is_begun and self.left is None:
-                return
             try:
                 if not self._is_begun:
                     self._is_begun = True
                     self._begin(fd)
-                    if not self._is_kept:
+                    if not self._is_kept or self._size > MAX_BYTES:
                         self._groups.lose()
                 elif self.left is not None:
                     self._look_beside(fd, self.left)
@@ -116,8 +114,6 @@ class KnownDigests:
     def _begin(self, fd: int) -> None:
         status = statx(fd)
         self._size = status.size
-        if status.size > MAX_BYTES:
-            self._groups.lose()
         folder = None if self._is_new and status.btime_ns else self._folder()
         if folder is None:
             return
