@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from mirrorfs.catalog import database, sessions
+from mirrorfs.catalog import sessions
 from mirrorfs.catalog.session import Ending, Session
 from mirrorfs.mirror.counters import Counters
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MAX_BYTES = 1024
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    folder = tmp_path / "state"
-    folder.mkdir(0o700)
-    fd = os.open(folder, os.O_RDONLY)
-    connection, _ = database.open_to_write(fd, os.fsencode(folder))
-    yield connection
-    connection.close()
-    os.close(fd)
 
 
 def note(db: sqlite3.Connection, session: Session) -> Session:

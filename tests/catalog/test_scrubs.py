@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorfs.catalog import database, ranges, scrubs, sessions
+from mirrorfs.catalog import ranges, scrubs, sessions
 from mirrorfs.catalog.scrubs import Counts, Place, Scrub
 from mirrorfs.catalog.session import Ending, Session
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
-    from pathlib import Path
 
 ME = (1 << 63 | 5, 77)  # inode and time of birth
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    fd = os.open(tmp_path, os.O_RDONLY)
-    db, _ = database.open_to_write(fd, os.fsencode(tmp_path))
-    yield db
-    db.close()
-    os.close(fd)
 
 
 def found(db: sqlite3.Connection) -> list[tuple[bytes, int, ranges.Ranges, ranges.Ranges]]:

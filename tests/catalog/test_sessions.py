@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
-from mirrorfs.catalog import database, sessions
+from mirrorfs.catalog import sessions
 from mirrorfs.catalog.session import Ending, Session
 from mirrorfs.mirror.counters import NAMES, Counters
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
-    from pathlib import Path
+
+    import pytest
 
 DAY = 86_400 * 10**9
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    folder_fd = os.open(tmp_path, os.O_RDONLY)
-    connection, _ = database.open_to_write(folder_fd, os.fsencode(tmp_path))
-    yield connection
-    connection.close()
-    os.close(folder_fd)
 
 
 def add(
